@@ -1,0 +1,289 @@
+"""The command line: one short function per verb, and the only file that prints."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxfit import __version__
+from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
+
+if TYPE_CHECKING:
+    from onnxfit.inspection import Inspection
+
+BAD_INPUT = 2
+CANNOT = 3
+INTERRUPTED = 130
+
+LOWERINGS = ("function", "custom", "standard")
+
+
+def number(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Read a finite number of at least 0, which may be written as a fraction: ``8/255``."""
+    if text is None:
+        return None
+    numerator, _slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{text!r} is not a number.") from None
+    if not 0 <= value < float("inf"):
+        raise click.BadParameter(f"{text} is not a finite number of at least 0.")
+    return value
+
+
+class Group(click.Group):
+    """The verbs, with every error of onnxfit turned into one sentence and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except OnnxfitError as error:
+            click.echo(f"Error: {error}", err=True)
+            cannot = isinstance(error, (NativeLibraryError, ParityError))
+            ctx.exit(CANNOT if cannot else BAD_INPUT)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def main() -> None:
+    """Harden a trained ONNX classifier against adversarial inputs, without retraining it."""
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+force_option = click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+
+
+def output_option(default: str) -> Callable[..., Any]:
+    """Make the option that names the file to write."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        help=f"File to write, by default {default}.",
+    )
+
+
+@main.command()
+@model_argument
+@as_json
+def inspect(model: Path, as_json: bool) -> None:
+    """Show the sites of MODEL, their jumps, and what cannot be replaced and why."""
+    from onnxfit.inspection import inspect as look
+
+    found = look(model)
+    if as_json:
+        _print_json({"path": str(model), **dataclasses.asdict(found)})
+        return
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found.opset_imports.items())
+    _print_pairs(
+        {
+            "model": str(model),
+            "SHA-256": found.sha256,
+            "format": f"IR version {found.ir_version}; {opsets}",
+            **{key.replace("_", " "): v for key, v in found.provenance.items() if key != "jumps"},
+        }
+    )
+    _print_sites(found)
+
+
+@main.command()
+@model_argument
+@click.option(
+    "--jump", metavar="NUMBER", callback=number, help="Jump size of every site: 0.5 or 8/255."
+)
+@click.option(
+    "--jumps",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help='Jump sizes by site: {"site": 0.5, …}. They go before --jump.',
+)
+@click.option("--include", multiple=True, metavar="REGEX", help="Harden only matching sites.")
+@click.option("--exclude", multiple=True, metavar="REGEX", help="Leave matching sites.")
+@click.option(
+    "--lowering",
+    type=click.Choice(LOWERINGS),
+    default=LOWERINGS[0],
+    show_default=True,
+    help="JumpReLU with a function as fallback, JumpReLU alone, or standard operators.",
+)
+@output_option('MODEL\'s stem + ".jump.onnx"')
+@click.option("--dry-run", is_flag=True, help="Check and show everything, write nothing.")
+@force_option
+@as_json
+def retrofit(
+    model: Path,
+    jump: float | None,
+    jumps: Path | None,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    lowering: Any,
+    output: Path | None,
+    dry_run: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Replace the activations of MODEL by JumpReLU.
+
+    A hardened MODEL gets new jumps; sites that are not named keep theirs.
+    """
+    from onnxfit.hardening import retrofit as harden
+    from onnxfit.inspection import inspect as look
+
+    if jump is None and jumps is None:
+        raise click.UsageError("Give --jump or --jumps.")
+    output = output or model.with_name(f"{_stem(model)}.jump.onnx")
+    _check_output(model, output, force)
+    sizes = None if jumps is None else _read_jumps(jumps)
+    try:
+        hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    _write(hard, output, model.parent, dry_run)
+    found = look(hard)
+    if as_json:
+        document = {"source": str(model), "path": str(output), "written": not dry_run}
+        _print_json({**document, **dataclasses.asdict(found)})
+        return
+    _print_sites(found)
+    standard = [site for site in found.sites if site.lowering == "standard"]
+    if standard and lowering == "function":
+        click.echo(
+            f"{len(standard)} of another element type than the rest took the standard lowering: "
+            "a file of this opset can hold one function for one type."
+        )
+    click.echo(f"{'would write' if dry_run else 'wrote'} {output}")
+
+
+@main.command()
+@model_argument
+@output_option('MODEL\'s stem without ".jump" + ".restored.onnx"')
+@force_option
+@as_json
+def restore(model: Path, output: Path | None, force: bool, as_json: bool) -> None:
+    """Take the hardening of MODEL back."""
+    from onnxfit.hardening import restore as take_back
+    from onnxfit.inspection import inspect as look
+
+    output = output or model.with_name(f"{_stem(model).removesuffix('.jump')}.restored.onnx")
+    _check_output(model, output, force)
+    plain = take_back(model)
+    source = look(model).provenance.get("source_sha256")
+    _write(plain, output, model.parent)
+    digest = look(output).sha256
+    if as_json:
+        _print_json({"path": str(output), "sha256": digest, "source_sha256": source})
+        return
+    same = "byte for byte the source" if digest == source else "the source has other bytes"
+    click.echo(f"wrote {output} ({same})")
+
+
+@main.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Show versions, providers and the custom-op library, and try a hardened model."""
+    from onnxfit.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        _print_json({**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy})
+    else:
+        build = diagnosis.build or {}
+        _print_pairs(
+            {
+                **diagnosis.versions,
+                "providers": ", ".join(diagnosis.providers),
+                "library": diagnosis.library or "none was built",
+                **{f"library {key}": _joined(value) for key, value in build.items()},
+            }
+        )
+        words = {True: "ok", False: "FAILED", None: "not tried"}
+        for check in diagnosis.checks:
+            click.echo(f"{words[check.passed]:9}  {check.check}: {check.detail}")
+    if not diagnosis.healthy:
+        sys.exit(CANNOT)
+
+
+def _stem(model: Path) -> str:
+    return model.name.removesuffix(".onnx")
+
+
+def _check_output(model: Path, output: Path, force: bool) -> None:
+    """Refuse to overwrite the input, or another file without being told to."""
+    if output.exists():
+        if model.exists() and output.samefile(model):
+            raise ModelError(f"the output {output} is the input")
+        if not force and not output.is_dir():
+            raise ModelError(f"{output} exists; give --force to replace it")
+
+
+def _write(model: Any, output: Path, folder: Path, dry_run: bool = False) -> None:
+    from onnxfit.files import check_writable, save
+
+    if dry_run:
+        check_writable(model, output, folder)
+    else:
+        save(model, output, folder)
+
+
+def _read_jumps(path: Path) -> dict[str, float]:
+    """Read jump sizes by site name."""
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON: {error}") from error
+    if not isinstance(sizes, dict) or not sizes:
+        raise DataError(f'{path} must hold jump sizes by site, as in {{"site": 0.5}}')
+    for name, size in sizes.items():
+        number = isinstance(size, (int, float)) and not isinstance(size, bool)
+        if not number or not 0 <= size < float("inf"):
+            raise DataError(f"{path}: the jump of {name!r} is {size!r}, not a number of at least 0")
+    return sizes
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2))
+
+
+def _print_pairs(pairs: dict[str, str]) -> None:
+    width = max(len(key) for key in pairs)
+    for key, value in pairs.items():
+        click.echo(f"{key:{width}}  {value}")
+
+
+def _print_sites(found: "Inspection") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # A table in a pipe or file is as wide as it needs to be.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    if found.sites:
+        table = Table("site", "kind", "type", "jump", "written as", box=box.SIMPLE)
+        for site in found.sites:
+            jump = "–" if site.jump is None else str(site.jump)
+            table.add_row(site.name, site.kind, site.element_type, jump, site.lowering or "–")
+        console.print(table)
+    hardened = sum(site.jump is not None for site in found.sites)
+    click.echo(f"{len(found.sites)} sites, {hardened} hardened")
+    if found.unreplaced:
+        table = Table("stays", "operator", "reason", box=box.SIMPLE)
+        for item in found.unreplaced:
+            table.add_row(item.name, item.op_type, item.reason)
+        console.print(table)
+
+
+def _joined(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,216 @@
+"""Element types of the values in a model, without shapes and without touching a weight.
+
+Which function body a JumpReLU needs depends on the type of its input, and most files do not
+declare the types of their inner values. ``onnx.shape_inference`` serialises the whole model and
+says nothing about values inside functions, so the types are propagated here, from the operator
+schemas that the ``onnx`` package ships.
+"""
+
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, MutableMapping
+from functools import cache
+from typing import NamedTuple
+
+import onnx
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+UNKNOWN = TensorProto.UNDEFINED
+# A value inside a function that is called with several types.
+MIXED = -1
+
+Types = MutableMapping[str, int]
+
+_WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+# The attributes that name the type of an operator's output.
+_TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
+_CONSTANTS = ("Constant", "ConstantOfShape")
+_CONSTANT_TYPES = {
+    "value_float": TensorProto.FLOAT,
+    "value_floats": TensorProto.FLOAT,
+    "value_int": TensorProto.INT64,
+    "value_ints": TensorProto.INT64,
+    "value_string": TensorProto.STRING,
+    "value_strings": TensorProto.STRING,
+}
+
+
+def default_opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int | None:
+    """Return the version of the default domain among opset imports, or None."""
+    return next((i.version for i in imports if i.domain in ("", "ai.onnx")), None)
+
+
+def function_scope(function: FunctionProto) -> str:
+    """Return the name that sites inside a model-local function are prefixed with."""
+    overload = f":{function.overload}" if function.overload else ""
+    return f"{function.domain}::{function.name}{overload}"
+
+
+def subgraphs(node: NodeProto, scope: str) -> Iterator[tuple[str, GraphProto]]:
+    """Yield the graphs among a node's attributes with the scope of each."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            label = next((name for name in node.output if name), node.name)
+            prefix = f"{scope}/" if scope else ""
+            yield f"{prefix}{label}.{attribute.name}", attribute.g
+
+
+def element_types(model: ModelProto) -> dict[str, Types]:
+    """Infer the element type of every value.
+
+    Returns:
+        Scope name → value name → ``TensorProto`` type. The main graph's scope is ``""``; a value
+        of an outer scope is found in the mapping of an inner one. Where an operator without a
+        schema stands in the way, its output is taken to be of the type of its first input.
+    """
+    inference = _Inference(model)
+    inference.graph(model.graph, "", {})
+    for key, function in inference.functions.items():
+        if function_scope(function) not in inference.scopes:
+            inference.call(key, [UNKNOWN] * len(function.input))
+    return inference.scopes
+
+
+class _Inference:
+    """One walk over a model, function bodies at their call sites included."""
+
+    def __init__(self, model: ModelProto) -> None:
+        self.scopes: dict[str, Types] = {}
+        self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.versions = {i.domain: i.version for i in model.opset_import}
+        self.called: dict[tuple[tuple[str, str, str], tuple[int, ...]], list[int]] = {}
+
+    def graph(self, graph: GraphProto, scope: str, outer: Types) -> Types:
+        types: Types = ChainMap({}, outer) if outer else {}
+        for initializer in graph.initializer:
+            types[initializer.name] = initializer.data_type
+        for sparse in graph.sparse_initializer:
+            types[sparse.values.name] = sparse.values.data_type
+        for values in (graph.input, graph.value_info, graph.output):
+            for value in values:
+                if value.type.WhichOneof("value") == "tensor_type":
+                    types[value.name] = value.type.tensor_type.elem_type
+        self.nodes(graph.node, scope, types, self.versions)
+        self.record(scope, types)
+        return types
+
+    def nodes(
+        self, nodes: Iterable[NodeProto], scope: str, types: Types, versions: dict[str, int]
+    ) -> None:
+        for node in nodes:
+            names = [name for name in node.output if types.get(name, UNKNOWN) == UNKNOWN]
+            # Where all types are declared there is nothing to infer, but in subgraphs.
+            if names or node.op_type in _WITH_SUBGRAPHS or node.domain:
+                outputs = self.node(node, scope, types, versions)
+                for name, element_type in zip(node.output, outputs, strict=False):
+                    if name in names:
+                        types[name] = element_type
+
+    def node(
+        self, node: NodeProto, scope: str, types: Types, versions: dict[str, int]
+    ) -> list[int]:
+        inputs = [types.get(name, UNKNOWN) for name in node.input]
+        domain, op_type = node.domain, node.op_type
+        if self.functions and (key := (domain, op_type, node.overload)) in self.functions:
+            return self.call(key, inputs)
+        if op_type in _WITH_SUBGRAPHS:
+            return self.subgraph_outputs(node, scope, types)
+        rule = _rule(domain, op_type, versions.get(domain, 1))
+        if rule.named and (element_type := _named_by_attribute(node)) != UNKNOWN:
+            return [element_type] * len(node.output)
+        outputs = []
+        for index in range(len(node.output)):
+            fixed, sources = rule.outputs[min(index, len(rule.outputs) - 1)]
+            if fixed == UNKNOWN:
+                for source in sources:
+                    if source < len(inputs) and inputs[source] != UNKNOWN:
+                        fixed = inputs[source]
+                        break
+            outputs.append(fixed)
+        return outputs
+
+    def subgraph_outputs(self, node: NodeProto, scope: str, types: Types) -> list[int]:
+        outputs: list[int] = []
+        for name, graph in subgraphs(node, scope):
+            inner = self.graph(graph, name, types)
+            # A Loop's body returns its condition before the values that the node writes.
+            results = graph.output[1:] if node.op_type == "Loop" else graph.output
+            outputs = outputs or [inner.get(value.name, UNKNOWN) for value in results]
+        return outputs
+
+    def call(self, key: tuple[str, str, str], inputs: list[int]) -> list[int]:
+        signature = (key, tuple(inputs))
+        if signature not in self.called:
+            # Set first: a function that calls itself is invalid, but must not recurse for ever.
+            self.called[signature] = []
+            function = self.functions[key]
+            versions = {i.domain: i.version for i in function.opset_import}
+            types: Types = dict(zip(function.input, inputs, strict=False))
+            scope = function_scope(function)
+            self.nodes(function.node, scope, types, versions)
+            self.record(scope, types)
+            self.called[signature] = [types.get(name, UNKNOWN) for name in function.output]
+        return self.called[signature]
+
+    def record(self, scope: str, types: Types) -> None:
+        """Keep a scope's types, marking what an earlier call of a function typed otherwise."""
+        earlier = self.scopes.get(scope)
+        if earlier is not None:
+            for name, element_type in types.items():
+                if earlier.get(name, UNKNOWN) not in (UNKNOWN, element_type):
+                    types[name] = MIXED
+        self.scopes[scope] = types
+
+
+def _named_by_attribute(node: NodeProto) -> int:
+    """Return the output type that a node's own attributes state, or UNKNOWN."""
+    for attribute in node.attribute:
+        if attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT:
+            return int(attribute.i)
+        if node.op_type in _CONSTANTS:
+            if attribute.type == AttributeProto.TENSOR:
+                return int(attribute.t.data_type)
+            if attribute.name in _CONSTANT_TYPES:
+                return _CONSTANT_TYPES[attribute.name]
+    return TensorProto.FLOAT if node.op_type == "ConstantOfShape" else UNKNOWN
+
+
+class _Rule(NamedTuple):
+    """Where the types of an operator's outputs come from.
+
+    Attributes:
+        named: An attribute may state the type.
+        outputs: Per output, its fixed type, and the inputs whose type it shares otherwise; the
+            last one goes for all further outputs.
+    """
+
+    named: bool
+    outputs: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+# An operator without a schema is taken to keep the type of its first input.
+_FIRST_INPUT = _Rule(named=True, outputs=((UNKNOWN, (0,)),))
+
+
+@cache
+def _rule(domain: str, op_type: str, version: int) -> _Rule:
+    """Read an operator's rule from its schema."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, "" if domain == "ai.onnx" else domain)
+    except onnx.defs.SchemaError:
+        return _FIRST_INPUT
+    formal = [i.type_str for i in schema.inputs]
+    if formal and schema.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
+        formal += [formal[-1]] * 16
+    outputs = []
+    for output in schema.outputs:
+        sources = tuple(i for i, type_str in enumerate(formal) if type_str == output.type_str)
+        outputs.append((_fixed_type(output.type_str), sources))
+    named = op_type in _CONSTANTS or any(name in schema.attributes for name in _TYPE_ATTRIBUTES)
+    return _Rule(named, tuple(outputs))
+
+
+def _fixed_type(type_str: str) -> int:
+    """Return the type that a schema writes out, as in ``tensor(bool)``, or UNKNOWN."""
+    if not type_str.startswith("tensor("):
+        return UNKNOWN
+    return int(TensorProto.DataType.Value(type_str[len("tensor(") : -1].upper()))

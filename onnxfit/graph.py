@@ -1,0 +1,153 @@
+"""Walk a model: its graph, subgraphs and functions, with the types and constants of each."""
+
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxfit.element_types import Types, default_opset, element_types, function_scope, subgraphs
+from onnxfit.errors import ModelError
+from onnxfit.op import DOMAIN, MIN_OPSET
+
+
+@dataclass(kw_only=True)
+class Scope:
+    """A graph, a subgraph or a function body during a walk.
+
+    Attributes:
+        name: Empty for the main graph; ``domain::name`` for a function; a subgraph adds
+            ``value.attribute`` of the node that holds it, as in ``y.then_branch``.
+        nodes: The protobuf list of nodes, to be edited in place.
+        opset: Version of the default domain that the nodes are read at.
+        types: Value name → ``TensorProto`` type, outer scopes included.
+        constants: Value name → tensor that no run can change, outer scopes included.
+        producers: Value name → the node of this scope that writes it.
+        root: The graph or function at the top, whose nodes every inner scope can see.
+        function: The function that the scope belongs to, if any.
+    """
+
+    name: str
+    nodes: Any
+    opset: int
+    types: Types
+    constants: MutableMapping[str, TensorProto]
+    producers: dict[str, NodeProto] = field(default_factory=dict)
+    root: "Scope | None" = None
+    function: FunctionProto | None = None
+
+    @property
+    def top(self) -> "Scope":
+        """The scope where constants for this one can be put."""
+        return self.root or self
+
+    def full_name(self, value: str) -> str:
+        """Return a value's name with the scope in front."""
+        return f"{self.name}/{value}" if self.name else value
+
+    def users(self, node: NodeProto) -> list[NodeProto]:
+        """Return the nodes of this scope that read what a node writes."""
+        return [user for value in node.output for user in self._users.get(value, ())]
+
+    @cached_property
+    def _users(self) -> dict[str, list[NodeProto]]:
+        users: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for value in node.input:
+                users.setdefault(value, []).append(node)
+        return users
+
+    def scalar(self, value: str) -> np.generic | None:
+        """Return a constant of one element, or None where the value is no such thing."""
+        tensor = self.constants.get(value)
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+            return None
+        if int(np.prod(tensor.dims)) != 1:
+            return None
+        scalar: np.generic = onnx.numpy_helper.to_array(tensor).ravel()[0]
+        return scalar
+
+
+def model_opset(model: ModelProto) -> int:
+    """Return the version of the default domain that the model's nodes are read at.
+
+    Raises:
+        ModelError: It is older or newer than what can be hardened.
+    """
+    opset = default_opset(model.opset_import)
+    if opset is None:
+        versions = [default_opset(function.opset_import) for function in model.functions]
+        opset = max((version for version in versions if version), default=None)
+    if opset is None:
+        raise ModelError("the model imports no version of the default operator set")
+    if opset < MIN_OPSET:
+        raise ModelError(
+            f"the model is of opset {opset}, onnxfit needs {MIN_OPSET} or newer; "
+            "convert it with onnx.version_converter first"
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise ModelError(
+            f"the model is of opset {opset}, onnx {onnx.__version__} knows none "
+            f"after {newest}; upgrade onnx"
+        )
+    return opset
+
+
+def scopes(model: ModelProto) -> Iterator[Scope]:
+    """Yield the main graph, then its subgraphs, then each function with its subgraphs."""
+    opset = model_opset(model)
+    types = element_types(model)
+    # Since IR version 4 an initializer that is also an input is only that input's default.
+    inputs = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+    constants = {t.name: t for t in model.graph.initializer if t.name not in inputs}
+    main = Scope(name="", nodes=model.graph.node, opset=opset, types=types[""], constants=constants)
+    yield from _with_subgraphs(main, types)
+    for function in model.functions:
+        name = function_scope(function)
+        if function.domain == DOMAIN:
+            continue
+        yield from _with_subgraphs(
+            Scope(
+                name=name,
+                nodes=function.node,
+                # ONNX Runtime inlines a body at the model's own opset.
+                opset=min(default_opset(function.opset_import) or opset, opset),
+                types=types[name],
+                constants={},
+                function=function,
+            ),
+            types,
+        )
+
+
+def _with_subgraphs(scope: Scope, types: Mapping[str, Types]) -> Iterator[Scope]:
+    inner: list[tuple[str, GraphProto]] = []
+    for node in scope.nodes:
+        for value in node.output:
+            scope.producers[value] = node
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    scope.constants[node.output[0]] = attribute.t
+        elif node.attribute:
+            inner += subgraphs(node, scope.name)
+    yield scope
+    for name, graph in inner:
+        constants = {t.name: t for t in graph.initializer}
+        yield from _with_subgraphs(
+            Scope(
+                name=name,
+                nodes=graph.node,
+                opset=scope.opset,
+                types=types[name],
+                constants=ChainMap(constants, scope.constants),
+                root=scope.top,
+                function=scope.function,
+            ),
+            types,
+        )

@@ -1,0 +1,276 @@
+"""Harden a model and take it back: the edit of the ``ModelProto`` and its record."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from onnx import ModelProto
+
+from onnxfit import __version__
+from onnxfit import lowering as nodes
+from onnxfit.errors import ModelError
+from onnxfit.files import check_external_data, folder_of, read
+from onnxfit.graph import model_opset, scopes
+from onnxfit.op import (
+    DOMAIN,
+    FUNCTION_IR_VERSION,
+    OP_TYPE,
+    VERSION,
+    carries_attribute,
+    check_jump,
+    function,
+    round_jump,
+    serves,
+    shortest,
+)
+from onnxfit.sites import Found, scan
+
+Lowering = Literal["function", "custom", "standard"]
+
+_METADATA_PREFIX = f"{DOMAIN}."
+
+
+def retrofit(
+    model: ModelProto | str | Path,
+    jump: float | None = None,
+    *,
+    jumps: Mapping[str, float] | None = None,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    lowering: Lowering = "function",
+    base_dir: str | Path | None = None,
+) -> ModelProto:
+    """Replace activations by JumpReLU and return a new model.
+
+    Args:
+        model: A model, which stays untouched, or the path of one. Where it is hardened already,
+            the jumps given here take the place of its own and the others stay.
+        jump: Jump size κ of every site, in units of its pre-activation (Erichson et al. 2019).
+        jumps: Jump sizes by site name; they go before ``jump``. With ``jumps`` alone, the other
+            sites stay as they are.
+        include: Regular expressions; only sites whose name holds a match of one are hardened.
+        exclude: Regular expressions; sites whose name holds a match of one are not.
+        lowering: ``function``: JumpReLU nodes and a function of the same name, which runs with
+            and without the custom-op library. ``custom``: the nodes alone, which need the
+            library. ``standard``: operators of the default domain alone.
+        base_dir: Folder of the external data, which is then checked to be there.
+
+    Raises:
+        ModelError: The model cannot be read, has no such site or nothing to harden.
+        TypeError, ValueError: A jump is not a finite number of at least 0, no jump is given, a
+            pattern matches nothing or is no regular expression.
+    """
+    if jump is None and jumps is None:
+        raise TypeError("give a jump for every site, or jumps by site name")
+    if lowering not in get_args(Lowering):
+        raise ValueError(f"lowering is one of {', '.join(get_args(Lowering))}, got {lowering!r}")
+    hard, digest = _own(model)
+    if (folder := folder_of(model, base_dir)) is not None:
+        check_external_data(hard, folder)
+    earlier: dict[str, float | tuple[float, ...]] = {}
+    if is_hardened(hard):
+        earlier = {f.site.name: f.site.jump for f in _sites(hard) if f.site.jump is not None}
+        digest = provenance(hard).get("source_sha256", digest)
+        _restore(hard)
+    sites = _sites(hard)
+    plan = _plan(sites, jump, jumps or {}, _patterns(include), _patterns(exclude))
+    for name, kept in earlier.items():
+        if name not in plan:
+            if isinstance(kept, tuple):
+                raise ModelError(f"{name!r} has a jump per element, which cannot be kept; set it")
+            plan[name] = kept
+    if not plan:
+        raise ModelError(_nothing(hard))
+    _harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
+    return hard
+
+
+def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> ModelProto:
+    """Return the model that was hardened, equal to what it was before.
+
+    Args:
+        model: A hardened model, which stays untouched, or the path of one.
+        base_dir: Folder of the external data, which is then checked to be there.
+
+    Raises:
+        ModelError: The model cannot be read or holds no JumpReLU.
+    """
+    plain, _ = _own(model)
+    if (folder := folder_of(model, base_dir)) is not None:
+        check_external_data(plain, folder)
+    if not any(found.hardened for found in _sites(plain)):
+        if is_hardened(plain):
+            raise ModelError(
+                "another tool has written the JumpReLUs out as other operators since the model "
+                "was hardened; take the source"
+            )
+        raise ModelError("the model is not hardened: it has no JumpReLU")
+    _restore(plain)
+    return plain
+
+
+def is_hardened(model: ModelProto) -> bool:
+    """Tell whether a model was hardened, by its record or its nodes."""
+    if any(entry.key.startswith(_METADATA_PREFIX) for entry in model.metadata_props):
+        return True
+    return any(imported.domain == DOMAIN for imported in model.opset_import)
+
+
+def provenance(model: ModelProto) -> dict[str, Any]:
+    """Return what a hardened file tells of its making, ``onnxfit.`` cut from the keys."""
+    record: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        if entry.key.startswith(_METADATA_PREFIX):
+            key = entry.key.removeprefix(_METADATA_PREFIX)
+            try:
+                record[key] = json.loads(entry.value) if entry.value[:1] in "{[" else entry.value
+            except json.JSONDecodeError as error:
+                raise ModelError(f"the metadata entry {entry.key} is damaged: {error}") from None
+    return record
+
+
+def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
+    """Return a model that may be edited, and the SHA-256 of its file or serialisation."""
+    if not isinstance(model, ModelProto):
+        return read(model)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy, hashlib.sha256(model.SerializeToString()).hexdigest()
+
+
+def _sites(model: ModelProto) -> list[Found]:
+    return [found for found in scan(model) if isinstance(found, Found)]
+
+
+def _patterns(given: str | Iterable[str]) -> list[re.Pattern[str]]:
+    patterns = []
+    for pattern in [given] if isinstance(given, str) else given:
+        try:
+            patterns.append(re.compile(pattern))
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return patterns
+
+
+def _plan(
+    sites: list[Found],
+    jump: float | None,
+    jumps: Mapping[str, float],
+    include: list[re.Pattern[str]],
+    exclude: list[re.Pattern[str]],
+) -> dict[str, float]:
+    """Decide which site gets which jump, every argument checked."""
+    names = [found.site.name for found in sites]
+    for pattern in [*include, *exclude]:
+        if names and not any(pattern.search(name) for name in names):
+            raise ValueError(f"no site matches {pattern.pattern!r}; {_the_model_has(names)}")
+    for name in jumps:
+        if name not in names:
+            raise ModelError(f"no activation writes {name!r}; {_the_model_has(names)}")
+    plan = {}
+    for found in sites:
+        name = found.site.name
+        chosen = not include or any(pattern.search(name) for pattern in include)
+        if not chosen or any(pattern.search(name) for pattern in exclude):
+            if name in jumps:
+                raise ValueError(f"a jump is given for {name!r}, which is left out")
+            continue
+        size = jumps.get(name, jump)
+        if size is not None:
+            plan[name] = round_jump(check_jump(size), found.place.element_type)
+    return plan
+
+
+def _the_model_has(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:10])
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"the model has {shown}{more}" if names else "the model has none"
+
+
+def _nothing(model: ModelProto) -> str:
+    """Say why there is nothing to harden."""
+    found = list(scan(model))
+    if any(isinstance(item, Found) for item in found):
+        return "no activation is left to harden after include, exclude and jumps"
+    message = "the model has no Relu and no Clip with the lower bound 0"
+    reasons = Counter((item.op_type, item.reason) for item in found if not isinstance(item, Found))
+    stay = "; ".join(f"{n} {op_type} ({reason})" for (op_type, reason), n in reasons.items())
+    return f"{message}. What stays: {stay}" if stay else message
+
+
+def _harden(
+    model: ModelProto,
+    sites: list[Found],
+    plan: Mapping[str, float],
+    lowering: Lowering,
+    digest: str,
+) -> None:
+    """Edit the model: the sites, the function, the imports, the record."""
+    opset = model_opset(model)
+    types = Counter(found.place.element_type for found in sites)
+    main_type = types.most_common(1)[0][0]
+    attribute = lowering == "custom" or carries_attribute(opset, set(types))
+    # A file below IR version 10 holds one function of a name, so one body for all its types.
+    served = {t for t in types if t == main_type or serves(opset, main_type, attribute, other=t)}
+    edits = nodes.Edits()
+    records: dict[str, nodes.Record] = {}
+    custom_nodes = False
+    for found in sites:
+        name, function_proto = found.site.name, found.place.scope.function
+        fits = lowering == "custom" or found.place.element_type in served
+        form = nodes.Form(
+            jump=plan[name], standard=lowering == "standard" or not fits, attribute=attribute
+        )
+        if record := nodes.write(edits, found.place, form):
+            records[name] = record
+        if not form.standard:
+            custom_nodes = True
+            if function_proto and all(i.domain != DOMAIN for i in function_proto.opset_import):
+                function_proto.opset_import.add(domain=DOMAIN, version=VERSION)
+    edits.apply()
+    undo: dict[str, Any] = {"ir_version": model.ir_version, "sites": records}
+    if custom_nodes:
+        model.opset_import.add(domain=DOMAIN, version=VERSION)
+    if custom_nodes and lowering == "function":
+        model.ir_version = max(model.ir_version, FUNCTION_IR_VERSION)
+        model.functions.add().CopyFrom(function(opset, main_type, attribute))
+    readable = {f.site.name: shortest(plan[f.site.name], f.place.element_type) for f in sites}
+    for key, value in {
+        "version": __version__,
+        "source_sha256": digest,
+        "lowering": lowering,
+        "jumps": json.dumps(readable),
+        "restore": json.dumps(undo),
+    }.items():
+        model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
+
+
+def _restore(model: ModelProto) -> None:
+    """Undo :func:`_harden`."""
+    undo = provenance(model).get("restore", {})
+    records = undo.get("sites", {})
+    edits = nodes.Edits()
+    for found in _sites(model):
+        if found.hardened is not None:
+            nodes.undo(edits, found.place.scope, found.hardened, records.get(found.site.name, {}))
+    edits.apply()
+    edits = nodes.Edits()
+    for scope in scopes(model):
+        nodes.remove_constants(edits, scope)
+    edits.apply()
+    if "ir_version" in undo:
+        model.ir_version = undo["ir_version"]
+    for owner in (model, *model.functions):
+        _remove(owner.opset_import, lambda imported: imported.domain == DOMAIN)
+    _remove(model.functions, lambda f: f.domain == DOMAIN and f.name == OP_TYPE)
+    _remove(model.metadata_props, lambda entry: entry.key.startswith(_METADATA_PREFIX))
+
+
+def _remove(items: MutableSequence[Any], unwanted: Callable[[Any], bool]) -> None:
+    for i in reversed(range(len(items))):
+        if unwanted(items[i]):
+            del items[i]

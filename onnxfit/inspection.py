@@ -1,0 +1,61 @@
+"""What a model holds: its sites, what stays and why, and what is recorded of its making."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxfit.files import read
+from onnxfit.hardening import provenance
+from onnxfit.sites import Found, Site, Unreplaced, scan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """The answer of :func:`inspect`.
+
+    Attributes:
+        sha256: Of the file, or of the serialised model where no file was given.
+        ir_version: Version of the file format.
+        opset_imports: Domain → version, the default domain spelled ``ai.onnx``.
+        sites: The activations that can become, or are, a JumpReLU.
+        unreplaced: The activations that stay, with the reason.
+        provenance: What onnxfit recorded when it hardened the model; empty otherwise.
+    """
+
+    sha256: str
+    ir_version: int
+    opset_imports: dict[str, int]
+    sites: tuple[Site, ...]
+    unreplaced: tuple[Unreplaced, ...]
+    provenance: dict[str, Any]
+
+
+def inspect(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> Inspection:
+    """Look into a model without changing it or reading a weight.
+
+    Args:
+        model: A model or the path of one.
+        base_dir: Folder of the external data; not needed here.
+
+    Raises:
+        ModelError: The file is no ONNX model, or of an opset that is not supported.
+    """
+    del base_dir
+    if isinstance(model, ModelProto):
+        digest = hashlib.sha256(model.SerializeToString()).hexdigest()
+    else:
+        model, digest = read(model)
+    found = list(scan(model))
+    record = provenance(model)
+    record.pop("restore", None)
+    return Inspection(
+        sha256=digest,
+        ir_version=model.ir_version,
+        opset_imports={i.domain or "ai.onnx": i.version for i in model.opset_import},
+        sites=tuple(item.site for item in found if isinstance(item, Found)),
+        unreplaced=tuple(item for item in found if isinstance(item, Unreplaced)),
+        provenance=record,
+    )

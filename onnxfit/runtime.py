@@ -1,0 +1,221 @@
+"""ONNX Runtime with the JumpReLU operator: where the library is, and when it is registered.
+
+Once a custom-op library is registered, ONNX Runtime takes its kernels for every JumpReLU and has
+no way back for a provider or type that the library lacks. So it is registered only where it
+serves every provider of the session; elsewhere the function in the hardened file is inlined.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+
+import onnxfit
+from onnxfit.element_types import subgraphs
+from onnxfit.errors import ModelError, NativeLibraryError
+from onnxfit.files import as_model, check_external_data, folder_of, has_external_data
+from onnxfit.op import DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+CPU = "CPUExecutionProvider"
+LIBRARY_VARIABLE = "ONNXFIT_LIBRARY"
+
+_LIBRARY_NAMES = {"win32": "onnxfit_ops.dll", "darwin": "libonnxfit_ops.dylib"}
+_EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+Provider = str | tuple[str, dict[str, Any]]
+
+
+def library_path() -> Path:
+    """Return the path of the custom-op library.
+
+    The environment variable ``ONNXFIT_LIBRARY`` names another build than the installed one.
+
+    Raises:
+        NativeLibraryError: None was built, or the variable names no file.
+    """
+    if named := os.environ.get(LIBRARY_VARIABLE):
+        path = Path(named)
+        if not path.is_file():
+            raise NativeLibraryError(f"{LIBRARY_VARIABLE} names {named}, which is no file")
+        return path.resolve()
+    name = _LIBRARY_NAMES.get(sys.platform, "libonnxfit_ops.so")
+    # An editable install keeps the library apart from the sources.
+    for folder in onnxfit.__path__:
+        if (path := Path(folder) / name).is_file():
+            return path.resolve()
+    raise NativeLibraryError(
+        "onnxfit was installed without its custom-op library: no C++ compiler was found; "
+        "install one and run pip install --force-reinstall --no-deps onnxfit"
+    )
+
+
+def library_is_named() -> bool:
+    """Tell whether the environment names a library, which must then load."""
+    return bool(os.environ.get(LIBRARY_VARIABLE))
+
+
+def build_info() -> dict[str, Any]:
+    """Return what the custom-op library was built with: version, providers, compilers, types.
+
+    Raises:
+        NativeLibraryError: There is no library, or it does not load.
+    """
+    return _build_info(library_path())
+
+
+@cache
+def _build_info(path: Path) -> dict[str, Any]:
+    try:
+        library = ctypes.CDLL(str(path))
+        describe = library.onnxfit_build_info
+    except (OSError, AttributeError) as error:
+        raise NativeLibraryError(_broken(path, error)) from error
+    describe.restype = ctypes.c_char_p
+    info: dict[str, Any] = json.loads(describe())
+    return info
+
+
+def register(session_options: "onnxruntime.SessionOptions") -> None:
+    """Register the JumpReLU kernels with session options.
+
+    Use it for sessions on the providers that ``onnxfit doctor`` lists for the library; a session
+    on another one would compute each JumpReLU on the CPU. :func:`session` sees to that.
+
+    Raises:
+        NativeLibraryError: There is no library, or ONNX Runtime cannot load it.
+    """
+    path = library_path()
+    _build_info(path)
+    try:
+        session_options.register_custom_ops_library(str(path))
+    except Exception as error:  # ONNX Runtime raises classes that it does not export.
+        raise NativeLibraryError(_broken(path, error)) from error
+
+
+def session(
+    model: ModelProto | str | Path,
+    sess_options: "onnxruntime.SessionOptions | None" = None,
+    providers: Sequence[Provider] | None = None,
+    *,
+    base_dir: str | Path | None = None,
+) -> "onnxruntime.InferenceSession":
+    """Start an ONNX Runtime session, with the JumpReLU kernels where they help.
+
+    Args:
+        model: A model, hardened or not, or the path of one.
+        sess_options: Options to complete; new ones by default.
+        providers: Execution providers in order of preference; by default the CPU's alone.
+        base_dir: Folder of the external data, where ``model`` is no path.
+
+    Raises:
+        ModelError: The model cannot be read or ONNX Runtime refuses it.
+        NativeLibraryError: The library does not load; the model cannot run without it; or none
+            of the providers asked for started. Where CPU is among them but others did not
+            start, that is a ``RuntimeWarning``.
+    """
+    import onnxruntime
+
+    providers = list(providers or [CPU])
+    names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+    options = sess_options if sess_options is not None else onnxruntime.SessionOptions()
+    if serves(names):
+        register(options)
+    elif needs_library(as_model(model)):
+        raise NativeLibraryError(
+            "the model was hardened with the custom lowering and needs the custom-op library, "
+            f"which does not serve {', '.join(names)}; use the function lowering"
+        )
+    source = _source(model, options, base_dir)
+    try:
+        started = onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises classes that it does not export.
+        raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
+    missing = [name for name in names if name not in started.get_providers()]
+    if missing:
+        message = f"{', '.join(missing)} did not start; the session runs on "
+        message += ", ".join(started.get_providers())
+        if CPU not in names:
+            raise NativeLibraryError(message)
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+    return started
+
+
+def serves(providers: Sequence[str]) -> bool:
+    """Tell whether the custom-op library was built, and for each of these providers."""
+    try:
+        path = library_path()
+    except NativeLibraryError:
+        if library_is_named():
+            raise
+        return False
+    return set(providers) <= {CPU, *_build_info(path)["providers"]}
+
+
+def needs_library(model: ModelProto) -> bool:
+    """Tell whether the model has JumpReLU nodes but no function to stand in for the kernel."""
+    if all(imported.domain != DOMAIN for imported in model.opset_import):
+        return False
+    if any(f.domain == DOMAIN and f.name == OP_TYPE for f in model.functions):
+        return False
+    owners: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    return any(
+        node.domain == DOMAIN and node.op_type == OP_TYPE
+        for owner in owners
+        for node in _all_nodes(owner)
+    )
+
+
+def cuda_devices() -> int:
+    """Count the CUDA devices that the driver shows; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def _all_nodes(owner: GraphProto | FunctionProto) -> Iterator[NodeProto]:
+    for node in owner.node:
+        yield node
+        for _, graph in subgraphs(node, ""):
+            yield from _all_nodes(graph)
+
+
+def _source(
+    model: ModelProto | str | Path,
+    options: "onnxruntime.SessionOptions",
+    base_dir: str | Path | None,
+) -> str | bytes:
+    """Give ONNX Runtime a path, or the bytes of a model and the folder of its weights."""
+    if not isinstance(model, ModelProto):
+        if not Path(model).is_file():
+            raise ModelError(f"{model} does not exist")
+        return str(model)
+    folder = folder_of(model, base_dir)
+    if folder is not None:
+        check_external_data(model, folder)
+        options.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(folder.resolve()))
+    elif has_external_data(model):
+        raise ModelError("the model has external data; say with base_dir in which folder it is")
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _broken(path: Path, error: Exception) -> str:
+    return (
+        f"the custom-op library {path} does not load: {error}; reinstall onnxfit on this machine, "
+        "or delete the library to run hardened models through their function body"
+    )

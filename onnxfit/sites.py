@@ -1,0 +1,262 @@
+"""Sites: the activations of a model that can become a JumpReLU, and why others cannot."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto
+
+from onnxfit import lowering
+from onnxfit.element_types import MIXED, UNKNOWN
+from onnxfit.files import as_model
+from onnxfit.graph import Scope, scopes
+from onnxfit.op import ELEMENT_TYPES, MIN_OPSET_BFLOAT16, OP_TYPE, shortest
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+# Where ONNX Runtime's optimiser puts the operators that carry a fused activation.
+FUSED_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+
+_SCALES = "it scales negative inputs and does not cut them off"
+_SMOOTH = "it is no rectifier"
+_OTHER_ACTIVATIONS = {
+    "BiasGelu": _SMOOTH,
+    "Celu": _SMOOTH,
+    "Elu": _SMOOTH,
+    "FastGelu": _SMOOTH,
+    "Gelu": _SMOOTH,
+    "HardSigmoid": _SMOOTH,
+    "HardSwish": _SMOOTH,
+    "LeakyRelu": _SCALES,
+    "Max": "a maximum with 0 acts as a Relu: write it as one to harden it",
+    "Mish": _SMOOTH,
+    "PRelu": _SCALES,
+    "QuickGelu": _SMOOTH,
+    "Selu": _SMOOTH,
+    "Shrink": _SMOOTH,
+    "Sigmoid": _SMOOTH,
+    "Softplus": _SMOOTH,
+    "Softsign": _SMOOTH,
+    "Swish": _SMOOTH,
+    "Tanh": _SMOOTH,
+    "ThresholdedRelu": "it has a jump of its own, alpha",
+}
+_RECURRENT = ("RNN", "GRU", "LSTM")
+_QUANTISERS = ("QuantizeLinear", "QLinearConv")
+# Operators behind which a converter would have found the Relu that it folded away.
+_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization")
+_KEEP_SIGN = (
+    "AveragePool",
+    "DequantizeLinear",
+    "Flatten",
+    "GlobalAveragePool",
+    "MaxPool",
+    "QuantizeLinear",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """An activation that can become a JumpReLU, named after the value it writes.
+
+    Attributes:
+        name: The value's name, behind its scope and ``/`` where it is not in the main graph.
+        kind: ``relu``; ``clip``, a Clip with the lower bound 0; or ``fused``, the activation
+            of an operator that ONNX Runtime fused it into.
+        jump: The jump size, None where the activation is not hardened; a tuple where the jump
+            differs between elements.
+        scope: Empty in the main graph, else the path of subgraphs or the function's name.
+        element_type: ``float``, ``float16``, ``bfloat16`` or ``double``; empty where unknown.
+        lowering: ``operator`` (a JumpReLU node) or ``standard`` (standard operators) for a
+            hardened activation, else None.
+    """
+
+    name: str
+    kind: str
+    jump: float | tuple[float, ...] | None = None
+    scope: str = ""
+    element_type: str = ""
+    lowering: str | None = None
+
+
+@dataclass(frozen=True)
+class Unreplaced:
+    """An activation that stays as it is, named after the value it writes, and the reason."""
+
+    name: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A site, its place in the model, and how it is written where it is hardened already."""
+
+    site: Site
+    place: lowering.Place
+    hardened: lowering.Hardened | None = None
+
+
+def find_sites(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> list[Site]:
+    """List the activations that can become a JumpReLU and those that already are one.
+
+    Args:
+        model: A model or the path of one. No weight is read.
+        base_dir: Folder of the external data; not needed here.
+
+    Raises:
+        ModelError: The file is no ONNX model, or of an opset that is not supported.
+    """
+    del base_dir
+    return [found.site for found in scan(as_model(model)) if isinstance(found, Found)]
+
+
+def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
+    """Yield every activation of the model, scope by scope, in the order of the file."""
+    for scope in scopes(model):
+        written = lowering.read(scope)
+        for node in scope.nodes:
+            value = node.output[0] if node.output else ""
+            if value in written:
+                yield _hardened(node, scope, written[value])
+            elif not lowering.is_part(node):
+                found = _activation(node, scope)
+                if found is not None:
+                    yield found
+
+
+def fused_activation(node: NodeProto) -> tuple[str, list[float]]:
+    """Return the name and the parameters of the activation that was fused into a node."""
+    name, parameters = "", []
+    for attribute in node.attribute:
+        if attribute.name == "activation":
+            name = attribute.s.decode()
+        elif attribute.name == "activation_params":
+            parameters = list(attribute.floats)
+    return name, parameters
+
+
+def _activation(node: NodeProto, scope: Scope) -> Found | Unreplaced | None:
+    """Decide whether a node is a site, an activation that stays, or neither."""
+    if node.domain in DEFAULT_DOMAINS:
+        if node.op_type == "Relu":
+            return _site(node, scope, "relu")
+        if node.op_type == "Clip":
+            reason = _why_no_rectifier(node, scope)
+            return _unreplaced(node, scope, reason) if reason else _site(node, scope, "clip")
+    elif node.domain in FUSED_DOMAINS:
+        activation, parameters = fused_activation(node)
+        if activation == "Relu" or (activation == "Clip" and parameters[:1] == [0]):
+            return _site(node, scope, "fused")
+        if activation:
+            return _unreplaced(node, scope, f"the activation fused into it is {activation}")
+    else:
+        return None
+    reason = _why_it_stays(node, scope)
+    return _unreplaced(node, scope, reason) if reason else None
+
+
+def _site(node: NodeProto, scope: Scope, kind: str) -> Found | Unreplaced:
+    value = node.output[0]
+    element_type = scope.types.get(value, UNKNOWN) or scope.types.get(node.input[0], UNKNOWN)
+    if element_type == MIXED and scope.opset < 15:
+        reason = "its function is called with several element types, which needs opset 15"
+        return _unreplaced(node, scope, reason)
+    if element_type == TensorProto.BFLOAT16 and scope.opset < MIN_OPSET_BFLOAT16:
+        reason = f"bfloat16 needs opset {MIN_OPSET_BFLOAT16}"
+        return _unreplaced(node, scope, reason)
+    if element_type not in (UNKNOWN, MIXED) and element_type not in ELEMENT_TYPES:
+        name = TensorProto.DataType.Name(element_type).lower()
+        return _unreplaced(node, scope, f"it acts on {name}, not on a floating type")
+    site = Site(
+        scope.full_name(value), kind, scope=scope.name, element_type=_type_name(element_type)
+    )
+    return Found(site=site, place=_place(node, scope, kind, element_type))
+
+
+def _hardened(node: NodeProto, scope: Scope, hardened: lowering.Hardened) -> Found:
+    element_type = scope.types.get(hardened.x, UNKNOWN)
+    place = _place(node, scope, hardened.kind, element_type)
+    jumps = tuple(shortest(jump, place.element_type) for jump in hardened.jumps)
+    site = Site(
+        scope.full_name(hardened.value),
+        hardened.kind,
+        jump=jumps[0] if len(jumps) == 1 else jumps,
+        scope=scope.name,
+        element_type=_type_name(element_type),
+        lowering=hardened.lowering,
+    )
+    return Found(site=site, place=place, hardened=hardened)
+
+
+def _place(node: NodeProto, scope: Scope, kind: str, element_type: int) -> lowering.Place:
+    """Take an activation of unknown type to be float, as nearly every one is."""
+    known = element_type if element_type in ELEMENT_TYPES else TensorProto.FLOAT
+    return lowering.Place(scope=scope, node=node, kind=kind, element_type=known)
+
+
+def _type_name(element_type: int) -> str:
+    return ELEMENT_TYPES.get(element_type, "")
+
+
+def _unreplaced(node: NodeProto, scope: Scope, reason: str) -> Unreplaced:
+    value = next((value for value in node.output if value), node.name)
+    return Unreplaced(scope.full_name(value), node.op_type, reason)
+
+
+def _why_no_rectifier(clip: NodeProto, scope: Scope) -> str:
+    """Say why a Clip cannot be hardened; empty where it can."""
+    lower: object = next((a.f for a in clip.attribute if a.name == "min"), None)
+    if len(clip.input) > 1 and clip.input[1]:
+        lower = scope.scalar(clip.input[1])
+        if lower is None:
+            return "its lower bound is not a constant of the file"
+    if lower is None:
+        return "it has no lower bound"
+    return "" if lower == 0 else f"its lower bound is {lower}, not 0"
+
+
+def _why_it_stays(node: NodeProto, scope: Scope) -> str:
+    """Say why a node that acts as an activation cannot be hardened; empty for other nodes."""
+    if node.op_type in _RECURRENT:
+        activations = (s for a in node.attribute if a.name == "activations" for s in a.strings)
+        inside = any(activation.lower() == b"relu" for activation in activations)
+        return "the Relu is inside a recurrent operator" if inside else ""
+    if node.op_type == "Max" and not any(scope.scalar(name) == 0 for name in node.input):
+        return ""
+    if node.op_type in _QUANTISERS:
+        folded = "a Relu was folded into the zero point: harden first, quantise second"
+        return folded if _folds_relu(node, scope) else ""
+    return _OTHER_ACTIVATIONS.get(node.op_type, "")
+
+
+def _folds_relu(node: NodeProto, scope: Scope) -> bool:
+    """Tell whether cutting off at the quantiser's zero point does the work of a Relu."""
+    if not _cuts_at_zero(node, scope):
+        return False
+    if node.op_type == "QLinearConv":
+        return True
+    producer = scope.producers.get(node.input[0])
+    while producer is not None and producer.op_type in _KEEP_SIGN:
+        if producer.op_type == "QuantizeLinear" and _cuts_at_zero(producer, scope):
+            return False
+        producer = scope.producers.get(producer.input[0])
+    if producer is None or producer.op_type not in _LINEAR:
+        return False
+    # A quantiser that kept its Relu has it behind the DequantizeLinear.
+    behind = [user for dequantise in scope.users(node) for user in scope.users(dequantise)]
+    return not any(user.op_type in ("Relu", "Clip", OP_TYPE) for user in behind)
+
+
+def _cuts_at_zero(quantiser: NodeProto, scope: Scope) -> bool:
+    """Tell whether the lowest quantised number stands for 0."""
+    place = 7 if quantiser.op_type == "QLinearConv" else 2
+    if len(quantiser.input) <= place:
+        return True
+    zero_point = scope.scalar(quantiser.input[place])
+    if zero_point is None or not np.issubdtype(zero_point.dtype, np.integer):
+        return False
+    return int(zero_point) == int(np.iinfo(zero_point.dtype.name).min)
