@@ -91,7 +91,7 @@ def inspect(model: Path, as_json: bool) -> None:
             "model": str(model),
             "SHA-256": found.sha256,
             "format": f"IR version {found.ir_version}; {opsets}",
-            **{key.replace("_", " "): v for key, v in found.provenance.items() if key != "jumps"},
+            **{key.replace("_", " "): value for key, value in found.provenance.items()},
         }
     )
     _print_sites(found)

@@ -69,11 +69,10 @@ def _guess(content: bytes) -> str:
             return f": it is {what}"
     if content[4:8] == b"ORTM":
         return ": it is in ONNX Runtime's own format (.ort)"
-    try:
-        content[:1024].decode("ascii")
-    except UnicodeDecodeError:
-        return ": it is damaged, cut off, or of another format"
-    return ": it is a text file"
+    text = content[:1024].decode("utf-8", errors="replace")
+    if all(character.isprintable() or character in "\r\n\t" for character in text):
+        return ": it is a text file"
+    return ": it is damaged, cut off, or of another format"
 
 
 def as_model(model: ModelProto | str | Path) -> ModelProto:

@@ -72,7 +72,7 @@ def retrofit(
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(hard, folder)
     earlier: dict[str, float | tuple[float, ...]] = {}
-    if is_hardened(hard):
+    if _is_hardened(hard):
         earlier = {f.site.name: f.site.jump for f in _sites(hard) if f.site.jump is not None}
         digest = provenance(hard).get("source_sha256", digest)
         _restore(hard)
@@ -102,22 +102,10 @@ def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     plain, _ = _own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(plain, folder)
-    if not any(found.hardened for found in _sites(plain)):
-        if is_hardened(plain):
-            raise ModelError(
-                "another tool has written the JumpReLUs out as other operators since the model "
-                "was hardened; take the source"
-            )
+    if not _is_hardened(plain):
         raise ModelError("the model is not hardened: it has no JumpReLU")
     _restore(plain)
     return plain
-
-
-def is_hardened(model: ModelProto) -> bool:
-    """Tell whether a model was hardened, by its record or its nodes."""
-    if any(entry.key.startswith(_METADATA_PREFIX) for entry in model.metadata_props):
-        return True
-    return any(imported.domain == DOMAIN for imported in model.opset_import)
 
 
 def provenance(model: ModelProto) -> dict[str, Any]:
@@ -144,6 +132,22 @@ def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
 
 def _sites(model: ModelProto) -> list[Found]:
     return [found for found in scan(model) if isinstance(found, Found)]
+
+
+def _is_hardened(model: ModelProto) -> bool:
+    """Tell whether the model holds a JumpReLU.
+
+    Raises:
+        ModelError: It should, by its record, and does not.
+    """
+    if any(found.hardened for found in _sites(model)):
+        return True
+    if provenance(model):
+        raise ModelError(
+            "the model was hardened, then another tool wrote its JumpReLUs out as other "
+            "operators; take the source, or the hardened file before that"
+        )
+    return False
 
 
 def _patterns(given: str | Iterable[str]) -> list[re.Pattern[str]]:

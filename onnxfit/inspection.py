@@ -22,6 +22,7 @@ class Inspection:
         opset_imports: Domain → version, the default domain spelled ``ai.onnx``.
         sites: The activations that can become, or are, a JumpReLU.
         unreplaced: The activations that stay, with the reason.
+        jumps: Site → jump, for the hardened sites.
         provenance: What onnxfit recorded when it hardened the model; empty otherwise.
     """
 
@@ -30,6 +31,7 @@ class Inspection:
     opset_imports: dict[str, int]
     sites: tuple[Site, ...]
     unreplaced: tuple[Unreplaced, ...]
+    jumps: dict[str, float | tuple[float, ...]]
     provenance: dict[str, Any]
 
 
@@ -49,13 +51,15 @@ def inspect(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     else:
         model, digest = read(model)
     found = list(scan(model))
-    record = provenance(model)
-    record.pop("restore", None)
+    sites = tuple(item.site for item in found if isinstance(item, Found))
+    # The jumps are read off the nodes, and what restoring needs is of no use to readers.
+    record = {k: v for k, v in provenance(model).items() if k not in ("jumps", "restore")}
     return Inspection(
         sha256=digest,
         ir_version=model.ir_version,
         opset_imports={i.domain or "ai.onnx": i.version for i in model.opset_import},
-        sites=tuple(item.site for item in found if isinstance(item, Found)),
+        sites=sites,
         unreplaced=tuple(item for item in found if isinstance(item, Unreplaced)),
+        jumps={site.name: site.jump for site in sites if site.jump is not None},
         provenance=record,
     )

@@ -44,7 +44,8 @@ def jump_relu(x: ArrayLike, jump: ArrayLike) -> NDArray[np.generic]:
     x = np.asarray(x)
     if isinstance(jump, (int, float)):
         jump = np.float32(jump).astype(x.dtype)
-    return np.where(x <= np.asarray(jump), np.zeros((), x.dtype), x)
+    with np.errstate(invalid="ignore"):
+        return np.where(x <= np.asarray(jump), np.zeros((), x.dtype), x)
 
 
 def check_jump(jump: float) -> float:
@@ -70,16 +71,16 @@ def round_jump(jump: float, element_type: int) -> float:
     Raises:
         ValueError: The jump size is not a finite number of that type.
     """
-    value = np.float32(check_jump(jump))
-    if element_type == TensorProto.FLOAT16:
-        rounded = float(value.astype(np.float16))
-    elif element_type == TensorProto.BFLOAT16:
-        bits = int(value.view(np.uint32))
+    with np.errstate(over="ignore"):
+        value = np.float32(check_jump(jump))
+        if element_type == TensorProto.FLOAT16:
+            value = np.float32(np.float16(value))
+    if element_type == TensorProto.BFLOAT16:
         # Round to nearest, ties to even, on the upper 16 bits.
+        bits = int(value.view(np.uint32))
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        rounded = float(np.uint32(bits).view(np.float32))
-    else:
-        rounded = float(value)
+        value = np.uint32(bits).view(np.float32)
+    rounded = float(value)
     if not math.isfinite(rounded):
         name = ELEMENT_TYPES.get(element_type, "float")
         raise ValueError(f"the jump size {jump} is not a finite {name}")
@@ -145,8 +146,9 @@ def select_nodes(opset: int, element_type: int) -> tuple[NodeProto, ...]:
 def _select(opset: int, element_type: int) -> str:
     """Give the body that computes Y from X and J, as ONNX text.
 
-    Every body is exact, NaN and signed zeros included, and was run on ONNX Runtime's CPU
-    provider at each opset; tests/test_op.py does it again.
+    Every body is exact on ONNX Runtime's CPU provider at each opset, signed zeros and infinities
+    included; NaN stays NaN, though its sign and payload may change where the body computes with
+    it (opset 7 and 8) or ONNX Runtime casts it (the 16-bit types).
     """
     if element_type == TensorProto.BFLOAT16:
         # The CPU provider has no bfloat16 kernels for comparisons and Where.
