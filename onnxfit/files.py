@@ -69,8 +69,9 @@ def _guess(content: bytes) -> str:
             return f": it is {what}"
     if content[4:8] == b"ORTM":
         return ": it is in ONNX Runtime's own format (.ort)"
-    text = content[:1024].decode("utf-8", errors="replace")
-    if all(character.isprintable() or character in "\r\n\t" for character in text):
+    # A character that the cut at 1024 bytes split is no sign of binary data.
+    text = content[:1024].decode("utf-8", errors="replace").rstrip("\ufffd")
+    if "\ufffd" not in text and all(c.isprintable() or c in "\r\n\t" for c in text):
         return ": it is a text file"
     return ": it is damaged, cut off, or of another format"
 

@@ -240,7 +240,11 @@ def _harden(
     if custom_nodes:
         model.opset_import.add(domain=DOMAIN, version=VERSION)
     if custom_nodes and lowering == "function":
-        model.ir_version = max(model.ir_version, FUNCTION_IR_VERSION)
+        # Before IR version 4 initializers are inputs too, and constants all the same. Under a newer
+        # version a run could override them, and ONNX Runtime would no longer fold them into others;
+        # it and onnx's checker read functions in the old files as well.
+        if model.ir_version >= 4 or not model.graph.initializer:
+            model.ir_version = max(model.ir_version, FUNCTION_IR_VERSION)
         model.functions.add().CopyFrom(function(opset, main_type, attribute))
     readable = {f.site.name: shortest(plan[f.site.name], f.place.element_type) for f in sites}
     for key, value in {

@@ -139,7 +139,10 @@ def session(
     try:
         started = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime raises classes that it does not export.
-        raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
+        hint = ""
+        if isinstance(source, bytes) and has_external_data(as_model(model)):
+            hint = "; older versions take external data from files alone: save the model beside it"
+        raise ModelError(f"ONNX Runtime refuses the model: {error}{hint}") from error
     missing = [name for name in names if name not in started.get_providers()]
     if missing:
         message = f"{', '.join(missing)} did not start; the session runs on "

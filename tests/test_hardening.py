@@ -72,6 +72,20 @@ def test_the_function_lowering_raises_the_ir_version_to_8_at_most() -> None:
         assert onnxfit.retrofit(relu_model(ir_version=3), 0.5, lowering=lowering).ir_version == 3
 
 
+def test_ir_version_3_stays_where_initializers_are_inputs() -> None:
+    """Raised, its weights would turn from constants into inputs that a run can override."""
+    source = relu_model(9, nodes="h = Add(x, w) y = Relu(h)", ir_version=3)
+    source.graph.initializer.append(helper.make_tensor("w", 1, [1], [0.25]))
+    source.graph.input.append(helper.make_tensor_value_info("w", 1, [1]))
+    hard = onnxfit.retrofit(source, 0.5)
+    assert hard.ir_version == 3
+    onnx.checker.check_model(hard, full_check=True)
+    session = plain_session(hard)
+    assert [] == session.get_overridable_initializers()
+    x = np.array([0, 0.25, 0.5], np.float32)
+    assert same_bits(np.array([0, 0, 0.75], np.float32), run_one(session, x))
+
+
 def test_the_lowerings_differ_as_they_should() -> None:
     """Function: node and function. Custom: node alone. Standard: neither."""
     source = relu_model()
