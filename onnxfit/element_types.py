@@ -47,6 +47,9 @@ def function_scope(function: FunctionProto) -> str:
 
 def subgraphs(node: NodeProto, scope: str) -> Iterator[tuple[str, GraphProto]]:
     """Yield the graphs among a node's attributes with the scope of each."""
+    # Of the default domain only these hold graphs, and most nodes are neither.
+    if node.op_type not in _WITH_SUBGRAPHS and node.domain in ("", "ai.onnx"):
+        return
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             label = next((name for name in node.output if name), node.name)
@@ -97,12 +100,14 @@ class _Inference:
         self, nodes: Iterable[NodeProto], scope: str, types: Types, versions: dict[str, int]
     ) -> None:
         for node in nodes:
-            names = [name for name in node.output if types.get(name, UNKNOWN) == UNKNOWN]
-            # Where all types are declared there is nothing to infer, but in subgraphs.
-            if names or node.op_type in _WITH_SUBGRAPHS or node.domain:
-                outputs = self.node(node, scope, types, versions)
-                for name, element_type in zip(node.output, outputs, strict=False):
-                    if name in names:
+            outputs = node.output
+            # Where all types are declared there is nothing to infer, but further in.
+            declared = all(name in types for name in outputs)
+            if not declared or node.domain or node.op_type in _WITH_SUBGRAPHS:
+                for name, element_type in zip(
+                    outputs, self.node(node, scope, types, versions), strict=False
+                ):
+                    if types.get(name, UNKNOWN) == UNKNOWN:
                         types[name] = element_type
 
     def node(
@@ -114,6 +119,8 @@ class _Inference:
             return self.call(key, inputs)
         if op_type in _WITH_SUBGRAPHS:
             return self.subgraph_outputs(node, scope, types)
+        if domain:
+            self.subgraph_outputs(node, scope, types)
         rule = _rule(domain, op_type, versions.get(domain, 1))
         if rule.named and (element_type := _named_by_attribute(node)) != UNKNOWN:
             return [element_type] * len(node.output)

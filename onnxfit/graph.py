@@ -1,14 +1,13 @@
 """Walk a model: its graph, subgraphs and functions, with the types and constants of each."""
 
-from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
 from onnxfit.element_types import Types, default_opset, element_types, function_scope, subgraphs
 from onnxfit.errors import ModelError
@@ -25,9 +24,8 @@ class Scope:
         nodes: The protobuf list of nodes, to be edited in place.
         opset: Version of the default domain that the nodes are read at.
         types: Value name → ``TensorProto`` type, outer scopes included.
-        constants: Value name → tensor that no run can change, outer scopes included.
-        producers: Value name → the node of this scope that writes it.
-        root: The graph or function at the top, whose nodes every inner scope can see.
+        initializers: Value name → tensor that no run can change.
+        outer: The scope that holds the node whose attribute this one is.
         function: The function that the scope belongs to, if any.
     """
 
@@ -35,15 +33,29 @@ class Scope:
     nodes: Any
     opset: int
     types: Types
-    constants: MutableMapping[str, TensorProto]
-    producers: dict[str, NodeProto] = field(default_factory=dict)
-    root: "Scope | None" = None
+    initializers: Mapping[str, TensorProto]
+    outer: "Scope | None" = None
     function: FunctionProto | None = None
 
     @property
     def top(self) -> "Scope":
-        """The scope where constants for this one can be put."""
-        return self.root or self
+        """The graph or function at the top, whose values every inner scope can see."""
+        return self.outer.top if self.outer else self
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        """Value name → the node of this scope that writes it."""
+        return {value: node for node in self.nodes for value in node.output}
+
+    def constant(self, value: str) -> TensorProto | None:
+        """Return the tensor that a value always has, or None, looking outwards."""
+        if value in self.initializers:
+            return self.initializers[value]
+        if value in self.producers:
+            node = self.producers[value]
+            tensors = [a.t for a in node.attribute if a.name == "value"]
+            return tensors[0] if node.op_type == "Constant" and tensors else None
+        return self.outer.constant(value) if self.outer else None
 
     def full_name(self, value: str) -> str:
         """Return a value's name with the scope in front."""
@@ -63,7 +75,7 @@ class Scope:
 
     def scalar(self, value: str) -> np.generic | None:
         """Return a constant of one element, or None where the value is no such thing."""
-        tensor = self.constants.get(value)
+        tensor = self.constant(value)
         if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
             return None
         if int(np.prod(tensor.dims)) != 1:
@@ -104,50 +116,41 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
     types = element_types(model)
     # Since IR version 4 an initializer that is also an input is only that input's default.
     inputs = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
-    constants = {t.name: t for t in model.graph.initializer if t.name not in inputs}
-    main = Scope(name="", nodes=model.graph.node, opset=opset, types=types[""], constants=constants)
+    main = Scope(
+        name="",
+        nodes=model.graph.node,
+        opset=opset,
+        types=types[""],
+        initializers={t.name: t for t in model.graph.initializer if t.name not in inputs},
+    )
     yield from _with_subgraphs(main, types)
     for function in model.functions:
         name = function_scope(function)
         if function.domain == DOMAIN:
             continue
-        yield from _with_subgraphs(
-            Scope(
-                name=name,
-                nodes=function.node,
-                # ONNX Runtime inlines a body at the model's own opset.
-                opset=min(default_opset(function.opset_import) or opset, opset),
-                types=types[name],
-                constants={},
-                function=function,
-            ),
-            types,
+        scope = Scope(
+            name=name,
+            nodes=function.node,
+            # ONNX Runtime inlines a body at the model's own opset.
+            opset=min(default_opset(function.opset_import) or opset, opset),
+            types=types[name],
+            initializers={},
+            function=function,
         )
+        yield from _with_subgraphs(scope, types)
 
 
 def _with_subgraphs(scope: Scope, types: Mapping[str, Types]) -> Iterator[Scope]:
-    inner: list[tuple[str, GraphProto]] = []
-    for node in scope.nodes:
-        for value in node.output:
-            scope.producers[value] = node
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    scope.constants[node.output[0]] = attribute.t
-        elif node.attribute:
-            inner += subgraphs(node, scope.name)
+    inner = [found for node in scope.nodes for found in subgraphs(node, scope.name)]
     yield scope
     for name, graph in inner:
-        constants = {t.name: t for t in graph.initializer}
-        yield from _with_subgraphs(
-            Scope(
-                name=name,
-                nodes=graph.node,
-                opset=scope.opset,
-                types=types[name],
-                constants=ChainMap(constants, scope.constants),
-                root=scope.top,
-                function=scope.function,
-            ),
-            types,
+        subscope = Scope(
+            name=name,
+            nodes=graph.node,
+            opset=scope.opset,
+            types=types[name],
+            initializers={t.name: t for t in graph.initializer},
+            outer=scope,
+            function=scope.function,
         )
+        yield from _with_subgraphs(subscope, types)

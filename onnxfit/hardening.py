@@ -27,7 +27,7 @@ from onnxfit.op import (
     serves,
     shortest,
 )
-from onnxfit.sites import Found, scan
+from onnxfit.sites import Found, Unreplaced, scan
 
 Lowering = Literal["function", "custom", "standard"]
 
@@ -71,12 +71,14 @@ def retrofit(
     hard, digest = _own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(hard, folder)
+    found = list(scan(hard))
     earlier: dict[str, float | tuple[float, ...]] = {}
-    if _is_hardened(hard):
-        earlier = {f.site.name: f.site.jump for f in _sites(hard) if f.site.jump is not None}
+    if _is_hardened(hard, found):
+        earlier = {f.site.name: f.site.jump for f in _sites(found) if f.site.jump is not None}
         digest = provenance(hard).get("source_sha256", digest)
-        _restore(hard)
-    sites = _sites(hard)
+        _restore(hard, found)
+        found = list(scan(hard))
+    sites = _sites(found)
     plan = _plan(sites, jump, jumps or {}, _patterns(include), _patterns(exclude))
     for name, kept in earlier.items():
         if name not in plan:
@@ -84,7 +86,7 @@ def retrofit(
                 raise ModelError(f"{name!r} has a jump per element, which cannot be kept; set it")
             plan[name] = kept
     if not plan:
-        raise ModelError(_nothing(hard))
+        raise ModelError(_nothing(found))
     _harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
     return hard
 
@@ -102,9 +104,10 @@ def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     plain, _ = _own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(plain, folder)
-    if not _is_hardened(plain):
+    found = list(scan(plain))
+    if not _is_hardened(plain, found):
         raise ModelError("the model is not hardened: it has no JumpReLU")
-    _restore(plain)
+    _restore(plain, found)
     return plain
 
 
@@ -130,17 +133,17 @@ def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     return copy, hashlib.sha256(model.SerializeToString()).hexdigest()
 
 
-def _sites(model: ModelProto) -> list[Found]:
-    return [found for found in scan(model) if isinstance(found, Found)]
+def _sites(found: list[Found | Unreplaced]) -> list[Found]:
+    return [item for item in found if isinstance(item, Found)]
 
 
-def _is_hardened(model: ModelProto) -> bool:
+def _is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
     """Tell whether the model holds a JumpReLU.
 
     Raises:
         ModelError: It should, by its record, and does not.
     """
-    if any(found.hardened for found in _sites(model)):
+    if any(site.hardened for site in _sites(found)):
         return True
     if provenance(model):
         raise ModelError(
@@ -195,10 +198,9 @@ def _the_model_has(names: list[str]) -> str:
     return f"the model has {shown}{more}" if names else "the model has none"
 
 
-def _nothing(model: ModelProto) -> str:
+def _nothing(found: list[Found | Unreplaced]) -> str:
     """Say why there is nothing to harden."""
-    found = list(scan(model))
-    if any(isinstance(item, Found) for item in found):
+    if _sites(found):
         return "no activation is left to harden after include, exclude and jumps"
     message = "the model has no Relu and no Clip with the lower bound 0"
     reasons = Counter((item.op_type, item.reason) for item in found if not isinstance(item, Found))
@@ -217,9 +219,9 @@ def _harden(
     opset = model_opset(model)
     types = Counter(found.place.element_type for found in sites)
     main_type = types.most_common(1)[0][0]
-    attribute = lowering == "custom" or carries_attribute(opset, set(types))
+    attribute = lowering == "custom" or carries_attribute(opset)
     # A file below IR version 10 holds one function of a name, so one body for all its types.
-    served = {t for t in types if t == main_type or serves(opset, main_type, attribute, other=t)}
+    served = {t for t in types if serves(opset, main_type, t)}
     edits = nodes.Edits()
     records: dict[str, nodes.Record] = {}
     custom_nodes = False
@@ -257,14 +259,14 @@ def _harden(
         model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
 
 
-def _restore(model: ModelProto) -> None:
+def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     """Undo :func:`_harden`."""
     undo = provenance(model).get("restore", {})
     records = undo.get("sites", {})
     edits = nodes.Edits()
-    for found in _sites(model):
-        if found.hardened is not None:
-            nodes.undo(edits, found.place.scope, found.hardened, records.get(found.site.name, {}))
+    for item in _sites(found):
+        if item.hardened is not None:
+            nodes.undo(edits, item.place.scope, item.hardened, records.get(item.site.name, {}))
     edits.apply()
     edits = nodes.Edits()
     for scope in scopes(model):

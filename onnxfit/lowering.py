@@ -28,6 +28,8 @@ from onnxfit.op import DOMAIN, ELEMENT_TYPES, OP_TYPE, select_nodes
 PREFIX = "onnxfit."
 _SITE = f"{PREFIX}site/"
 _CONSTANT = f"{PREFIX}constant/"
+# The values at the ends of a site that is no simple Relu.
+_ENDS = ("/jump", "/linear")
 # How to undo what cannot be read off the file: JSON-able, by site name.
 Record = dict[str, Any]
 
@@ -205,11 +207,11 @@ def read(scope: Scope) -> dict[str, Hardened]:
             found[result] = _hardened(scope, "operator", [node], node.input[0], [*node.input[1:2]])
         elif result.startswith(_SITE) and not result.endswith("/linear"):
             pieces.setdefault(_site_value(result), []).append(node)
-        else:
-            for name in node.input:
-                if name.startswith(_SITE) and not name.endswith(("/jump", "/linear")):
-                    pieces.setdefault(result, []).append(node)
-                    break
+    for node in scope.nodes if pieces else ():
+        result = node.output[0] if node.output else ""
+        between = (n for n in node.input if n.startswith(_SITE) and not n.endswith(_ENDS))
+        if result in pieces and any(between):
+            pieces[result].append(node)
     for nodes in pieces.values():
         written = {node.output[0] for node in nodes}
         inputs = [name for node in nodes for name in node.input if name not in written]
@@ -283,8 +285,8 @@ def _hardened(
         kind = "clip"
     attribute = next((a.f for a in nodes[-1].attribute if a.name == "jump"), 0.0)
     jumps: tuple[float, ...] = (attribute,)
-    if jump and jump[0] in scope.constants:
-        array = onnx.numpy_helper.to_array(scope.constants[jump[0]])
+    if jump and (tensor := scope.constant(jump[0])) is not None:
+        array = onnx.numpy_helper.to_array(tensor)
         jumps = tuple(float(j) for j in np.ravel(array))
     return Hardened(
         value=_site_value(result), kind=kind, lowering=lowering, x=x, jumps=jumps, nodes=nodes

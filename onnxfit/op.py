@@ -63,6 +63,7 @@ def check_jump(jump: float) -> float:
     return abs(value)
 
 
+@lru_cache
 def round_jump(jump: float, element_type: int) -> float:
     """Round a jump size to the attribute's type (float), then to the type of the activation.
 
@@ -94,21 +95,22 @@ def shortest(jump: float, element_type: int) -> float:
     return next(c for c in candidates if round_jump(c, element_type) == jump)
 
 
-def carries_attribute(opset: int, element_types: set[int]) -> bool:
+def carries_attribute(opset: int) -> bool:
     """Tell whether a function body can take the jump from the node's attribute.
 
-    The body must turn the attribute into a constant of X's type: ``Constant`` takes a float
-    attribute from opset 12 on, ``CastLike`` exists from 15 on, and between them ``Cast`` must
-    name the one type in the file. Where it cannot, the jump travels as the input J.
+    ``Constant`` takes a float attribute from opset 12 on; before, the jump travels as the input J.
     """
-    return opset >= 15 or (opset >= 12 and len(element_types) == 1)
+    return opset >= 12
 
 
-def serves(opset: int, element_type: int, attribute: bool, other: int) -> bool:
-    """Tell whether the function body for one element type also serves another."""
-    if TensorProto.BFLOAT16 in (element_type, other):
-        return element_type == other
-    return element_type == other or opset >= (15 if attribute else 9)
+def serves(opset: int, element_type: int, other: int) -> bool:
+    """Tell whether the function body for one element type also serves another.
+
+    ``CastLike``, from opset 15 on, turns the body's constants into whatever type X has.
+    """
+    return element_type == other or (
+        opset >= 15 and TensorProto.BFLOAT16 not in (element_type, other)
+    )
 
 
 @lru_cache
@@ -121,15 +123,10 @@ def function(opset: int, element_type: int, attribute: bool) -> FunctionProto:
         element_type: ``TensorProto`` type of the activations that the body must serve.
         attribute: Take the jump from the attribute ``jump``, else from the input J.
     """
-    if not attribute:
-        inputs, body = "X, J", _select(opset, element_type)
-    else:
-        cast = "CastLike(jump_float, X)" if opset >= 15 else f"Cast<to={element_type}>(jump_float)"
-        inputs = "X"
-        body = (
-            f"jump_float = Constant<value_float: float = @jump>() J = {cast} "
-            f"{_select(opset, element_type)}"
-        )
+    inputs, body = "X, J", _select(opset, element_type)
+    if attribute:
+        jump = "jump_float = Constant<value_float: float = @jump>() J = "
+        inputs, body = "X", f"{jump}{_cast('jump_float', opset, element_type)} {body}"
     text = (
         f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> '
         f"{OP_TYPE} <jump> ({inputs}) => (Y) {{ {body} }}"
@@ -143,6 +140,11 @@ def select_nodes(opset: int, element_type: int) -> tuple[NodeProto, ...]:
     return tuple(function(opset, element_type, attribute=False).node)
 
 
+def _cast(value: str, opset: int, element_type: int) -> str:
+    """Give the operator that turns a float constant into the type of X, as ONNX text."""
+    return f"CastLike({value}, X)" if opset >= 15 else f"Cast<to={element_type}>({value})"
+
+
 def _select(opset: int, element_type: int) -> str:
     """Give the body that computes Y from X and J, as ONNX text.
 
@@ -150,22 +152,23 @@ def _select(opset: int, element_type: int) -> str:
     included; NaN stays NaN, though its sign and payload may change where the body computes with
     it (opset 7 and 8) or ONNX Runtime casts it (the 16-bit types).
     """
+    if opset < 9:
+        # Relu keeps NaN and makes -inf a zero, which times 0 is not NaN; Abs makes -0 a +0.
+        return (
+            "rectified = Relu(X) magnitude = Abs(rectified) above = Less(J, X) "
+            f"mask = Cast<to={element_type}>(above) Y = Mul(magnitude, mask)"
+        )
+    zero = "zero_float = Constant<value = float {0}>() "
     if element_type == TensorProto.BFLOAT16:
         # The CPU provider has no bfloat16 kernels for comparisons and Where.
         return (
-            f"limit = Cast<to={TensorProto.FLOAT}>(J) x = Cast<to={TensorProto.FLOAT}>(X) "
-            "drop = LessOrEqual(x, limit) zero = Sub(limit, limit) y = Where(drop, zero, x) "
+            f"{zero} limit = Cast<to={TensorProto.FLOAT}>(J) x = Cast<to={TensorProto.FLOAT}>(X) "
+            "drop = LessOrEqual(x, limit) y = Where(drop, zero_float, x) "
             f"Y = Cast<to={TensorProto.BFLOAT16}>(y)"
         )
-    if opset >= 12:
-        return "drop = LessOrEqual(X, J) zero = Sub(J, J) Y = Where(drop, zero, X)"
-    if opset >= 9:
-        return (
-            "nan = IsNaN(X) above = Less(J, X) keep = Or(nan, above) "
-            "zero = Sub(J, J) Y = Where(keep, X, zero)"
+    zero += f"zero = {_cast('zero_float', opset, element_type)} "
+    if opset < 12:
+        return f"{zero} nan = IsNaN(X) above = Less(J, X) keep = Or(nan, above) " + (
+            "Y = Where(keep, X, zero)"
         )
-    # Relu keeps NaN and makes -inf a zero, which times 0 is not NaN; Abs makes -0 a +0.
-    return (
-        "rectified = Relu(X) magnitude = Abs(rectified) above = Less(J, X) "
-        f"mask = Cast<to={element_type}>(above) Y = Mul(magnitude, mask)"
-    )
+    return f"{zero} drop = LessOrEqual(X, J) Y = Where(drop, zero, X)"

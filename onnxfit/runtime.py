@@ -54,8 +54,8 @@ def library_path() -> Path:
         if (path := Path(folder) / name).is_file():
             return path.resolve()
     raise NativeLibraryError(
-        "onnxfit was installed without its custom-op library: no C++ compiler was found; "
-        "install one and run pip install --force-reinstall --no-deps onnxfit"
+        "onnxfit was installed without its custom-op library, as happens where there is no C++ "
+        "compiler; install one, then onnxfit again"
     )
 
 

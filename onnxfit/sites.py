@@ -122,7 +122,7 @@ def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
             value = node.output[0] if node.output else ""
             if value in written:
                 yield _hardened(node, scope, written[value])
-            elif not lowering.is_part(node):
+            elif not (written and lowering.is_part(node)):
                 found = _activation(node, scope)
                 if found is not None:
                     yield found

@@ -251,8 +251,8 @@ def mixed(opset: int, first: str, second: str) -> ModelProto:
     ("opset", "first", "second", "lowering"),
     [
         (8, "float", "double", "standard"),
-        (9, "float", "double", "operator"),
-        (13, "float", "float16", "operator"),
+        (9, "float", "double", "standard"),
+        (13, "float", "float16", "standard"),
         (17, "float", "double", "operator"),
         (17, "float", "bfloat16", "standard"),
         (17, "bfloat16", "float", "standard"),

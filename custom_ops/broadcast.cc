@@ -1,0 +1,59 @@
+#include "broadcast.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace onnxfit {
+namespace {
+
+std::string ToString(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    text += (axis ? "," : "") + std::to_string(shape[axis]);
+  }
+  return text + "]";
+}
+
+}  // namespace
+
+Broadcast MakeBroadcast(const std::vector<std::int64_t>& x_shape, const std::vector<std::int64_t>& j_shape) {
+  const std::string shapes = "J " + ToString(j_shape) + " and X " + ToString(x_shape);
+  if (j_shape.size() > x_shape.size()) {
+    throw std::invalid_argument("J must broadcast to the shape of X: " + shapes);
+  }
+
+  // Built from the innermost run outwards, then reversed.
+  Broadcast layout{1, {1}, {0}};
+  std::int64_t j_stride = 1;
+  for (std::size_t back = 1; back <= x_shape.size(); ++back) {
+    const std::int64_t x_size = x_shape[x_shape.size() - back];
+    const std::int64_t j_size = back <= j_shape.size() ? j_shape[j_shape.size() - back] : 1;
+    if (j_size != x_size && j_size != 1) {
+      throw std::invalid_argument("J must broadcast to the shape of X: " + shapes);
+    }
+    if (x_size == 1) {
+      continue;
+    }
+    const bool advances = j_size != 1;
+    const int last = layout.runs - 1;
+    if (layout.size[last] == 1) {
+      layout.size[last] = x_size;
+      layout.stride[last] = advances ? j_stride : 0;
+    } else if (advances == (layout.stride[last] != 0)) {
+      layout.size[last] *= x_size;
+    } else if (layout.runs == Broadcast::kMaxRuns) {
+      throw std::invalid_argument("J alternates along too many dimensions of X: " + shapes);
+    } else {
+      layout.size[layout.runs] = x_size;
+      layout.stride[layout.runs] = advances ? j_stride : 0;
+      ++layout.runs;
+    }
+    j_stride *= j_size;
+  }
+  std::reverse(layout.size, layout.size + layout.runs);
+  std::reverse(layout.stride, layout.stride + layout.runs);
+  return layout;
+}
+
+}  // namespace onnxfit
