@@ -378,18 +378,22 @@ def test_an_interrupt_is_status_130(
     assert (130, "", "Interrupted.\n") == onnxfit_command("inspect", model)
 
 
-def test_the_program_runs_from_the_shell(tmp_path: Path) -> None:
-    """The installed entry point, on a trained network."""
-    output = tmp_path / "hard.onnx"
-    program = [Path(sys.executable).parent / "onnxfit"]
-    if not program[0].exists():
+@pytest.mark.parametrize("module", [True, False], ids=["python -m onnxfit", "onnxfit"])
+def test_the_program_runs_from_the_shell(module: bool, tmp_path: Path) -> None:
+    """The installed entry point and the module, on a trained network, in a folder of its own."""
+    script = Path(sys.executable).parent / "onnxfit"
+    if not module and not script.exists():
         pytest.skip("onnxfit is not installed")
-    source = MODELS / "digits_cnn.onnx"
+    program = [sys.executable, "-m", "onnxfit"] if module else [str(script)]
+    source = str(MODELS / "digits_cnn.onnx")
+    output = tmp_path / "ein Netz – hart.onnx"
     ran = subprocess.run(
-        [*program, "retrofit", source, "--jump", "0.5", "-o", output],
+        [*program, "retrofit", source, "--jump", "0.5", "-o", output.name],
         capture_output=True,
         text=True,
         check=False,
+        cwd=tmp_path,
     )
     assert (0, "") == (ran.returncode, ran.stderr)
-    assert output.exists()
+    assert ran.stdout.endswith(f"wrote {output.name}\n")
+    assert [0.5] * 6 == [site.jump for site in onnxfit.find_sites(output)]

@@ -1,0 +1,5 @@
+"""``python -m onnxfit`` is ``onnxfit``."""
+
+from onnxfit.cli import main
+
+main(prog_name="onnxfit")
