@@ -7,7 +7,9 @@
 namespace onnxfit {
 namespace {
 
-std::string ToString(const std::vector<std::int64_t>& shape) {
+using Shape = std::vector<std::int64_t>;
+
+std::string ToString(const Shape& shape) {
   std::string text = "[";
   for (std::size_t axis = 0; axis < shape.size(); ++axis) {
     text += (axis ? "," : "") + std::to_string(shape[axis]);
@@ -15,12 +17,17 @@ std::string ToString(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
+[[noreturn]] void Refuse(const char* reason, const Shape& x_shape, const Shape& j_shape) {
+  throw std::invalid_argument(std::string(reason) + ": J " + ToString(j_shape) + " and X " + ToString(x_shape));
+}
+
+constexpr char kMustBroadcast[] = "J must broadcast to the shape of X";
+
 }  // namespace
 
 Broadcast MakeBroadcast(const std::vector<std::int64_t>& x_shape, const std::vector<std::int64_t>& j_shape) {
-  const std::string shapes = "J " + ToString(j_shape) + " and X " + ToString(x_shape);
   if (j_shape.size() > x_shape.size()) {
-    throw std::invalid_argument("J must broadcast to the shape of X: " + shapes);
+    Refuse(kMustBroadcast, x_shape, j_shape);
   }
 
   // Built from the innermost run outwards, then reversed.
@@ -30,7 +37,7 @@ Broadcast MakeBroadcast(const std::vector<std::int64_t>& x_shape, const std::vec
     const std::int64_t x_size = x_shape[x_shape.size() - back];
     const std::int64_t j_size = back <= j_shape.size() ? j_shape[j_shape.size() - back] : 1;
     if (j_size != x_size && j_size != 1) {
-      throw std::invalid_argument("J must broadcast to the shape of X: " + shapes);
+      Refuse(kMustBroadcast, x_shape, j_shape);
     }
     if (x_size == 1) {
       continue;
@@ -43,7 +50,7 @@ Broadcast MakeBroadcast(const std::vector<std::int64_t>& x_shape, const std::vec
     } else if (advances == (layout.stride[last] != 0)) {
       layout.size[last] *= x_size;
     } else if (layout.runs == Broadcast::kMaxRuns) {
-      throw std::invalid_argument("J alternates along too many dimensions of X: " + shapes);
+      Refuse("J alternates along too many dimensions of X", x_shape, j_shape);
     } else {
       layout.size[layout.runs] = x_size;
       layout.stride[layout.runs] = advances ? j_stride : 0;

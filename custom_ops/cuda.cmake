@@ -24,10 +24,13 @@ if(NOT chosen_by_user)
     if(supported MATCHES "compute_${architecture}\n")
       list(APPEND CMAKE_CUDA_ARCHITECTURES "${architecture}-real")
       set(newest "${architecture}")
+      if(NOT DEFINED oldest)
+        set(oldest "${architecture}")
+      endif()
     endif()
   endforeach()
-  # PTX of the newest, for GPUs that are newer still.
-  list(APPEND CMAKE_CUDA_ARCHITECTURES "${newest}-virtual")
+  # PTX of the newest, for GPUs that are newer still, and of the oldest, for those between that no code above is for.
+  list(APPEND CMAKE_CUDA_ARCHITECTURES "${oldest}-virtual" "${newest}-virtual")
 endif()
 
 set(CMAKE_CUDA_STANDARD 17)

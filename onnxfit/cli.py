@@ -1,7 +1,9 @@
 """The command line: one short function per verb, and the only file that prints."""
 
 import dataclasses
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxfit import __version__
-from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
+from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError
 
 if TYPE_CHECKING:
     from onnxfit.inspection import Inspection
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 2
 CANNOT = 3
 INTERRUPTED = 130
+PIPE_CLOSED = 141
 
 LOWERINGS = ("function", "custom", "standard")
 
@@ -26,9 +29,9 @@ def number(_: click.Context, __: click.Parameter, text: str | None) -> float | N
     """Read a finite number of at least 0, which may be written as a fraction: ``8/255``."""
     if text is None:
         return None
-    numerator, _slash, denominator = text.partition("/")
+    numerator, slash, denominator = text.partition("/")
     try:
-        value = float(numerator) / float(denominator or 1)
+        value = float(numerator) / float(denominator if slash else 1)
     except (ValueError, ZeroDivisionError):
         raise click.BadParameter(f"{text!r} is not a number.") from None
     if not 0 <= value < float("inf"):
@@ -41,12 +44,23 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb."""
+        # A name that the terminal cannot show must not cost the user the result.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except OnnxfitError as error:
             click.echo(f"Error: {error}", err=True)
-            cannot = isinstance(error, (NativeLibraryError, ParityError))
-            ctx.exit(CANNOT if cannot else BAD_INPUT)
+            ctx.exit(CANNOT if isinstance(error, NativeLibraryError) else BAD_INPUT)
+        except BrokenPipeError:
+            # Nobody reads any more; what is left in the buffer must not complain at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(PIPE_CLOSED)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"Error: {where}{error.strerror}", err=True)
+            ctx.exit(BAD_INPUT)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
@@ -60,6 +74,9 @@ def main() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 model_argument = click.argument("model", type=click.Path(path_type=Path))
+copy_option = click.option(
+    "--copy-data", is_flag=True, help="Copy external data to OUT's folder, make no hard link."
+)
 force_option = click.option("--force", is_flag=True, help="Replace OUT where it exists.")
 
 
@@ -118,6 +135,7 @@ def inspect(model: Path, as_json: bool) -> None:
     help="JumpReLU with a function as fallback, JumpReLU alone, or standard operators.",
 )
 @output_option('MODEL\'s stem + ".jump.onnx"')
+@copy_option
 @click.option("--dry-run", is_flag=True, help="Check and show everything, write nothing.")
 @force_option
 @as_json
@@ -129,6 +147,7 @@ def retrofit(
     exclude: Sequence[str],
     lowering: Any,
     output: Path | None,
+    copy_data: bool,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -149,7 +168,7 @@ def retrofit(
         hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    _write(hard, output, model.parent, dry_run)
+    _write(hard, output, model.parent, copy_data=copy_data, dry_run=dry_run)
     found = look(hard)
     if as_json:
         document = {"source": str(model), "path": str(output), "written": not dry_run}
@@ -168,9 +187,10 @@ def retrofit(
 @main.command()
 @model_argument
 @output_option('MODEL\'s stem without ".jump" + ".restored.onnx"')
+@copy_option
 @force_option
 @as_json
-def restore(model: Path, output: Path | None, force: bool, as_json: bool) -> None:
+def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_json: bool) -> None:
     """Take the hardening of MODEL back."""
     from onnxfit.hardening import restore as take_back
     from onnxfit.inspection import inspect as look
@@ -179,12 +199,14 @@ def restore(model: Path, output: Path | None, force: bool, as_json: bool) -> Non
     _check_output(model, output, force)
     plain = take_back(model)
     source = look(model).provenance.get("source_sha256")
-    _write(plain, output, model.parent)
+    _write(plain, output, model.parent, copy_data=copy_data)
     digest = look(output).sha256
     if as_json:
         _print_json({"path": str(output), "sha256": digest, "source_sha256": source})
         return
     same = "byte for byte the source" if digest == source else "the source has other bytes"
+    if source is None:
+        same = "there is no record of the source"
     click.echo(f"wrote {output} ({same})")
 
 
@@ -227,30 +249,45 @@ def _check_output(model: Path, output: Path, force: bool) -> None:
             raise ModelError(f"{output} exists; give --force to replace it")
 
 
-def _write(model: Any, output: Path, folder: Path, dry_run: bool = False) -> None:
-    from onnxfit.files import check_writable, save
+def _write(
+    model: Any, output: Path, folder: Path, *, copy_data: bool, dry_run: bool = False
+) -> None:
+    from onnxfit.files import check_writable, has_external_data, save
 
     if dry_run:
         check_writable(model, output, folder)
-    else:
-        save(model, output, folder)
+        return
+    save(model, output, folder, copy_data=copy_data)
+    if not copy_data and output.parent.resolve() != folder.resolve() and has_external_data(model):
+        click.echo(
+            "The external data beside the output is the source's own, by hard links where the "
+            "file system has them: a change in one shows in both, and onnx.load, unlike ONNX "
+            "Runtime, reads no file with two names. --copy-data makes copies.",
+            err=True,
+        )
 
 
 def _read_jumps(path: Path) -> dict[str, float]:
     """Read jump sizes by site name."""
     try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
+        sizes = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON of one number per site: {error}") from error
     if not isinstance(sizes, dict) or not sizes:
         raise DataError(f'{path} must hold jump sizes by site, as in {{"site": 0.5}}')
     for name, size in sizes.items():
         number = isinstance(size, (int, float)) and not isinstance(size, bool)
-        if not number or not 0 <= size < float("inf"):
+        if not number or not 0 <= size <= sys.float_info.max:
             raise DataError(f"{path}: the jump of {name!r} is {size!r}, not a number of at least 0")
     return sizes
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(names := dict(pairs)) < len(pairs):
+        raise ValueError("a name is given twice")
+    return names
 
 
 def _print_json(document: dict[str, Any]) -> None:
@@ -268,21 +305,29 @@ def _print_sites(found: "Inspection") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # A table in a pipe or file is as wide as it needs to be.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)
+    # Names are shown as they are, and a table in a pipe or file is as wide as it needs to be.
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
     if found.sites:
         table = Table("site", "kind", "type", "jump", "written as", box=box.SIMPLE)
         for site in found.sites:
-            jump = "–" if site.jump is None else str(site.jump)
-            table.add_row(site.name, site.kind, site.element_type, jump, site.lowering or "–")
+            jump = (
+                "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
+            )
+            cells = (_shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
+            table.add_row(*cells)
         console.print(table)
-    hardened = sum(site.jump is not None for site in found.sites)
-    click.echo(f"{len(found.sites)} sites, {hardened} hardened")
+    click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
     if found.unreplaced:
         table = Table("stays", "operator", "reason", box=box.SIMPLE)
         for item in found.unreplaced:
-            table.add_row(item.name, item.op_type, item.reason)
+            table.add_row(_shown(item.name), item.op_type, item.reason)
         console.print(table)
+
+
+def _shown(name: str) -> str:
+    """Return a name without the characters that would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 
 
 def _joined(value: Any) -> str:

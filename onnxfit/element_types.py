@@ -14,6 +14,8 @@ from typing import NamedTuple
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
+from onnxfit.op import ELEMENT_TYPES
+
 UNKNOWN = TensorProto.UNDEFINED
 # A value inside a function that is called with several types.
 MIXED = -1
@@ -63,7 +65,8 @@ def element_types(model: ModelProto) -> dict[str, Types]:
     Returns:
         Scope name → value name → ``TensorProto`` type. The main graph's scope is ``""``; a value
         of an outer scope is found in the mapping of an inner one. Where an operator without a
-        schema stands in the way, its output is taken to be of the type of its first input.
+        schema stands in the way, its output is taken to be of the first floating type among its
+        inputs.
     """
     inference = _Inference(model)
     inference.graph(model.graph, "", {})
@@ -73,13 +76,17 @@ def element_types(model: ModelProto) -> dict[str, Types]:
     return inference.scopes
 
 
+def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
+    return {"" if i.domain == "ai.onnx" else i.domain: i.version for i in imports}
+
+
 class _Inference:
     """One walk over a model, function bodies at their call sites included."""
 
     def __init__(self, model: ModelProto) -> None:
         self.scopes: dict[str, Types] = {}
         self.functions = {(f.domain, f.name, f.overload): f for f in model.functions}
-        self.versions = {i.domain: i.version for i in model.opset_import}
+        self.versions = _versions(model.opset_import)
         self.called: dict[tuple[tuple[str, str, str], tuple[int, ...]], list[int]] = {}
 
     def graph(self, graph: GraphProto, scope: str, outer: Types) -> Types:
@@ -119,9 +126,14 @@ class _Inference:
             return self.call(key, inputs)
         if op_type in _WITH_SUBGRAPHS:
             return self.subgraph_outputs(node, scope, types)
-        if domain:
+        if domain not in ("", "ai.onnx"):
             self.subgraph_outputs(node, scope, types)
+        domain = "" if domain == "ai.onnx" else domain
         rule = _rule(domain, op_type, versions.get(domain, 1))
+        if rule is _NO_SCHEMA:
+            # It may turn integers into anything; floating types it is taken to keep.
+            kept = next((t for t in inputs if t in ELEMENT_TYPES), UNKNOWN)
+            return [_named_by_attribute(node) or kept] * len(node.output)
         if rule.named and (element_type := _named_by_attribute(node)) != UNKNOWN:
             return [element_type] * len(node.output)
         outputs = []
@@ -150,7 +162,7 @@ class _Inference:
             # Set first: a function that calls itself is invalid, but must not recurse for ever.
             self.called[signature] = []
             function = self.functions[key]
-            versions = {i.domain: i.version for i in function.opset_import}
+            versions = self.versions | _versions(function.opset_import)
             types: Types = dict(zip(function.input, inputs, strict=False))
             scope = function_scope(function)
             self.nodes(function.node, scope, types, versions)
@@ -171,6 +183,8 @@ class _Inference:
 def _named_by_attribute(node: NodeProto) -> int:
     """Return the output type that a node's own attributes state, or UNKNOWN."""
     for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            continue
         if attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT:
             return int(attribute.i)
         if node.op_type in _CONSTANTS:
@@ -194,17 +208,16 @@ class _Rule(NamedTuple):
     outputs: tuple[tuple[int, tuple[int, ...]], ...]
 
 
-# An operator without a schema is taken to keep the type of its first input.
-_FIRST_INPUT = _Rule(named=True, outputs=((UNKNOWN, (0,)),))
+_NO_SCHEMA = _Rule(named=True, outputs=())
 
 
 @cache
 def _rule(domain: str, op_type: str, version: int) -> _Rule:
     """Read an operator's rule from its schema."""
     try:
-        schema = onnx.defs.get_schema(op_type, version, "" if domain == "ai.onnx" else domain)
+        schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
-        return _FIRST_INPUT
+        return _NO_SCHEMA
     formal = [i.type_str for i in schema.inputs]
     if formal and schema.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
         formal += [formal[-1]] * 16

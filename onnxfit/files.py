@@ -1,5 +1,6 @@
 """Read and write ONNX files: whole or not at all, weights in external files left where they are."""
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -36,12 +37,12 @@ def load(path: str | Path) -> ModelProto:
 def read(path: str | Path) -> tuple[ModelProto, str]:
     """Read an ONNX file and return the model and the SHA-256 of the file."""
     path = Path(path)
-    if path.is_dir():
-        raise ModelError(f"{path} is a directory, not an ONNX file")
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path} is a directory, not an ONNX file") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     if not content:
@@ -69,9 +70,13 @@ def _guess(content: bytes) -> str:
             return f": it is {what}"
     if content[4:8] == b"ORTM":
         return ": it is in ONNX Runtime's own format (.ort)"
-    # A character that the cut at 1024 bytes split is no sign of binary data.
-    text = content[:1024].decode("utf-8", errors="replace").rstrip("\ufffd")
-    if "\ufffd" not in text and all(c.isprintable() or c in "\r\n\t" for c in text):
+    # An incremental decoder waits for the rest of a character that the cut at 1024 bytes split.
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = decoder.decode(content[:1024])
+    except UnicodeDecodeError:
+        text = "\0"
+    if all(character.isprintable() or character in "\r\n\t" for character in text):
         return ": it is a text file"
     return ": it is damaged, cut off, or of another format"
 
@@ -88,7 +93,13 @@ def folder_of(model: ModelProto | str | Path, base_dir: str | Path | None) -> Pa
     return None if isinstance(model, ModelProto) else Path(model).parent
 
 
-def save(model: ModelProto, path: str | Path, base_dir: str | Path | None = None) -> None:
+def save(
+    model: ModelProto,
+    path: str | Path,
+    base_dir: str | Path | None = None,
+    *,
+    copy_data: bool = False,
+) -> None:
     """Write a model, and put its external data beside it.
 
     The model is written to a temporary file and renamed, so that at any moment ``path`` holds
@@ -97,22 +108,27 @@ def save(model: ModelProto, path: str | Path, base_dir: str | Path | None = None
 
     Args:
         model: The model.
-        path: The file to write; an existing one is replaced.
+        path: The file to write; an existing one is replaced, a link to one is followed.
         base_dir: Folder of the external data; not needed where the data is already beside
             ``path``.
+        copy_data: Make no hard link. ``onnx.load`` and ``onnx.checker``, since onnx 1.21, read no
+            file that has more than one name; ONNX Runtime does.
 
     Raises:
         ModelError: Something cannot be written, external data is missing, or another file lies
             where it belongs.
     """
-    path = Path(path)
-    content, pending = _prepared(model, path, base_dir)
+    placed: list[Path] = []
     try:
+        path, content, pending = _prepared(model, Path(path), base_dir)
         for source, target in pending:
-            _place(source, target)
+            _place(source, target, link=not copy_data)
+            placed.append(target)
         with _replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
+        for target in placed:
+            target.unlink()
         raise ModelError(f"{path} cannot be written: {error.strerror}") from error
 
 
@@ -121,12 +137,30 @@ def check_writable(model: ModelProto, path: str | Path, base_dir: str | Path | N
     _prepared(model, Path(path), base_dir)
 
 
+@contextlib.contextmanager
+def temporary_file(model: ModelProto, folder: Path) -> Iterator[Path]:
+    """Give a file of the model in a folder, for as long as the context lasts."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".onnx")
+    except OSError as error:
+        raise ModelError(f"{folder} takes no temporary file: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(model.SerializeToString())
+        yield Path(name)
+    finally:
+        Path(name).unlink()
+
+
 def _prepared(
     model: ModelProto, path: Path, base_dir: str | Path | None
-) -> tuple[bytes, list[tuple[Path, Path]]]:
-    """Check that a model can be saved; return its bytes and the external files to place."""
+) -> tuple[Path, bytes, list[tuple[Path, Path]]]:
+    """Check that a model can be saved; return where, its bytes and the external files to place."""
+    path = path.resolve()
     if path.is_dir():
         raise ModelError(f"{path} is a directory")
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path} is no ordinary file")
     if not path.parent.is_dir():
         raise ModelError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
@@ -135,8 +169,16 @@ def _prepared(
         content = model.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise ModelError(f"{path} cannot be written: {error}") from error
-    source = None if base_dir is None else Path(base_dir)
-    return content, _external_files(model, path.parent, source)
+    folder = None if base_dir is None else Path(base_dir)
+    for location in _locations(model):
+        for taken in (path.parent / location, (folder or path.parent) / location):
+            if taken.resolve() == path or (path.exists() and _is_same(taken, path)):
+                raise ModelError(f"{path} is where the model's external data lies")
+    return path, content, _external_files(model, path.parent, folder)
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return first.exists() and first.samefile(second)
 
 
 def check_external_data(model: ModelProto, folder: Path) -> None:
@@ -251,17 +293,18 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _place(source: Path, target: Path) -> None:
-    """Put a file at another place: a hard link, else a reflink, else a copy."""
+def _place(source: Path, target: Path, *, link: bool) -> None:
+    """Put a file at another place: a hard link if allowed, else a reflink, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # ONNX Runtime refuses symbolic links, so the link goes to the file behind them.
     source = source.resolve()
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        with _replacing(target) as temporary:
-            if not _reflink(source, temporary):
-                shutil.copyfile(source, temporary)
+    if link:
+        with contextlib.suppress(OSError):
+            target.hardlink_to(source)
+            return
+    with _replacing(target) as temporary:
+        if not _reflink(source, temporary):
+            shutil.copyfile(source, temporary)
 
 
 def _reflink(source: Path, target: Path) -> bool:

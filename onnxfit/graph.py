@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
 from onnxfit.element_types import Types, default_opset, element_types, function_scope, subgraphs
 from onnxfit.errors import ModelError
-from onnxfit.op import DOMAIN, MIN_OPSET
+from onnxfit.op import DOMAIN, MIN_OPSET, OP_TYPE
 
 
 @dataclass(kw_only=True)
@@ -42,6 +43,10 @@ class Scope:
         """The graph or function at the top, whose values every inner scope can see."""
         return self.outer.top if self.outer else self
 
+    def full_name(self, value: str) -> str:
+        """Return a value's name with the scope in front."""
+        return f"{self.name}/{value}" if self.name else value
+
     @cached_property
     def producers(self) -> dict[str, NodeProto]:
         """Value name → the node of this scope that writes it."""
@@ -53,13 +58,28 @@ class Scope:
             return self.initializers[value]
         if value in self.producers:
             node = self.producers[value]
-            tensors = [a.t for a in node.attribute if a.name == "value"]
-            return tensors[0] if node.op_type == "Constant" and tensors else None
+            if node.op_type in ("Identity", "Cast", "CastLike") and node.input:
+                return self.constant(node.input[0])
+            return _constant_of(node) if node.op_type == "Constant" else None
         return self.outer.constant(value) if self.outer else None
 
-    def full_name(self, value: str) -> str:
-        """Return a value's name with the scope in front."""
-        return f"{self.name}/{value}" if self.name else value
+    def numbers(self, value: str) -> NDArray[Any] | None:
+        """Return what a constant holds, or None where the value is no constant of the file."""
+        tensor = self.constant(value)
+        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+            return None
+        try:
+            return onnx.numpy_helper.to_array(tensor)
+        except (TypeError, ValueError):  # Fewer or more bytes than the shape needs.
+            return None
+
+    def scalar(self, value: str) -> np.generic | None:
+        """Return a constant of one element, or None where the value is no such thing."""
+        numbers = self.numbers(value)
+        if numbers is None or numbers.size != 1:
+            return None
+        scalar: np.generic = numbers.ravel()[0]
+        return scalar
 
     def users(self, node: NodeProto) -> list[NodeProto]:
         """Return the nodes of this scope that read what a node writes."""
@@ -72,16 +92,6 @@ class Scope:
             for value in node.input:
                 users.setdefault(value, []).append(node)
         return users
-
-    def scalar(self, value: str) -> np.generic | None:
-        """Return a constant of one element, or None where the value is no such thing."""
-        tensor = self.constant(value)
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
-            return None
-        if int(np.prod(tensor.dims)) != 1:
-            return None
-        scalar: np.generic = onnx.numpy_helper.to_array(tensor).ravel()[0]
-        return scalar
 
 
 def model_opset(model: ModelProto) -> int:
@@ -126,7 +136,7 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
     yield from _with_subgraphs(main, types)
     for function in model.functions:
         name = function_scope(function)
-        if function.domain == DOMAIN:
+        if (function.domain, function.name) == (DOMAIN, OP_TYPE):
             continue
         scope = Scope(
             name=name,
@@ -138,6 +148,21 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
             function=function,
         )
         yield from _with_subgraphs(scope, types)
+
+
+def _constant_of(node: NodeProto) -> TensorProto | None:
+    """Return the tensor of a Constant node, or None where a function's caller gives it."""
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            return None
+        if attribute.name == "value":
+            tensor: TensorProto = attribute.t
+            return tensor
+        if attribute.name == "value_float":
+            return onnx.helper.make_tensor("", TensorProto.FLOAT, [], [attribute.f])
+        if attribute.name == "value_int":
+            return onnx.helper.make_tensor("", TensorProto.INT64, [], [attribute.i])
+    return None
 
 
 def _with_subgraphs(scope: Scope, types: Mapping[str, Types]) -> Iterator[Scope]:

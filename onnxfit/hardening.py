@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, MutableSequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from onnx import ModelProto
+from onnx import FunctionProto, ModelProto, TensorProto
 
 from onnxfit import __version__
 from onnxfit import lowering as nodes
+from onnxfit.edits import Edits
+from onnxfit.element_types import function_scope
 from onnxfit.errors import ModelError
 from onnxfit.files import check_external_data, folder_of, read
-from onnxfit.graph import model_opset, scopes
+from onnxfit.graph import model_opset
 from onnxfit.op import (
     DOMAIN,
     FUNCTION_IR_VERSION,
@@ -56,7 +58,8 @@ def retrofit(
         exclude: Regular expressions; sites whose name holds a match of one are not.
         lowering: ``function``: JumpReLU nodes and a function of the same name, which runs with
             and without the custom-op library. ``custom``: the nodes alone, which need the
-            library. ``standard``: operators of the default domain alone.
+            library; with sites inside functions it is ``function``. ``standard``: operators of
+            the default domain alone.
         base_dir: Folder of the external data, which is then checked to be there.
 
     Raises:
@@ -80,11 +83,13 @@ def retrofit(
         found = list(scan(hard))
     sites = _sites(found)
     plan = _plan(sites, jump, jumps or {}, _patterns(include), _patterns(exclude))
+    kinds = {site.site.name: site.place.element_type for site in sites}
     for name, kept in earlier.items():
         if name not in plan:
             if isinstance(kept, tuple):
-                raise ModelError(f"{name!r} has a jump per element, which cannot be kept; set it")
-            plan[name] = kept
+                what = "a jump per element" if kept else "a jump that is computed at run time"
+                raise ModelError(f"{name!r} has {what}, which cannot be kept; set it")
+            plan[name] = round_jump(kept, kinds[name])
     if not plan:
         raise ModelError(_nothing(found))
     _harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
@@ -172,6 +177,8 @@ def _plan(
 ) -> dict[str, float]:
     """Decide which site gets which jump, every argument checked."""
     names = [found.site.name for found in sites]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ModelError(f"two activations are named {twice[0]!r}; rename a value")
     for pattern in [*include, *exclude]:
         if names and not any(pattern.search(name) for name in names):
             raise ValueError(f"no site matches {pattern.pattern!r}; {_the_model_has(names)}")
@@ -217,31 +224,37 @@ def _harden(
 ) -> None:
     """Edit the model: the sites, the function, the imports, the record."""
     opset = model_opset(model)
-    types = Counter(found.place.element_type for found in sites)
-    main_type = types.most_common(1)[0][0]
+    _check_names(model, sites)
+    if lowering == "custom" and any(found.place.scope.function for found in sites):
+        # Inside a function ONNX Runtime infers no type through an operator without a body.
+        lowering = "function"
+    types = Counter(found.place.element_type for found in sites if found.place.element_type)
+    main_type = types.most_common(1)[0][0] if types else TensorProto.FLOAT
     attribute = lowering == "custom" or carries_attribute(opset)
-    # A file below IR version 10 holds one function of a name, so one body for all its types.
-    served = {t for t in types if serves(opset, main_type, t)}
-    edits = nodes.Edits()
+    edits = Edits()
     records: dict[str, nodes.Record] = {}
-    custom_nodes = False
+    owners: dict[str, ModelProto | FunctionProto] = {}
     for found in sites:
-        name, function_proto = found.site.name, found.place.scope.function
-        fits = lowering == "custom" or found.place.element_type in served
+        name, scope = found.site.name, found.place.scope
+        # A file below IR version 10 holds one function of a name, so one body for all its types.
+        fits = lowering == "custom" or serves(opset, main_type, found.place.element_type)
         form = nodes.Form(
             jump=plan[name], standard=lowering == "standard" or not fits, attribute=attribute
         )
         if record := nodes.write(edits, found.place, form):
             records[name] = record
         if not form.standard:
-            custom_nodes = True
-            if function_proto and all(i.domain != DOMAIN for i in function_proto.opset_import):
-                function_proto.opset_import.add(domain=DOMAIN, version=VERSION)
+            owners[""] = model
+            if scope.function is not None:
+                owners[function_scope(scope.function)] = scope.function
     edits.apply()
-    undo: dict[str, Any] = {"ir_version": model.ir_version, "sites": records}
-    if custom_nodes:
-        model.opset_import.add(domain=DOMAIN, version=VERSION)
-    if custom_nodes and lowering == "function":
+    imported = []
+    for name, owner in owners.items():
+        if all(entry.domain != DOMAIN for entry in owner.opset_import):
+            owner.opset_import.add(domain=DOMAIN, version=VERSION)
+            imported.append(name)
+    undo = {"ir_version": model.ir_version, "imported": imported, "sites": records}
+    if owners and lowering == "function":
         # Before IR version 4 initializers are inputs too, and constants all the same. Under a newer
         # version a run could override them, and ONNX Runtime would no longer fold them into others;
         # it and onnx's checker read functions in the old files as well.
@@ -259,25 +272,46 @@ def _harden(
         model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
 
 
+def _check_names(model: ModelProto, sites: list[Found]) -> None:
+    """Refuse a model that uses the names which hardening would give."""
+    tops = {id(s): s for found in sites for s in (found.place.scope, found.place.scope.top)}
+    names = [value for scope in tops.values() for node in scope.nodes for value in node.output]
+    names += [value.name for value in model.graph.input]
+    names += [tensor.name for tensor in model.graph.initializer]
+    taken = next((name for name in names if name.startswith(nodes.RESERVED)), None)
+    if taken is not None:
+        raise ModelError(f"the value {taken!r} has a name that onnxfit keeps for itself")
+
+
 def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     """Undo :func:`_harden`."""
-    undo = provenance(model).get("restore", {})
-    records = undo.get("sites", {})
-    edits = nodes.Edits()
+    undo = _undo_record(model)
+    edits = Edits()
     for item in _sites(found):
         if item.hardened is not None:
-            nodes.undo(edits, item.place.scope, item.hardened, records.get(item.site.name, {}))
+            record = undo.get("sites", {}).get(item.site.name, {})
+            nodes.undo(edits, item.place.scope, item.hardened, record)
     edits.apply()
-    edits = nodes.Edits()
-    for scope in scopes(model):
-        nodes.remove_constants(edits, scope)
-    edits.apply()
+    # Other tools may have made initializers of our constants, or noted their shapes.
+    for values in (model.graph.initializer, model.graph.value_info):
+        _remove(values, lambda value: value.name.startswith(nodes.RESERVED))
     if "ir_version" in undo:
         model.ir_version = undo["ir_version"]
-    for owner in (model, *model.functions):
-        _remove(owner.opset_import, lambda imported: imported.domain == DOMAIN)
+    for name, owner in (("", model), *((function_scope(f), f) for f in model.functions)):
+        if name in undo.get("imported", [name]):
+            _remove(owner.opset_import, lambda entry: entry.domain == DOMAIN)
     _remove(model.functions, lambda f: f.domain == DOMAIN and f.name == OP_TYPE)
     _remove(model.metadata_props, lambda entry: entry.key.startswith(_METADATA_PREFIX))
+
+
+def _undo_record(model: ModelProto) -> dict[str, Any]:
+    """Return the record that restoring needs, or an empty one where a tool dropped it."""
+    record = provenance(model).get("restore", {})
+    sites = record.get("sites", {}) if isinstance(record, dict) else None
+    if not isinstance(sites, dict) or not all(isinstance(s, dict) for s in sites.values()):
+        raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged")
+    known: dict[str, Any] = record
+    return known
 
 
 def _remove(items: MutableSequence[Any], unwanted: Callable[[Any], bool]) -> None:

@@ -22,12 +22,13 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
+from onnxfit.edits import CONSTANT_PREFIX, Edits
+from onnxfit.element_types import UNKNOWN
 from onnxfit.graph import Scope
-from onnxfit.op import DOMAIN, ELEMENT_TYPES, OP_TYPE, select_nodes
+from onnxfit.op import DOMAIN, OP_TYPE, select_nodes
 
-PREFIX = "onnxfit."
-_SITE = f"{PREFIX}site/"
-_CONSTANT = f"{PREFIX}constant/"
+SITE_PREFIX = "onnxfit.site/"
+RESERVED = (SITE_PREFIX, CONSTANT_PREFIX)
 # The values at the ends of a site that is no simple Relu.
 _ENDS = ("/jump", "/linear")
 # How to undo what cannot be read off the file: JSON-able, by site name.
@@ -43,7 +44,7 @@ class Hardened:
         kind: ``relu``, ``clip`` or ``fused``.
         lowering: ``operator`` or ``standard``.
         x: The value that it acts on.
-        jumps: The jump size, or one per element of J.
+        jumps: The jump size, or one per element of J; empty where J is computed at run time.
         nodes: The nodes that compute it; the last one writes its result.
     """
 
@@ -63,7 +64,7 @@ class Place:
         scope: The graph or function it stands in.
         node: The node; its first output is the activation's value.
         kind: ``relu``, ``clip`` or ``fused``.
-        element_type: ``TensorProto`` type of the activation.
+        element_type: ``TensorProto`` type of the activation; UNKNOWN where there is no one type.
     """
 
     scope: Scope
@@ -88,66 +89,11 @@ class Form:
     attribute: bool
 
 
-class Edits:
-    """Nodes to insert around others and nodes to remove, all at once in the end."""
-
-    def __init__(self) -> None:
-        self._scopes: dict[int, Scope] = {}
-        self._around: dict[int, tuple[NodeProto, list[NodeProto], list[NodeProto]]] = {}
-        self._removed: dict[int, NodeProto] = {}
-        self._constants: dict[int, dict[str, NodeProto]] = {}
-
-    def insert(
-        self,
-        place: Place,
-        before: list[NodeProto] | None = None,
-        after: list[NodeProto] | None = None,
-    ) -> None:
-        """Put nodes before and behind a node."""
-        self._scopes[id(place.scope)] = place.scope
-        self._around[id(place.node)] = (place.node, before or [], after or [])
-
-    def remove(self, scope: Scope, node: NodeProto) -> None:
-        """Take a node out."""
-        self._scopes[id(scope)] = scope
-        self._removed[id(node)] = node
-
-    def constant(self, scope: Scope, element_type: int, number: float) -> str:
-        """Return the name of a constant, which is put at the top of the scope's root."""
-        self._scopes[id(scope.top)] = scope.top
-        constants = self._constants.setdefault(id(scope.top), {})
-        name = f"{_CONSTANT}{ELEMENT_TYPES[element_type]}/{number!r}"
-        if name not in constants:
-            tensor = TensorProto(
-                data_type=element_type, raw_data=_to_bytes(number, element_type), name=name
-            )
-            constants[name] = onnx.helper.make_node("Constant", [], [name], value=tensor)
-        return name
-
-    def apply(self) -> None:
-        """Carry out everything that was asked for."""
-        for key, scope in self._scopes.items():
-            nodes = scope.nodes
-            # From the back, so that the places before stay where they are.
-            for i in reversed(range(len(nodes))):
-                node = id(nodes[i])
-                if node in self._around:
-                    _, before, after = self._around[node]
-                    for new in reversed(after):
-                        nodes.insert(i + 1, new)
-                    for new in reversed(before):
-                        nodes.insert(i, new)
-                elif node in self._removed:
-                    del nodes[i]
-            for new in reversed(self._constants.get(key, {}).values()):
-                nodes.insert(0, new)
-
-
 def is_part(node: NodeProto) -> bool:
     """Tell whether a node belongs to an activation that is hardened already."""
-    if node.output and node.output[0].startswith(PREFIX):
+    if node.output and node.output[0].startswith(RESERVED):
         return True
-    return bool(node.input) and node.input[0].startswith(_SITE)
+    return bool(node.input) and node.input[0].startswith(SITE_PREFIX)
 
 
 def write(edits: Edits, place: Place, form: Form) -> Record:
@@ -165,11 +111,11 @@ def write(edits: Edits, place: Place, form: Form) -> Record:
         node.input[:] = last.input
         node.attribute.extend(last.attribute)
         if others:
-            edits.insert(place, before=others)
+            edits.before(place.scope, node, others)
         return record
     if place.kind == "clip":
         limited = _inner(value, "jump")
-        edits.insert(place, before=_rectify(edits, place, node.input[0], limited, form))
+        edits.before(place.scope, node, _rectify(edits, place, node.input[0], limited, form))
         node.input[0] = limited
         return {}
     return _split(edits, place, form)
@@ -188,12 +134,16 @@ def _split(edits: Edits, place: Place, form: Form) -> Record:
         if place.scope.opset < 11:
             clip = [onnx.helper.make_node("Clip", [result], [value], min=0.0, max=upper)]
         else:
-            bound = edits.constant(place.scope, place.element_type, upper)
+            bound = edits.constant(place.scope, place.element_type or TensorProto.FLOAT, upper)
             clip = [onnx.helper.make_node("Clip", [result, "", bound], [value])]
-    edits.insert(place, after=_rectify(edits, place, linear, result, form) + clip)
+    edits.after(place.scope, node, _rectify(edits, place, linear, result, form) + clip)
     node.output[0] = linear
     for i, _ in reversed(fused):
         del node.attribute[i]
+    if node.op_type == "FusedGemm":
+        # Without an activation ONNX Runtime knows it as Gemm alone.
+        record["operator"] = [node.op_type, node.domain]
+        node.op_type, node.domain = "Gemm", ""
     return record
 
 
@@ -203,21 +153,22 @@ def read(scope: Scope) -> dict[str, Hardened]:
     pieces: dict[str, list[NodeProto]] = {}
     for node in scope.nodes:
         result = node.output[0] if node.output else ""
-        if node.domain == DOMAIN and node.op_type == OP_TYPE:
+        if node.domain == DOMAIN and node.op_type == OP_TYPE and result and node.input:
             found[result] = _hardened(scope, "operator", [node], node.input[0], [*node.input[1:2]])
-        elif result.startswith(_SITE) and not result.endswith("/linear"):
+        elif result.startswith(SITE_PREFIX) and not result.endswith("/linear"):
             pieces.setdefault(_site_value(result), []).append(node)
     for node in scope.nodes if pieces else ():
         result = node.output[0] if node.output else ""
-        between = (n for n in node.input if n.startswith(_SITE) and not n.endswith(_ENDS))
-        if result in pieces and any(between):
+        if result in pieces and any(_is_between(name) for name in node.input):
             pieces[result].append(node)
     for nodes in pieces.values():
-        written = {node.output[0] for node in nodes}
-        inputs = [name for node in nodes for name in node.input if name not in written]
-        jump = [name for name in inputs if name.startswith(_CONSTANT)]
-        x = next(name for name in inputs if name not in jump)
-        found[nodes[-1].output[0]] = _hardened(scope, "standard", nodes, x, jump[:1])
+        inputs = [name for node in nodes for name in node.input]
+        x = next((n for n in inputs if not n.startswith(RESERVED) or n.endswith(_ENDS)), None)
+        jump = next((n for n in inputs if n.startswith(CONSTANT_PREFIX)), None)
+        # Names alone, as after a tool that rewrote the nodes, make no JumpReLU.
+        if x is not None and jump is not None and scope.constant(jump) is not None:
+            result = nodes[-1].output[0]
+            found[result] = _hardened(scope, "standard", nodes, x, [jump])
     return found
 
 
@@ -239,6 +190,8 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
     else:
         linear = scope.producers[hardened.x]
         linear.output[0] = hardened.value
+        if linear.op_type == "Gemm":
+            linear.op_type, linear.domain = record.get("operator", ("FusedGemm", "com.microsoft"))
         for i, encoded in record.get("attributes", _FUSED_RELU):
             linear.attribute.insert(i, AttributeProto.FromString(base64.b64decode(encoded)))
         others.append(last)
@@ -246,32 +199,44 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
             others.append(scope.producers[hardened.value])
     for node in others:
         edits.remove(scope, node)
-
-
-def remove_constants(edits: Edits, scope: Scope) -> None:
-    """Take out the constants that hardening put at the top of a graph or function."""
-    for node in scope.nodes:
-        if node.op_type == "Constant" and node.output[0].startswith(_CONSTANT):
-            edits.remove(scope, node)
+    for node in scope.top.nodes:
+        if node.output and node.output[0].startswith(CONSTANT_PREFIX):
+            edits.remove(scope.top, node)
 
 
 def _rectify(edits: Edits, place: Place, x: str, y: str, form: Form) -> list[NodeProto]:
     """Make the nodes that compute JumpReLU of ``x`` into ``y``."""
-    scope, element_type = place.scope, place.element_type
     if form.standard:
-        names = {"X": x, "Y": y, "J": edits.constant(scope, element_type, form.jump)}
-        new = []
-        for pattern in select_nodes(scope.opset, element_type):
-            node = NodeProto()
-            node.CopyFrom(pattern)
-            for values in (node.input, node.output):
-                values[:] = [names.get(name) or _inner(_site_value(y), name) for name in values]
-            new.append(node)
-        return new
-    inputs = [x] if form.attribute else [x, edits.constant(scope, element_type, form.jump)]
+        return _select(edits, place, x, y, form.jump)
+    inputs = [x]
+    if not form.attribute:
+        inputs.append(edits.constant(place.scope, place.element_type, form.jump))
     node = NodeProto(op_type=OP_TYPE, domain=DOMAIN, input=inputs, output=[y])
     node.attribute.add(name="jump", type=AttributeProto.FLOAT, f=form.jump)
     return [node]
+
+
+def _select(edits: Edits, place: Place, x: str, y: str, jump: float) -> list[NodeProto]:
+    """Make the standard nodes that compute JumpReLU of ``x`` into ``y``."""
+    scope, site = place.scope, _site_value(y)
+    element_type = place.element_type or TensorProto.FLOAT
+    limit = edits.constant(scope, element_type, jump)
+    # The body for bfloat16 computes in float.
+    narrow = element_type == TensorProto.BFLOAT16
+    zero = edits.constant(scope, TensorProto.FLOAT if narrow else element_type, 0.0)
+    new = []
+    if place.element_type == UNKNOWN:
+        for constant, name in ((limit, "limit"), (zero, "zero")):
+            new.append(onnx.helper.make_node("CastLike", [constant, x], [_inner(site, name)]))
+        limit, zero = _inner(site, "limit"), _inner(site, "zero")
+    names = {"X": x, "Y": y, "J": limit, "zero": zero}
+    for pattern in select_nodes(scope.opset, element_type):
+        node = NodeProto()
+        node.CopyFrom(pattern)
+        for values in (node.input, node.output):
+            values[:] = [names.get(name) or _inner(site, name) for name in values]
+        new.append(node)
+    return new
 
 
 def _hardened(
@@ -279,15 +244,15 @@ def _hardened(
 ) -> Hardened:
     result = nodes[-1].output[0]
     kind = "relu"
-    if x.startswith(_SITE):
+    if x.startswith(SITE_PREFIX):
         kind = "fused"
-    elif result.startswith(_SITE):
+    elif result.startswith(SITE_PREFIX):
         kind = "clip"
-    attribute = next((a.f for a in nodes[-1].attribute if a.name == "jump"), 0.0)
-    jumps: tuple[float, ...] = (attribute,)
-    if jump and (tensor := scope.constant(jump[0])) is not None:
-        array = onnx.numpy_helper.to_array(tensor)
-        jumps = tuple(float(j) for j in np.ravel(array))
+    if jump and jump[0]:
+        numbers = scope.numbers(jump[0])
+        jumps = () if numbers is None else tuple(float(j) for j in np.ravel(numbers))
+    else:
+        jumps = (next((a.f for a in nodes[-1].attribute if a.name == "jump"), 0.0),)
     return Hardened(
         value=_site_value(result), kind=kind, lowering=lowering, x=x, jumps=jumps, nodes=nodes
     )
@@ -295,12 +260,19 @@ def _hardened(
 
 def _inner(value: str, piece: str) -> str:
     """Name a value between the nodes of a site."""
-    return f"{_SITE}{value}/{piece}"
+    return f"{SITE_PREFIX}{value}/{piece}"
+
+
+def _is_between(name: str) -> bool:
+    """Tell whether a value lies between the standard nodes of a site."""
+    return name.startswith(SITE_PREFIX) and not name.endswith(_ENDS)
 
 
 def _site_value(name: str) -> str:
     """Return ``y`` for ``y`` itself and for every value ``onnxfit.site/y/…``."""
-    return name[len(_SITE) :].rpartition("/")[0] if name.startswith(_SITE) else name
+    return (
+        name.removeprefix(SITE_PREFIX).rpartition("/")[0] if name.startswith(SITE_PREFIX) else name
+    )
 
 
 def _encode(attribute: AttributeProto) -> str:
@@ -309,11 +281,3 @@ def _encode(attribute: AttributeProto) -> str:
 
 # What a fused node gets back where the record of its attributes is lost.
 _FUSED_RELU = [[0, _encode(onnx.helper.make_attribute("activation", "Relu"))]]
-
-
-def _to_bytes(number: float, element_type: int) -> bytes:
-    """Encode a number, little-endian, in a type that represents it."""
-    if element_type == TensorProto.BFLOAT16:
-        return np.array(number, "<f4").tobytes()[2:]
-    code = {"float16": "<f2", "float": "<f4", "double": "<f8"}[ELEMENT_TYPES[element_type]]
-    return np.array(number, code).tobytes()

@@ -70,7 +70,7 @@ def round_jump(jump: float, element_type: int) -> float:
     The rounded number is what a hardened file carries, so that no implementation rounds again.
 
     Raises:
-        ValueError: The jump size is not a finite number of that type.
+        ValueError: The jump size is not a finite number of that type, or becomes 0 in it.
     """
     with np.errstate(over="ignore"):
         value = np.float32(check_jump(jump))
@@ -82,17 +82,26 @@ def round_jump(jump: float, element_type: int) -> float:
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
         value = np.uint32(bits).view(np.float32)
     rounded = float(value)
+    name = ELEMENT_TYPES.get(element_type, "float")
     if not math.isfinite(rounded):
-        name = ELEMENT_TYPES.get(element_type, "float")
         raise ValueError(f"the jump size {jump} is not a finite {name}")
+    if jump and not rounded:
+        raise ValueError(f"the jump size {jump} is 0 in {name}; give 0 where that is meant")
     return rounded
 
 
 @lru_cache
 def shortest(jump: float, element_type: int) -> float:
-    """Return the number with the fewest digits that rounds to the jump size ``jump``."""
-    candidates = (float(f"{jump:.{digits}g}") for digits in range(1, 18))
-    return next(c for c in candidates if round_jump(c, element_type) == jump)
+    """Return the number with the fewest digits that rounds to the jump size ``jump``.
+
+    A number that is no jump size of the type, as in a file edited by hand, is returned as it is.
+    """
+    try:
+        rounded = round_jump(jump, element_type)
+        candidates = (float(f"{rounded:.{digits}g}") for digits in range(1, 18))
+        return next(c for c in candidates if c and round_jump(c, element_type) == rounded)
+    except (ValueError, StopIteration):
+        return jump
 
 
 def carries_attribute(opset: int) -> bool:
@@ -123,21 +132,34 @@ def function(opset: int, element_type: int, attribute: bool) -> FunctionProto:
         element_type: ``TensorProto`` type of the activations that the body must serve.
         attribute: Take the jump from the attribute ``jump``, else from the input J.
     """
-    inputs, body = "X, J", _select(opset, element_type)
+    inputs, prelude = "X, J", ""
     if attribute:
-        jump = "jump_float = Constant<value_float: float = @jump>() J = "
-        inputs, body = "X", f"{jump}{_cast('jump_float', opset, element_type)} {body}"
+        cast = _cast("jump_float", opset, element_type)
+        inputs = "X"
+        prelude = f"jump_float = Constant<value_float: float = @jump>() J = {cast} "
+    if opset >= 9:
+        zero = "Constant<value = float {0}>()"
+        narrow = element_type == TensorProto.BFLOAT16
+        cast = _cast("zero_float", opset, element_type)
+        prelude += f"zero = {zero} " if narrow else f"zero_float = {zero} zero = {cast} "
     text = (
-        f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> '
-        f"{OP_TYPE} <jump> ({inputs}) => (Y) {{ {body} }}"
+        f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> {OP_TYPE} <jump> ({inputs}) => (Y) '
+        f"{{ {prelude}{_select(opset, element_type)} }}"
     )
     return onnx.parser.parse_function(text)
 
 
 @lru_cache
 def select_nodes(opset: int, element_type: int) -> tuple[NodeProto, ...]:
-    """Give the standard nodes that compute ``Y`` from ``X`` and the constant ``J``."""
-    return tuple(function(opset, element_type, attribute=False).node)
+    """Give the standard nodes that compute ``Y`` from ``X`` and the constants ``J`` and ``zero``.
+
+    ``zero`` is of the type of ``X``, but float where that is bfloat16.
+    """
+    text = (
+        f'<domain: "{DOMAIN}", opset_import: ["": {opset}]> {OP_TYPE} (X, J, zero) => (Y) '
+        f"{{ {_select(opset, element_type)} }}"
+    )
+    return tuple(onnx.parser.parse_function(text).node)
 
 
 def _cast(value: str, opset: int, element_type: int) -> str:
@@ -146,7 +168,7 @@ def _cast(value: str, opset: int, element_type: int) -> str:
 
 
 def _select(opset: int, element_type: int) -> str:
-    """Give the body that computes Y from X and J, as ONNX text.
+    """Give the body that computes Y from X, J and zero, as ONNX text.
 
     Every body is exact on ONNX Runtime's CPU provider at each opset, signed zeros and infinities
     included; NaN stays NaN, though its sign and payload may change where the body computes with
@@ -158,17 +180,13 @@ def _select(opset: int, element_type: int) -> str:
             "rectified = Relu(X) magnitude = Abs(rectified) above = Less(J, X) "
             f"mask = Cast<to={element_type}>(above) Y = Mul(magnitude, mask)"
         )
-    zero = "zero_float = Constant<value = float {0}>() "
     if element_type == TensorProto.BFLOAT16:
         # The CPU provider has no bfloat16 kernels for comparisons and Where.
         return (
-            f"{zero} limit = Cast<to={TensorProto.FLOAT}>(J) x = Cast<to={TensorProto.FLOAT}>(X) "
-            "drop = LessOrEqual(x, limit) y = Where(drop, zero_float, x) "
+            f"limit = Cast<to={TensorProto.FLOAT}>(J) x = Cast<to={TensorProto.FLOAT}>(X) "
+            "drop = LessOrEqual(x, limit) y = Where(drop, zero, x) "
             f"Y = Cast<to={TensorProto.BFLOAT16}>(y)"
         )
-    zero += f"zero = {_cast('zero_float', opset, element_type)} "
     if opset < 12:
-        return f"{zero} nan = IsNaN(X) above = Less(J, X) keep = Or(nan, above) " + (
-            "Y = Where(keep, X, zero)"
-        )
-    return f"{zero} drop = LessOrEqual(X, J) Y = Where(drop, zero, X)"
+        return "nan = IsNaN(X) above = Less(J, X) keep = Or(nan, above) Y = Where(keep, X, zero)"
+    return "drop = LessOrEqual(X, J) Y = Where(drop, zero, X)"

@@ -5,7 +5,9 @@ no way back for a provider or type that the library lacks. So it is registered o
 serves every provider of the session; elsewhere the function in the hardened file is inlined.
 """
 
+import contextlib
 import ctypes
+import importlib.metadata
 import json
 import os
 import sys
@@ -20,7 +22,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 import onnxfit
 from onnxfit.element_types import subgraphs
 from onnxfit.errors import ModelError, NativeLibraryError
-from onnxfit.files import as_model, check_external_data, folder_of, has_external_data
+from onnxfit.files import as_model, check_external_data, has_external_data, temporary_file
 from onnxfit.op import DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ CPU = "CPUExecutionProvider"
 LIBRARY_VARIABLE = "ONNXFIT_LIBRARY"
 
 _LIBRARY_NAMES = {"win32": "onnxfit_ops.dll", "darwin": "libonnxfit_ops.dylib"}
-_EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+_REGISTERED_KEY = "onnxfit.registered"
 
 Provider = str | tuple[str, dict[str, Any]]
 
@@ -49,10 +51,13 @@ def library_path() -> Path:
             raise NativeLibraryError(f"{LIBRARY_VARIABLE} names {named}, which is no file")
         return path.resolve()
     name = _LIBRARY_NAMES.get(sys.platform, "libonnxfit_ops.so")
-    # An editable install keeps the library apart from the sources.
-    for folder in onnxfit.__path__:
-        if (path := Path(folder) / name).is_file():
-            return path.resolve()
+    folders = [Path(folder) for folder in onnxfit.__path__]
+    # Python run beside the sources imports these, and the library lies with the installed package.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        folders.append(Path(str(importlib.metadata.distribution("onnxfit").locate_file("onnxfit"))))
+    for folder in folders:
+        if (folder / name).is_file():
+            return (folder / name).resolve()
     raise NativeLibraryError(
         "onnxfit was installed without its custom-op library, as happens where there is no C++ "
         "compiler; install one, then onnxfit again"
@@ -97,6 +102,12 @@ def register(session_options: "onnxruntime.SessionOptions") -> None:
     path = library_path()
     _build_info(path)
     try:
+        # ONNX Runtime refuses the same operators a second time.
+        if session_options.get_session_config_entry(_REGISTERED_KEY):
+            return
+    except RuntimeError:  # There is no such entry.
+        session_options.add_session_config_entry(_REGISTERED_KEY, str(path))
+    try:
         session_options.register_custom_ops_library(str(path))
     except Exception as error:  # ONNX Runtime raises classes that it does not export.
         raise NativeLibraryError(_broken(path, error)) from error
@@ -135,14 +146,11 @@ def session(
             "the model was hardened with the custom lowering and needs the custom-op library, "
             f"which does not serve {', '.join(names)}; use the function lowering"
         )
-    source = _source(model, options, base_dir)
-    try:
-        started = onnxruntime.InferenceSession(source, options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises classes that it does not export.
-        hint = ""
-        if isinstance(source, bytes) and has_external_data(as_model(model)):
-            hint = "; older versions take external data from files alone: save the model beside it"
-        raise ModelError(f"ONNX Runtime refuses the model: {error}{hint}") from error
+    with _loadable(model, base_dir) as source:
+        try:
+            started = onnxruntime.InferenceSession(source, options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises classes that it does not export.
+            raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
     missing = [name for name in names if name not in started.get_providers()]
     if missing:
         message = f"{', '.join(missing)} did not start; the session runs on "
@@ -197,24 +205,25 @@ def _all_nodes(owner: GraphProto | FunctionProto) -> Iterator[NodeProto]:
             yield from _all_nodes(graph)
 
 
-def _source(
-    model: ModelProto | str | Path,
-    options: "onnxruntime.SessionOptions",
-    base_dir: str | Path | None,
-) -> str | bytes:
-    """Give ONNX Runtime a path, or the bytes of a model and the folder of its weights."""
+@contextlib.contextmanager
+def _loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Iterator[str | bytes]:
+    """Give ONNX Runtime a path or the bytes of a model.
+
+    A model with external data must be a file beside it. Telling ONNX Runtime the folder instead
+    would leave an entry on the user's options, and versions before 1.22 do not know it.
+    """
     if not isinstance(model, ModelProto):
         if not Path(model).is_file():
             raise ModelError(f"{model} does not exist")
-        return str(model)
-    folder = folder_of(model, base_dir)
-    if folder is not None:
-        check_external_data(model, folder)
-        options.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(folder.resolve()))
-    elif has_external_data(model):
-        raise ModelError("the model has external data; say with base_dir in which folder it is")
-    content: bytes = model.SerializeToString()
-    return content
+        yield str(model)
+    elif not has_external_data(model):
+        yield model.SerializeToString()
+    else:
+        if base_dir is None:
+            raise ModelError("the model has external data; say with base_dir in which folder it is")
+        check_external_data(model, Path(base_dir))
+        with temporary_file(model, Path(base_dir)) as path:
+            yield str(path)
 
 
 def _broken(path: Path, error: Exception) -> str:

@@ -67,7 +67,7 @@ class Site:
         kind: ``relu``; ``clip``, a Clip with the lower bound 0; or ``fused``, the activation
             of an operator that ONNX Runtime fused it into.
         jump: The jump size, None where the activation is not hardened; a tuple where the jump
-            differs between elements.
+            differs between elements, an empty one where it is computed at run time.
         scope: Empty in the main graph, else the path of subgraphs or the function's name.
         element_type: ``float``, ``float16``, ``bfloat16`` or ``double``; empty where unknown.
         lowering: ``operator`` (a JumpReLU node) or ``standard`` (standard operators) for a
@@ -133,7 +133,7 @@ def fused_activation(node: NodeProto) -> tuple[str, list[float]]:
     name, parameters = "", []
     for attribute in node.attribute:
         if attribute.name == "activation":
-            name = attribute.s.decode()
+            name = attribute.s.decode() or attribute.ref_attr_name
         elif attribute.name == "activation_params":
             parameters = list(attribute.floats)
     return name, parameters
@@ -141,21 +141,26 @@ def fused_activation(node: NodeProto) -> tuple[str, list[float]]:
 
 def _activation(node: NodeProto, scope: Scope) -> Found | Unreplaced | None:
     """Decide whether a node is a site, an activation that stays, or neither."""
+    reason = ""
+    if not (node.output and node.output[0] and node.input and node.input[0]):
+        return None
     if node.domain in DEFAULT_DOMAINS:
         if node.op_type == "Relu":
             return _site(node, scope, "relu")
         if node.op_type == "Clip":
             reason = _why_no_rectifier(node, scope)
-            return _unreplaced(node, scope, reason) if reason else _site(node, scope, "clip")
+            if not reason:
+                return _site(node, scope, "clip")
     elif node.domain in FUSED_DOMAINS:
         activation, parameters = fused_activation(node)
-        if activation == "Relu" or (activation == "Clip" and parameters[:1] == [0]):
+        from_zero = activation == "Clip" and len(parameters) == 2 and parameters[0] == 0
+        if activation == "Relu" or from_zero:
             return _site(node, scope, "fused")
         if activation:
-            return _unreplaced(node, scope, f"the activation fused into it is {activation}")
+            reason = f"the activation fused into it is {activation}"
     else:
         return None
-    reason = _why_it_stays(node, scope)
+    reason = reason or _why_it_stays(node, scope)
     return _unreplaced(node, scope, reason) if reason else None
 
 
@@ -193,8 +198,10 @@ def _hardened(node: NodeProto, scope: Scope, hardened: lowering.Hardened) -> Fou
 
 
 def _place(node: NodeProto, scope: Scope, kind: str, element_type: int) -> lowering.Place:
-    """Take an activation of unknown type to be float, as nearly every one is."""
-    known = element_type if element_type in ELEMENT_TYPES else TensorProto.FLOAT
+    known = element_type if element_type in ELEMENT_TYPES else UNKNOWN
+    if known == UNKNOWN and scope.opset < 15:
+        # No body serves several types there, and nearly every activation is float.
+        known = TensorProto.FLOAT
     return lowering.Place(scope=scope, node=node, kind=kind, element_type=known)
 
 
@@ -209,7 +216,12 @@ def _unreplaced(node: NodeProto, scope: Scope, reason: str) -> Unreplaced:
 
 def _why_no_rectifier(clip: NodeProto, scope: Scope) -> str:
     """Say why a Clip cannot be hardened; empty where it can."""
-    lower: object = next((a.f for a in clip.attribute if a.name == "min"), None)
+    lower: object = None
+    for attribute in clip.attribute:
+        if attribute.name == "min":
+            if attribute.ref_attr_name:
+                return "its lower bound is an argument of the function"
+            lower = attribute.f
     if len(clip.input) > 1 and clip.input[1]:
         lower = scope.scalar(clip.input[1])
         if lower is None:

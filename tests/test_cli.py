@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 import pytest
@@ -167,6 +167,76 @@ def test_inspect_shows_the_provenance_of_a_hardened_model(
     assert "2 sites, 2 hardened" in ran.out
 
 
+@pytest.mark.parametrize("name", ["[/b]", "[red]x", "a:bug:b", "naïve–名", "tab\tline\n"])
+def test_names_are_shown_as_they_are(name: str, tmp_path: Path, onnxfit_command: Command) -> None:
+    """No markup, no emoji, and no character that moves the cursor."""
+    source = relu_model(nodes="y = Relu(x)")
+    source.graph.node[0].output[0] = source.graph.output[0].name = name
+    onnx.save(source, tmp_path / "m.onnx")
+    shown = name.replace("\t", "\\t").replace("\n", "\\n")
+    assert f"  {shown} " in onnxfit_command("inspect", tmp_path / "m.onnx").out
+
+
+def shell(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    program = [sys.executable, "-m", "onnxfit", *map(str, arguments)]
+    return subprocess.run(program, text=True, check=False, stderr=subprocess.PIPE, **options)
+
+
+def test_a_terminal_without_unicode_is_served(tmp_path: Path) -> None:
+    """What it cannot show is escaped; the status stays 0."""
+    source = relu_model(nodes="y = Relu(x)")
+    source.graph.node[0].output[0] = source.graph.output[0].name = "naïve–名"
+    onnx.save(source, tmp_path / "m.onnx")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ran = shell("inspect", tmp_path / "m.onnx", env=environment, stdout=subprocess.PIPE)
+    assert (0, "") == (ran.returncode, ran.stderr)
+    assert r"na\xefve\u2013\u540d" in ran.stdout
+
+
+def test_a_reader_that_goes_away_is_no_failed_gate(model: Path) -> None:
+    """A closed pipe ends the command with the status that shells give for it."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ran = shell("inspect", model, stdout=writer)
+    os.close(writer)
+    assert (141, "") == (ran.returncode, ran.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_output_is_one_sentence(model: Path) -> None:
+    """Not a traceback."""
+    with Path("/dev/full").open("w") as full:
+        ran = shell("inspect", model, stdout=full)
+    assert (2, "Error: No space left on device\n") == (ran.returncode, ran.stderr)
+
+
+def test_linked_weights_are_said_to_be(tmp_path: Path, onnxfit_command: Command) -> None:
+    """A hard link is worth a word on stderr; a copy is not."""
+    source = relu_model(nodes="h = Add(x, w) y = Relu(h)")
+    tensor = source.graph.initializer.add(name="w", data_type=1, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="w.bin")
+    (tmp_path / "w.bin").write_bytes(bytes(4))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(source.SerializeToString())
+    for name, options, links in (("linked", (), 2), ("copied", ("--copy-data",), 1)):
+        (tmp_path / name).mkdir()
+        output = tmp_path / name / "m.onnx"
+        ran = onnxfit_command("retrofit", path, "--jump", "1", "-o", output, *options)
+        assert (0, links == 2) == (ran.status, "--copy-data makes copies" in ran.err)
+        assert links == (tmp_path / name / "w.bin").stat().st_nlink
+        (tmp_path / name / "w.bin").unlink()
+
+
+def test_restoring_without_a_record_says_so(model: Path, onnxfit_command: Command) -> None:
+    """Where a tool dropped the metadata, nothing is claimed about the source."""
+    hard = onnxfit.retrofit(model, 0.5)
+    del hard.metadata_props[:]
+    onnxfit.save(hard, model.with_name("bare.onnx"))
+    ran = onnxfit_command("restore", model.with_name("bare.onnx"))
+    assert ran.out.endswith("(there is no record of the source)\n")
+
+
 def test_long_names_are_not_cut_in_a_pipe(tmp_path: Path, onnxfit_command: Command) -> None:
     """What another program reads holds whole site names."""
     name = "a/very/long/" * 30
@@ -193,6 +263,9 @@ def bad_inputs(folder: Path) -> dict[str, list[object]]:
         "nan.json": b'{"h": NaN}',
         "string.json": b'{"h": "1"}',
         "true.json": b'{"h": true}',
+        "huge.json": b'{"h": 1' + b"0" * 400 + b"}",
+        "deep.json": b"[" * 100_000,
+        "twice.json": b'{"h": 1, "h": 2}',
         "exists.onnx": b"precious",
     }.items():
         (folder / name).write_bytes(data)
@@ -229,6 +302,8 @@ def bad_inputs(folder: Path) -> dict[str, list[object]]:
         "inf is not a finite number": ["retrofit", good, "--jump", "inf"],
         "'x' is not a number": ["retrofit", good, "--jump", "x"],
         "'1/0' is not a number": ["retrofit", good, "--jump", "1/0"],
+        "'8/' is not a number": ["retrofit", good, "--jump", "8/"],
+        "the jump size 1e-50 is 0 in float": ["retrofit", good, "--jump", "1e-50"],
         "Give --jump or --jumps": ["retrofit", good],
         "bad.json is not JSON": with_jumps("bad.json"),
         'must hold jump sizes by site, as in {"site": 0.5}': with_jumps("list.json"),
@@ -237,6 +312,12 @@ def bad_inputs(folder: Path) -> dict[str, list[object]]:
         "the jump of 'h' is nan": with_jumps("nan.json"),
         "the jump of 'h' is '1'": with_jumps("string.json"),
         "the jump of 'h' is True": with_jumps("true.json"),
+        "the jump of 'h' is 1000": with_jumps("huge.json"),
+        "deep.json is not JSON": with_jumps("deep.json"),
+        "a name is given twice": with_jumps("twice.json"),
+        "File name too long": retrofit("n" * 300),
+        "File name too long: output": retrofit("good.onnx", "-o", folder / ("n" * 300)),
+        "is no ordinary file": retrofit("good.onnx", "--force", "-o", "/dev/null"),
         "cannot be read: No such file": with_jumps("nope.json"),
         "no site matches 'q'": retrofit("good.onnx", "--include", "q"),
         "no site matches 'r'": retrofit("good.onnx", "--exclude", "r"),
@@ -263,7 +344,7 @@ def test_bad_input_is_status_2_with_one_sentence_and_nothing_written(
         ran = onnxfit_command(*arguments)
         assert (2, "") == (ran.status, ran.out), message
         if not message.startswith(("restoring", "inspecting")):
-            assert message in ran.err
+            assert message.removesuffix(": output") in ran.err
         error = ran.err.splitlines()[-1]
         assert error.startswith("Error: ")
         assert "Traceback" not in ran.err

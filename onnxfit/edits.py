@@ -1,0 +1,72 @@
+"""Change the nodes of a model: insertions and removals collected first, made together."""
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from onnxfit.graph import Scope
+from onnxfit.op import ELEMENT_TYPES
+
+CONSTANT_PREFIX = "onnxfit.constant/"
+
+
+class Edits:
+    """Nodes to insert around others and nodes to remove, all at once in the end."""
+
+    def __init__(self) -> None:
+        self._scopes: dict[int, Scope] = {}
+        self._around: dict[int, tuple[NodeProto, list[NodeProto], list[NodeProto]]] = {}
+        self._removed: dict[int, NodeProto] = {}
+        self._constants: dict[int, dict[str, NodeProto]] = {}
+
+    def before(self, scope: Scope, node: NodeProto, new: list[NodeProto]) -> None:
+        """Put nodes before another."""
+        self._scopes[id(scope)] = scope
+        self._around[id(node)] = (node, new, [])
+
+    def after(self, scope: Scope, node: NodeProto, new: list[NodeProto]) -> None:
+        """Put nodes behind another."""
+        self._scopes[id(scope)] = scope
+        self._around[id(node)] = (node, [], new)
+
+    def remove(self, scope: Scope, node: NodeProto) -> None:
+        """Take a node out."""
+        self._scopes[id(scope)] = scope
+        self._removed[id(node)] = node
+
+    def constant(self, scope: Scope, element_type: int, number: float) -> str:
+        """Return the name of a constant, which is put at the top of the graph or function."""
+        self._scopes[id(scope.top)] = scope.top
+        constants = self._constants.setdefault(id(scope.top), {})
+        name = f"{CONSTANT_PREFIX}{ELEMENT_TYPES[element_type]}/{number!r}"
+        if name not in constants:
+            content = _to_bytes(number, element_type)
+            tensor = TensorProto(data_type=element_type, raw_data=content, name=name)
+            constants[name] = onnx.helper.make_node("Constant", [], [name], value=tensor)
+        return name
+
+    def apply(self) -> None:
+        """Carry out everything that was asked for."""
+        for key, scope in self._scopes.items():
+            nodes = scope.nodes
+            # From the back, so that the places before stay where they are.
+            for i in reversed(range(len(nodes))):
+                node = id(nodes[i])
+                if node in self._removed:
+                    del nodes[i]
+                elif node in self._around:
+                    _, before, after = self._around[node]
+                    for new in reversed(after):
+                        nodes.insert(i + 1, new)
+                    for new in reversed(before):
+                        nodes.insert(i, new)
+            for new in reversed(self._constants.get(key, {}).values()):
+                nodes.insert(0, new)
+
+
+def _to_bytes(number: float, element_type: int) -> bytes:
+    """Encode a number, little-endian, in a type that represents it."""
+    if element_type == TensorProto.BFLOAT16:
+        return np.array(number, "<f4").tobytes()[2:]
+    code = {"float16": "<f2", "float": "<f4", "double": "<f8"}[ELEMENT_TYPES[element_type]]
+    return np.array(number, code).tobytes()
