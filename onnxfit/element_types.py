@@ -7,7 +7,7 @@ schemas that the ``onnx`` package ships.
 """
 
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -106,16 +106,29 @@ class _Inference:
     def nodes(
         self, nodes: Iterable[NodeProto], scope: str, types: Types, versions: dict[str, int]
     ) -> None:
+        simple: dict[tuple[str, str], _Output | None] = {}
         for node in nodes:
-            outputs = node.output
-            # Where all types are declared there is nothing to infer, but further in.
-            declared = all(name in types for name in outputs)
-            if not declared or node.domain or node.op_type in _WITH_SUBGRAPHS:
-                for name, element_type in zip(
-                    outputs, self.node(node, scope, types, versions), strict=False
-                ):
-                    if types.get(name, UNKNOWN) == UNKNOWN:
-                        types[name] = element_type
+            key = (node.domain, node.op_type)
+            if key not in simple:
+                simple[key] = self.simple_output(*key, versions)
+            if (output := simple[key]) is not None:
+                names, found = node.output[:1], [_resolve(output, node.input, types)]
+            else:
+                names, found = node.output, self.node(node, scope, types, versions)
+            for name, element_type in zip(names, found, strict=False):
+                if types.get(name, UNKNOWN) == UNKNOWN:
+                    types[name] = element_type
+
+    def simple_output(
+        self, domain: str, op_type: str, versions: dict[str, int]
+    ) -> "_Output | None":
+        """Return the rule of an operator that has one output and nothing special, or None."""
+        if domain not in ("", "ai.onnx") or op_type in _WITH_SUBGRAPHS:
+            return None
+        if any(key[:2] == (domain, op_type) for key in self.functions):
+            return None
+        rule = _rule("", op_type, versions.get("", 1))
+        return None if rule.named or len(rule.outputs) != 1 else rule.outputs[0]
 
     def node(
         self, node: NodeProto, scope: str, types: Types, versions: dict[str, int]
@@ -136,16 +149,11 @@ class _Inference:
             return [_named_by_attribute(node) or kept] * len(node.output)
         if rule.named and (element_type := _named_by_attribute(node)) != UNKNOWN:
             return [element_type] * len(node.output)
-        outputs = []
-        for index in range(len(node.output)):
-            fixed, sources = rule.outputs[min(index, len(rule.outputs) - 1)]
-            if fixed == UNKNOWN:
-                for source in sources:
-                    if source < len(inputs) and inputs[source] != UNKNOWN:
-                        fixed = inputs[source]
-                        break
-            outputs.append(fixed)
-        return outputs
+        last = len(rule.outputs) - 1
+        return [
+            _resolve(rule.outputs[min(index, last)], node.input, types)
+            for index in range(len(node.output))
+        ]
 
     def subgraph_outputs(self, node: NodeProto, scope: str, types: Types) -> list[int]:
         outputs: list[int] = []
@@ -195,17 +203,33 @@ def _named_by_attribute(node: NodeProto) -> int:
     return TensorProto.FLOAT if node.op_type == "ConstantOfShape" else UNKNOWN
 
 
+class _Output(NamedTuple):
+    """Where the type of an output comes from: fixed, else shared with one of these inputs."""
+
+    fixed: int
+    sources: tuple[int, ...]
+
+
+def _resolve(output: _Output, inputs: Sequence[str], types: Types) -> int:
+    if output.fixed != UNKNOWN:
+        return output.fixed
+    count = len(inputs)
+    for source in output.sources:
+        if source < count and (element_type := types.get(inputs[source], UNKNOWN)) != UNKNOWN:
+            return element_type
+    return UNKNOWN
+
+
 class _Rule(NamedTuple):
     """Where the types of an operator's outputs come from.
 
     Attributes:
         named: An attribute may state the type.
-        outputs: Per output, its fixed type, and the inputs whose type it shares otherwise; the
-            last one goes for all further outputs.
+        outputs: One per output; the last goes for all further outputs.
     """
 
     named: bool
-    outputs: tuple[tuple[int, tuple[int, ...]], ...]
+    outputs: tuple[_Output, ...]
 
 
 _NO_SCHEMA = _Rule(named=True, outputs=())
@@ -224,7 +248,7 @@ def _rule(domain: str, op_type: str, version: int) -> _Rule:
     outputs = []
     for output in schema.outputs:
         sources = tuple(i for i, type_str in enumerate(formal) if type_str == output.type_str)
-        outputs.append((_fixed_type(output.type_str), sources))
+        outputs.append(_Output(_fixed_type(output.type_str), sources))
     named = op_type in _CONSTANTS or any(name in schema.attributes for name in _TYPE_ATTRIBUTES)
     return _Rule(named, tuple(outputs))
 

@@ -287,10 +287,15 @@ def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     """Undo :func:`_harden`."""
     undo = _undo_record(model)
     edits = Edits()
+    tops = {}
     for item in _sites(found):
         if item.hardened is not None:
+            scope = item.place.scope
+            tops[id(scope.top)] = scope.top
             record = undo.get("sites", {}).get(item.site.name, {})
-            nodes.undo(edits, item.place.scope, item.hardened, record)
+            nodes.undo(edits, scope, item.hardened, record)
+    for top in tops.values():
+        nodes.remove_constants(edits, top)
     edits.apply()
     # Other tools may have made initializers of our constants, or noted their shapes.
     for values in (model.graph.initializer, model.graph.value_info):

@@ -199,9 +199,13 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
             others.append(scope.producers[hardened.value])
     for node in others:
         edits.remove(scope, node)
-    for node in scope.top.nodes:
+
+
+def remove_constants(edits: Edits, scope: Scope) -> None:
+    """Take out the constants that hardening put at the top of a graph or function."""
+    for node in scope.nodes:
         if node.output and node.output[0].startswith(CONSTANT_PREFIX):
-            edits.remove(scope.top, node)
+            edits.remove(scope, node)
 
 
 def _rectify(edits: Edits, place: Place, x: str, y: str, form: Form) -> list[NodeProto]:
