@@ -252,7 +252,8 @@ def _check_output(model: Path, output: Path, force: bool) -> None:
 def _write(
     model: Any, output: Path, folder: Path, *, copy_data: bool, dry_run: bool = False
 ) -> None:
-    from onnxfit.files import check_writable, has_external_data, save
+    from onnxfit.external_data import has_external_data
+    from onnxfit.files import check_writable, save
 
     if dry_run:
         check_writable(model, output, folder)

@@ -4,15 +4,16 @@ import codecs
 import contextlib
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto
 
 from onnxfit.errors import ModelError
+from onnxfit.external_data import locations, pending_files, place
+from onnxfit.replacing import replacing
 
 _PROTOBUF_LIMIT = 2**31
 _SIGNATURES = {
@@ -120,11 +121,11 @@ def save(
     """
     placed: list[Path] = []
     try:
-        path, content, pending = _prepared(model, Path(path), base_dir)
+        path, content, pending = _prepared(model, Path(path), base_dir, link=not copy_data)
         for source, target in pending:
-            _place(source, target, link=not copy_data)
+            place(source, target, link=not copy_data)
             placed.append(target)
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         for target in placed:
@@ -134,7 +135,7 @@ def save(
 
 def check_writable(model: ModelProto, path: str | Path, base_dir: str | Path | None = None) -> None:
     """Raise what :func:`save` would raise, and write nothing."""
-    _prepared(model, Path(path), base_dir)
+    _prepared(model, Path(path), base_dir, link=True)
 
 
 @contextlib.contextmanager
@@ -153,7 +154,7 @@ def temporary_file(model: ModelProto, folder: Path) -> Iterator[Path]:
 
 
 def _prepared(
-    model: ModelProto, path: Path, base_dir: str | Path | None
+    model: ModelProto, path: Path, base_dir: str | Path | None, *, link: bool
 ) -> tuple[Path, bytes, list[tuple[Path, Path]]]:
     """Check that a model can be saved; return where, its bytes and the external files to place."""
     path = path.resolve()
@@ -170,163 +171,12 @@ def _prepared(
     except (EncodeError, ValueError) as error:
         raise ModelError(f"{path} cannot be written: {error}") from error
     folder = None if base_dir is None else Path(base_dir)
-    for location in _locations(model):
+    for location in locations(model):
         for taken in (path.parent / location, (folder or path.parent) / location):
             if taken.resolve() == path or (path.exists() and _is_same(taken, path)):
                 raise ModelError(f"{path} is where the model's external data lies")
-    return path, content, _external_files(model, path.parent, folder)
+    return path, content, pending_files(model, path.parent, folder, link=link)
 
 
 def _is_same(first: Path, second: Path) -> bool:
     return first.exists() and first.samefile(second)
-
-
-def check_external_data(model: ModelProto, folder: Path) -> None:
-    """Check that every external file that the model names is there and long enough.
-
-    Raises:
-        ModelError: It is not, or its path leaves the model's folder.
-    """
-    for location, size in _locations(model).items():
-        file = folder / location
-        if not file.is_file():
-            raise ModelError(f"the external data {location} is not in {folder}")
-        if not file.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"the external data {location} is a link that leaves {folder}")
-        if (actual := file.stat().st_size) < size:
-            raise ModelError(
-                f"the external data {location} has {actual} bytes, the model needs {size}"
-            )
-
-
-def has_external_data(model: ModelProto) -> bool:
-    """Tell whether a tensor of the model lies in another file."""
-    return next(_external_tensors(model), None) is not None
-
-
-def _external_files(
-    model: ModelProto, target: Path, source: Path | None
-) -> list[tuple[Path, Path]]:
-    """List the external files to be placed in the target folder, everything checked."""
-    locations = _locations(model)
-    if not locations:
-        return []
-    if source is None:
-        missing = [location for location in locations if not (target / location).is_file()]
-        if missing:
-            raise ModelError(
-                f"the model has external data, {missing[0]}, that is not in {target}; "
-                "say with base_dir in which folder it is"
-            )
-        source = target
-    check_external_data(model, source)
-    pending = []
-    for location in locations:
-        old, new = source / location, target / location
-        if new.is_symlink() or new.exists():
-            if not new.exists() or not (new.samefile(old) or _same_content(old, new)):
-                raise ModelError(f"{new} exists and is not the model's external data")
-        else:
-            pending.append((old, new))
-    return pending
-
-
-def _locations(model: ModelProto) -> dict[str, int]:
-    """Return the relative path of each external file and the bytes that it must have."""
-    locations: dict[str, int] = {}
-    for tensor in _external_tensors(model):
-        fields = {entry.key: entry.value for entry in tensor.external_data}
-        location = fields.get("location", "")
-        pure = PurePosixPath(location.replace("\\", "/"))
-        if not location or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-            raise ModelError(
-                f"the external data of {tensor.name!r} has the path {location!r}, "
-                "which leaves the model's folder"
-            )
-        try:
-            end = int(fields.get("offset", "0")) + int(fields.get("length", "0"))
-        except ValueError:
-            raise ModelError(f"the external data of {tensor.name!r} has a bad offset") from None
-        locations[location] = max(end, locations.get(location, 0))
-    return locations
-
-
-def _external_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    tensors = [*graph.initializer]
-    for sparse in graph.sparse_initializer:
-        tensors += [sparse.values, sparse.indices]
-    yield from (t for t in tensors if t.data_location == TensorProto.EXTERNAL)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: "Iterator[NodeProto] | list[NodeProto]") -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                if attribute.t.data_location == TensorProto.EXTERNAL:
-                    yield attribute.t
-            elif attribute.type == AttributeProto.GRAPH:
-                yield from _graph_tensors(attribute.g)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that takes its place at the end."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _place(source: Path, target: Path, *, link: bool) -> None:
-    """Put a file at another place: a hard link if allowed, else a reflink, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # ONNX Runtime refuses symbolic links, so the link goes to the file behind them.
-    source = source.resolve()
-    if link:
-        with contextlib.suppress(OSError):
-            target.hardlink_to(source)
-            return
-    with _replacing(target) as temporary:
-        if not _reflink(source, temporary):
-            shutil.copyfile(source, temporary)
-
-
-def _reflink(source: Path, target: Path) -> bool:
-    """Clone a file where the file system can share its blocks (Linux)."""
-    try:
-        import fcntl
-    except ImportError:
-        return False
-    ficlone = 0x40049409
-    try:
-        with source.open("rb") as old, target.open("wb") as new:
-            fcntl.ioctl(new.fileno(), ficlone, old.fileno())
-    except OSError:
-        return False
-    return True
-
-
-def _same_content(first: Path, second: Path) -> bool:
-    if first.stat().st_size != second.stat().st_size:
-        return False
-    with first.open("rb") as a, second.open("rb") as b:
-        while block := a.read(1 << 20):
-            if block != b.read(1 << 20):
-                return False
-    return True

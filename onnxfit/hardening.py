@@ -15,7 +15,8 @@ from onnxfit import lowering as nodes
 from onnxfit.edits import Edits
 from onnxfit.element_types import function_scope
 from onnxfit.errors import ModelError
-from onnxfit.files import check_external_data, folder_of, read
+from onnxfit.external_data import check_external_data
+from onnxfit.files import folder_of, read
 from onnxfit.graph import model_opset
 from onnxfit.op import (
     DOMAIN,

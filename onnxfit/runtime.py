@@ -22,7 +22,8 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 import onnxfit
 from onnxfit.element_types import subgraphs
 from onnxfit.errors import ModelError, NativeLibraryError
-from onnxfit.files import as_model, check_external_data, has_external_data, temporary_file
+from onnxfit.external_data import check_external_data, has_external_data
+from onnxfit.files import as_model, temporary_file
 from onnxfit.op import DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:

@@ -265,6 +265,11 @@ def test_copied_data_has_one_name(tmp_path: Path) -> None:
         assert links == (tmp_path / name / "w.bin").stat().st_nlink
         onnxfit.session(path)
     onnx.load(tmp_path / "copied" / "m.onnx")
+    # A copy that is asked for later takes the link's place.
+    linked = tmp_path / "linked" / "m.onnx"
+    onnxfit.save(model, linked, base_dir=tmp_path / "source", copy_data=True)
+    onnx.load(linked)
+    assert (tmp_path / "source" / "w.bin").stat().st_nlink == 1
 
 
 def test_a_link_to_a_file_is_written_through_and_a_device_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""External data: the weights that a model keeps in other files, checked and placed, never read."""
+
+import contextlib
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxfit.errors import ModelError
+from onnxfit.replacing import replacing
+
+
+def has_external_data(model: ModelProto) -> bool:
+    """Tell whether a tensor of the model lies in another file."""
+    return next(_external_tensors(model), None) is not None
+
+
+def check_external_data(model: ModelProto, folder: Path) -> None:
+    """Check that every external file that the model names is there and long enough.
+
+    Raises:
+        ModelError: It is not, or its path leaves the model's folder.
+    """
+    for location, size in locations(model).items():
+        file = folder / location
+        if not file.is_file():
+            raise ModelError(f"the external data {location} is not in {folder}")
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"the external data {location} is a link that leaves {folder}")
+        if (actual := file.stat().st_size) < size:
+            raise ModelError(
+                f"the external data {location} has {actual} bytes, the model needs {size}"
+            )
+
+
+def pending_files(
+    model: ModelProto, target: Path, source: Path | None, *, link: bool
+) -> list[tuple[Path, Path]]:
+    """List the external files to be placed in the target folder, everything checked."""
+    names = list(locations(model))
+    if not names:
+        return []
+    if source is None:
+        missing = [location for location in names if not (target / location).is_file()]
+        if missing:
+            raise ModelError(
+                f"the model has external data, {missing[0]}, that is not in {target}; "
+                "say with base_dir in which folder it is"
+            )
+        source = target
+    check_external_data(model, source)
+    pending = []
+    for location in names:
+        old, new = source / location, target / location
+        if new.is_symlink() or new.exists():
+            if not new.exists() or not (new.samefile(old) or _same_content(old, new)):
+                raise ModelError(f"{new} exists and is not the model's external data")
+            if link or new.resolve() == old.resolve() or not new.samefile(old):
+                continue
+        # It is missing, or a link where a copy is wanted.
+        pending.append((old, new))
+    return pending
+
+
+def locations(model: ModelProto) -> dict[str, int]:
+    """Return the relative path of each external file and the bytes that it must have."""
+    sizes: dict[str, int] = {}
+    for tensor in _external_tensors(model):
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location = fields.get("location", "")
+        pure = PurePosixPath(location.replace("\\", "/"))
+        if not location or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+            raise ModelError(
+                f"the external data of {tensor.name!r} has the path {location!r}, "
+                "which leaves the model's folder"
+            )
+        try:
+            end = int(fields.get("offset", "0")) + int(fields.get("length", "0"))
+        except ValueError:
+            raise ModelError(f"the external data of {tensor.name!r} has a bad offset") from None
+        sizes[location] = max(end, sizes.get(location, 0))
+    return sizes
+
+
+def _external_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from _graph_tensors(model.graph)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    tensors = [*graph.initializer]
+    for sparse in graph.sparse_initializer:
+        tensors += [sparse.values, sparse.indices]
+    yield from (t for t in tensors if t.data_location == TensorProto.EXTERNAL)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                if attribute.t.data_location == TensorProto.EXTERNAL:
+                    yield attribute.t
+            elif attribute.type == AttributeProto.GRAPH:
+                yield from _graph_tensors(attribute.g)
+
+
+def place(source: Path, target: Path, *, link: bool) -> None:
+    """Put a file at another place: a hard link if allowed, else a reflink, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # ONNX Runtime refuses symbolic links, so the link goes to the file behind them.
+    source = source.resolve()
+    if link:
+        with contextlib.suppress(OSError):
+            target.hardlink_to(source)
+            return
+    with replacing(target) as temporary:
+        if not _reflink(source, temporary):
+            shutil.copyfile(source, temporary)
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    """Clone a file where the file system can share its blocks (Linux)."""
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    ficlone = 0x40049409
+    try:
+        with source.open("rb") as old, target.open("wb") as new:
+            fcntl.ioctl(new.fileno(), ficlone, old.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _same_content(first: Path, second: Path) -> bool:
+    if first.stat().st_size != second.stat().st_size:
+        return False
+    with first.open("rb") as a, second.open("rb") as b:
+        while block := a.read(1 << 20):
+            if block != b.read(1 << 20):
+                return False
+    return True
