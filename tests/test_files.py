@@ -303,3 +303,51 @@ def test_checking_writes_nothing(external: Path, tmp_path: Path) -> None:
     target.mkdir()
     files.check_writable(onnxfit.load(external), target / "m.onnx", external.parent)
     assert [] == list(target.iterdir())
+
+
+@pytest.mark.parametrize("copy_data", [False, True])
+def test_a_link_inside_the_folder_goes_along_as_the_file_behind_it(
+    copy_data: bool, external: Path, tmp_path: Path
+) -> None:
+    """ONNX Runtime reads no symbolic link, and a relative one would lead nowhere."""
+    weights, target = external.parent / "weights.bin", tmp_path / "target"
+    weights.rename(external.parent / "real.bin")
+    weights.symlink_to("real.bin")
+    target.mkdir()
+    onnxfit.save(
+        onnxfit.load(external), target / "m.onnx", base_dir=external.parent, copy_data=copy_data
+    )
+    assert not (target / "weights.bin").is_symlink()
+    assert copy_data != (target / "weights.bin").samefile(external.parent / "real.bin")
+    session = onnxfit.session(target / "m.onnx")
+    (y,) = session.run(None, {"x": np.zeros(16, np.float32)})
+    np.testing.assert_array_equal(WEIGHTS, y)
+
+
+@pytest.mark.parametrize("role", ["values", "indices"])
+def test_external_data_of_sparse_initializers_is_checked_and_goes_along(
+    role: str, tmp_path: Path
+) -> None:
+    """The numbers as well as their places may lie in another file."""
+    model = relu_model(nodes="h = Add(x, w) y = Relu(h)")
+    sparse = model.graph.sparse_initializer.add(dims=[16])
+    for name, numbers in (("values", WEIGHTS[:4]), ("indices", np.arange(4))):
+        getattr(sparse, name).CopyFrom(onnx.numpy_helper.from_array(numbers, "w"))
+    tensor = getattr(sparse, role)
+    content = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "sparse.bin"), ("length", str(len(content)))):
+        tensor.external_data.add(key=key, value=value)
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    with pytest.raises(ModelError, match=r"^the external data sparse\.bin is not in "):
+        onnxfit.retrofit(model, 0.5, base_dir=source)
+    (source / "sparse.bin").write_bytes(content[1:])
+    with pytest.raises(ModelError, match=rf"has {len(content) - 1} bytes, the model needs"):
+        onnxfit.retrofit(model, 0.5, base_dir=source)
+    (source / "sparse.bin").write_bytes(content)
+    hard = onnxfit.retrofit(model, 0.5, base_dir=source)
+    onnxfit.save(hard, target / "m.onnx", base_dir=source)
+    assert content == (target / "sparse.bin").read_bytes()

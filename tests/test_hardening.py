@@ -354,3 +354,14 @@ def test_a_jump_per_element_is_read_and_not_lost() -> None:
     assert jumps(hard) == {"h": (0.25, 0.5), "y": (0.25, 0.5)}
     with pytest.raises(ModelError, match=r"^'h' has a jump per element, which cannot be kept"):
         onnxfit.retrofit(hard, jumps={"y": 1.0})
+
+
+@pytest.mark.parametrize("opset", range(7, 12))
+def test_the_custom_lowering_of_old_opsets_needs_no_input_j(opset: int) -> None:
+    """Without a function, the attribute alone carries the jump at every opset."""
+    hard = onnxfit.retrofit(relu_model(opset), 0.5, lowering="custom")
+    (node,) = hard.graph.node
+    assert ["x"] == list(node.input)
+    assert [("jump", 0.5)] == [(a.name, a.f) for a in node.attribute]
+    x = np.array([-1, 0.5, 0.75], np.float32)
+    assert same_bits(op.jump_relu(x, 0.5), run_one(onnxfit.session(hard), x))

@@ -243,3 +243,37 @@ def test_find_sites_takes_a_path(tmp_path: object) -> None:
     path = f"{tmp_path}/m.onnx"
     onnx.save(relu_model(), path)
     assert [site.name for site in onnxfit.find_sites(path)] == ["y"]
+
+
+def test_the_type_behind_a_loop_is_that_of_its_values() -> None:
+    """The body's first result is the condition, which the node does not put out."""
+    model = parse(
+        MAIN + "g (int64 n, bool c, float[N] x) => (float[N] y) { h = Loop(n, c, x) <body = b "
+        "(int64 i, bool k, float[N] v) => (bool q, float[N] w) { q = Identity(k) w = Neg(v) }> "
+        "r = Relu(h) y = Neg(r) }"
+    )
+    assert [Site("r", "relu", None, "", "float", None)] == onnxfit.find_sites(model)
+
+
+def test_a_folded_relu_is_reported_once() -> None:
+    """A quantiser behind another that cuts off at 0 finds nothing left to cut off."""
+    model = relu_model(
+        nodes="z = MatMul(x, x) q = QuantizeLinear(z, s) d = DequantizeLinear(q, s) "
+        "f = Flatten<axis = 0>(d) r = QuantizeLinear(f, s) y = DequantizeLinear(r, s)"
+    )
+    model.graph.initializer.append(helper.make_tensor("s", 1, [], [0.1]))
+    reason = "a Relu was folded into the zero point: harden first, quantise second"
+    assert [Unreplaced("q", "QuantizeLinear", reason)] == stays(model)
+
+
+def test_a_relu_folded_into_a_later_quantiser_is_reported() -> None:
+    """A quantiser before it that keeps negative numbers leaves the cutting off to it."""
+    model = relu_model(
+        nodes="z = MatMul(x, x) q = QuantizeLinear(z, s, p) d = DequantizeLinear(q, s, p) "
+        "f = Flatten<axis = 0>(d) r = QuantizeLinear(f, s) y = DequantizeLinear(r, s)"
+    )
+    model.graph.initializer.append(helper.make_tensor("s", 1, [], [0.1]))
+    point = onnx.numpy_helper.from_array(np.array(128, np.uint8), "p")
+    model.graph.initializer.append(point)
+    reason = "a Relu was folded into the zero point: harden first, quantise second"
+    assert [Unreplaced("r", "QuantizeLinear", reason)] == stays(model)
