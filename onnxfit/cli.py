@@ -1,5 +1,6 @@
 """The command line: one short function per verb, and the only file that prints."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -54,10 +55,10 @@ class Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             ctx.exit(CANNOT if isinstance(error, NativeLibraryError) else BAD_INPUT)
         except BrokenPipeError:
-            # Nobody reads any more; what is left in the buffer must not complain at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             ctx.exit(PIPE_CLOSED)
         except OSError as error:
+            _drop_output()
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"Error: {where}{error.strerror}", err=True)
             ctx.exit(BAD_INPUT)
@@ -234,6 +235,12 @@ def doctor(as_json: bool) -> None:
             click.echo(f"{words[check.passed]:9}  {check.check}: {check.detail}")
     if not diagnosis.healthy:
         sys.exit(CANNOT)
+
+
+def _drop_output() -> None:
+    """Send what is left for stdout nowhere, so that it cannot complain when Python exits."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _stem(model: Path) -> str:

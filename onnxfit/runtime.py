@@ -51,18 +51,27 @@ def library_path() -> Path:
         if not path.is_file():
             raise NativeLibraryError(f"{LIBRARY_VARIABLE} names {named}, which is no file")
         return path.resolve()
-    name = _LIBRARY_NAMES.get(sys.platform, "libonnxfit_ops.so")
-    folders = [Path(folder) for folder in onnxfit.__path__]
-    # Python run beside the sources imports these, and the library lies with the installed package.
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        folders.append(Path(str(importlib.metadata.distribution("onnxfit").locate_file("onnxfit"))))
-    for folder in folders:
-        if (folder / name).is_file():
-            return (folder / name).resolve()
+    for folder in _folders():
+        if (path := folder / library_name()).is_file():
+            return path.resolve()
     raise NativeLibraryError(
         "onnxfit was installed without its custom-op library, as happens where there is no C++ "
         "compiler; install one, then onnxfit again"
     )
+
+
+def library_name() -> str:
+    """Return the file name that the library has on this platform."""
+    return _LIBRARY_NAMES.get(sys.platform, "libonnxfit_ops.so")
+
+
+def _folders() -> list[Path]:
+    """List where the package is: where it was imported from, and where it was installed."""
+    folders = [Path(folder) for folder in onnxfit.__path__]
+    # Python run beside the sources imports these, and the library lies with the installed package.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        folders.append(Path(str(importlib.metadata.distribution("onnxfit").locate_file("onnxfit"))))
+    return folders
 
 
 def library_is_named() -> bool:

@@ -431,7 +431,7 @@ def test_doctor_says_when_no_library_was_built(
 ) -> None:
     """Status 0: hardened models run through the function body."""
     monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(onnxfit, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(runtime, "_folders", lambda: [tmp_path])
     ran = onnxfit_command("doctor")
     assert ran.status == 0
     assert "none was built" in ran.out

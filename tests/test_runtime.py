@@ -124,11 +124,26 @@ def test_without_a_library_the_function_body_runs(
 ) -> None:
     """A package that was installed without a compiler works, only slower."""
     monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(onnxfit, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(runtime, "_folders", lambda: [tmp_path])
     with pytest.raises(NativeLibraryError, match="installed without its custom-op library"):
         onnxfit.library_path()
     hard = onnxfit.retrofit(relu_model(), 0.5)
     assert not kernel_runs(onnxfit.session(hard, profiled(tmp_path)))
+
+
+def test_beside_the_sources_the_installed_library_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python that imports the sources takes the library of the installed package."""
+    monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
+    (tmp_path / "onnxfit-0.1.0.dist-info").mkdir()
+    (tmp_path / "onnxfit-0.1.0.dist-info" / "METADATA").write_text("Name: onnxfit\nVersion: 0\n")
+    (tmp_path / "onnxfit").mkdir()
+    library = tmp_path / "onnxfit" / runtime.library_name()
+    library.touch()
+    monkeypatch.setattr(onnxfit, "__path__", [str(tmp_path / "sources")])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert library == onnxfit.library_path()
 
 
 def test_a_library_that_does_not_load_is_an_error(
