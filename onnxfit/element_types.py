@@ -111,10 +111,11 @@ class _Inference:
             key = (node.domain, node.op_type)
             if key not in simple:
                 simple[key] = self.simple_output(*key, versions)
-            if (output := simple[key]) is not None:
-                names, found = node.output[:1], [_resolve(output, node.input, types)]
+            names, output = node.output, simple[key]
+            if output is not None and len(names) == 1:
+                found = [_resolve(output, node.input, types)]
             else:
-                names, found = node.output, self.node(node, scope, types, versions)
+                found = self.node(node, scope, types, versions)
             for name, element_type in zip(names, found, strict=False):
                 if types.get(name, UNKNOWN) == UNKNOWN:
                     types[name] = element_type
@@ -122,13 +123,13 @@ class _Inference:
     def simple_output(
         self, domain: str, op_type: str, versions: dict[str, int]
     ) -> "_Output | None":
-        """Return the rule of an operator that has one output and nothing special, or None."""
+        """Return the rule for the first output of an operator with nothing special, or None."""
         if domain not in ("", "ai.onnx") or op_type in _WITH_SUBGRAPHS:
             return None
         if any(key[:2] == (domain, op_type) for key in self.functions):
             return None
         rule = _rule("", op_type, versions.get("", 1))
-        return None if rule.named or len(rule.outputs) != 1 else rule.outputs[0]
+        return None if rule.named or not rule.outputs else rule.outputs[0]
 
     def node(
         self, node: NodeProto, scope: str, types: Types, versions: dict[str, int]

@@ -58,6 +58,10 @@ _KEEP_SIGN = (
 )
 
 
+# The operators of the default domain that are looked at more closely.
+_ACTIVATIONS = {"Relu", "Clip", *_OTHER_ACTIVATIONS, *_RECURRENT, *_QUANTISERS}
+
+
 @dataclass(frozen=True)
 class Site:
     """An activation that can become a JumpReLU, named after the value it writes.
@@ -122,8 +126,8 @@ def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
             value = node.output[0] if node.output else ""
             if value in written:
                 yield _hardened(node, scope, written[value])
-            elif not (written and lowering.is_part(node)):
-                found = _activation(node, scope)
+            elif node.op_type in _ACTIVATIONS or node.domain in FUSED_DOMAINS:
+                found = None if written and lowering.is_part(node) else _activation(node, scope)
                 if found is not None:
                     yield found
 
