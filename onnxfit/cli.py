@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -162,7 +163,7 @@ def retrofit(
 
     if jump is None and jumps is None:
         raise click.UsageError("Give --jump or --jumps.")
-    output = output or model.with_name(f"{_stem(model)}.jump.onnx")
+    output = output or model.parent / f"{_stem(model)}.jump.onnx"
     _check_output(model, output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     try:
@@ -196,7 +197,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     from onnxfit.hardening import restore as take_back
     from onnxfit.inspection import inspect as look
 
-    output = output or model.with_name(f"{_stem(model).removesuffix('.jump')}.restored.onnx")
+    output = output or model.parent / f"{_stem(model).removesuffix('.jump')}.restored.onnx"
     _check_output(model, output, force)
     plain = take_back(model)
     source = look(model).provenance.get("source_sha256")
@@ -299,7 +300,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(document, indent=2))
+    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Replace the numbers that JSON does not have by null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print_pairs(pairs: dict[str, str]) -> None:

@@ -53,6 +53,8 @@ def pending_files(
     pending = []
     for location in names:
         old, new = source / location, target / location
+        if not new.resolve().is_relative_to(target.resolve()):
+            raise ModelError(f"{new} is a link that leaves {target}")
         if new.is_symlink() or new.exists():
             if not new.exists() or not (new.samefile(old) or _same_content(old, new)):
                 raise ModelError(f"{new} exists and is not the model's external data")
@@ -70,16 +72,19 @@ def locations(model: ModelProto) -> dict[str, int]:
         fields = {entry.key: entry.value for entry in tensor.external_data}
         location = fields.get("location", "")
         pure = PurePosixPath(location.replace("\\", "/"))
-        if not location or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
+        named = bool(pure.parts) and "\0" not in location and ":" not in pure.parts[0]
+        if not named or pure.is_absolute() or ".." in pure.parts:
             raise ModelError(
                 f"the external data of {tensor.name!r} has the path {location!r}, "
                 "which leaves the model's folder"
             )
         try:
-            end = int(fields.get("offset", "0")) + int(fields.get("length", "0"))
+            offset, length = (int(fields.get(key, "0")) for key in ("offset", "length"))
+            if offset < 0 or length < 0:
+                raise ValueError
         except ValueError:
             raise ModelError(f"the external data of {tensor.name!r} has a bad offset") from None
-        sizes[location] = max(end, sizes.get(location, 0))
+        sizes[location] = max(offset + length, sizes.get(location, 0))
     return sizes
 
 

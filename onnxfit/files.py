@@ -119,18 +119,21 @@ def save(
         ModelError: Something cannot be written, external data is missing, or another file lies
             where it belongs.
     """
-    placed: list[Path] = []
+    added: list[Path] = []
     try:
         path, content, pending = _prepared(model, Path(path), base_dir, link=not copy_data)
         for source, target in pending:
+            if not target.exists():
+                added.append(target)
             place(source, target, link=not copy_data)
-            placed.append(target)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-    except OSError as error:
-        for target in placed:
-            target.unlink()
-        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
+    except BaseException as error:
+        for target in added:
+            target.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ModelError(f"{path} cannot be written: {error.strerror}") from error
+        raise
 
 
 def check_writable(model: ModelProto, path: str | Path, base_dir: str | Path | None = None) -> None:

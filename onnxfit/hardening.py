@@ -4,16 +4,17 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from onnx import FunctionProto, ModelProto, TensorProto
+from google.protobuf.message import DecodeError
+from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
 
 from onnxfit import __version__
 from onnxfit import lowering as nodes
 from onnxfit.edits import Edits
-from onnxfit.element_types import function_scope
+from onnxfit.element_types import function_scope, subgraphs
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read
@@ -35,6 +36,7 @@ from onnxfit.sites import Found, Unreplaced, scan
 Lowering = Literal["function", "custom", "standard"]
 
 _METADATA_PREFIX = f"{DOMAIN}."
+_METADATA_KEYS = ("version", "source_sha256", "lowering", "jumps", "restore")
 
 
 def retrofit(
@@ -90,6 +92,8 @@ def retrofit(
             if isinstance(kept, tuple):
                 what = "a jump per element" if kept else "a jump that is computed at run time"
                 raise ModelError(f"{name!r} has {what}, which cannot be kept; set it")
+            if name not in kinds:
+                raise ModelError(f"{name!r} cannot be hardened again: it is no site any more")
             plan[name] = round_jump(kept, kinds[name])
     if not plan:
         raise ModelError(_nothing(found))
@@ -121,13 +125,18 @@ def provenance(model: ModelProto) -> dict[str, Any]:
     """Return what a hardened file tells of its making, ``onnxfit.`` cut from the keys."""
     record: dict[str, Any] = {}
     for entry in model.metadata_props:
-        if entry.key.startswith(_METADATA_PREFIX):
+        if _is_ours(entry.key):
             key = entry.key.removeprefix(_METADATA_PREFIX)
             try:
-                record[key] = json.loads(entry.value) if entry.value[:1] in "{[" else entry.value
-            except json.JSONDecodeError as error:
+                structured = entry.value.startswith(("{", "["))
+                record[key] = json.loads(entry.value) if structured else entry.value
+            except (ValueError, RecursionError) as error:
                 raise ModelError(f"the metadata entry {entry.key} is damaged: {error}") from None
     return record
+
+
+def _is_ours(key: str) -> bool:
+    return key.startswith(_METADATA_PREFIX) and key[len(_METADATA_PREFIX) :] in _METADATA_KEYS
 
 
 def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
@@ -149,14 +158,15 @@ def _is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
     Raises:
         ModelError: It should, by its record, and does not.
     """
-    if any(site.hardened for site in _sites(found)):
-        return True
-    if provenance(model):
+    hardened = sum(site.hardened is not None for site in _sites(found))
+    recorded = provenance(model).get("jumps", {})
+    if isinstance(recorded, dict) and hardened < len(recorded):
         raise ModelError(
-            "the model was hardened, then another tool wrote its JumpReLUs out as other "
-            "operators; take the source, or the hardened file before that"
+            f"{len(recorded)} activations of the model were hardened and {hardened} are left: "
+            "another tool wrote its JumpReLUs out as other operators; take the source, or the "
+            "hardened file before that"
         )
-    return False
+    return hardened > 0
 
 
 def _patterns(given: str | Iterable[str]) -> list[re.Pattern[str]]:
@@ -164,7 +174,7 @@ def _patterns(given: str | Iterable[str]) -> list[re.Pattern[str]]:
     for pattern in [given] if isinstance(given, str) else given:
         try:
             patterns.append(re.compile(pattern))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
     return patterns
 
@@ -280,8 +290,10 @@ def _check_names(model: ModelProto, sites: list[Found]) -> None:
     names += [value.name for value in model.graph.input]
     names += [tensor.name for tensor in model.graph.initializer]
     taken = next((name for name in names if name.startswith(nodes.RESERVED)), None)
+    if any((f.domain, f.name) == (DOMAIN, OP_TYPE) for f in model.functions):
+        taken = f"{DOMAIN}::{OP_TYPE}"
     if taken is not None:
-        raise ModelError(f"the value {taken!r} has a name that onnxfit keeps for itself")
+        raise ModelError(f"the model has {taken!r}, a name that onnxfit keeps for itself")
 
 
 def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
@@ -289,17 +301,21 @@ def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     undo = _undo_record(model)
     edits = Edits()
     tops = {}
-    for item in _sites(found):
-        if item.hardened is not None:
-            scope = item.place.scope
-            tops[id(scope.top)] = scope.top
-            record = undo.get("sites", {}).get(item.site.name, {})
-            nodes.undo(edits, scope, item.hardened, record)
+    try:
+        for item in _sites(found):
+            if item.hardened is not None:
+                scope = item.place.scope
+                tops[id(scope.top)] = scope.top
+                record = undo.get("sites", {}).get(item.site.name, {})
+                nodes.undo(edits, scope, item.hardened, record)
+    except (TypeError, ValueError, DecodeError) as error:
+        raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged") from error
     for top in tops.values():
         nodes.remove_constants(edits, top)
     edits.apply()
     # Other tools may have made initializers of our constants, or noted their shapes.
-    for values in (model.graph.initializer, model.graph.value_info):
+    _remove(model.graph.initializer, lambda tensor: tensor.name.startswith(nodes.RESERVED))
+    for values in _value_infos(model):
         _remove(values, lambda value: value.name.startswith(nodes.RESERVED))
     if "ir_version" in undo:
         model.ir_version = undo["ir_version"]
@@ -307,17 +323,32 @@ def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
         if name in undo.get("imported", [name]):
             _remove(owner.opset_import, lambda entry: entry.domain == DOMAIN)
     _remove(model.functions, lambda f: f.domain == DOMAIN and f.name == OP_TYPE)
-    _remove(model.metadata_props, lambda entry: entry.key.startswith(_METADATA_PREFIX))
+    _remove(model.metadata_props, lambda entry: _is_ours(entry.key))
 
 
 def _undo_record(model: ModelProto) -> dict[str, Any]:
     """Return the record that restoring needs, or an empty one where a tool dropped it."""
     record = provenance(model).get("restore", {})
-    sites = record.get("sites", {}) if isinstance(record, dict) else None
-    if not isinstance(sites, dict) or not all(isinstance(s, dict) for s in sites.values()):
+    expected = {"ir_version": int, "imported": list, "sites": dict}
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(key, kind()), kind) for key, kind in expected.items()
+    ):
         raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged")
     known: dict[str, Any] = record
     return known
+
+
+def _value_infos(model: ModelProto) -> Iterator[MutableSequence[Any]]:
+    """Yield the shape notes of every graph and function."""
+
+    def inside(owner: GraphProto | FunctionProto) -> Iterator[MutableSequence[Any]]:
+        yield owner.value_info
+        for node in owner.node:
+            for _, graph in subgraphs(node, ""):
+                yield from inside(graph)
+
+    for owner in (model.graph, *model.functions):
+        yield from inside(owner)
 
 
 def _remove(items: MutableSequence[Any], unwanted: Callable[[Any], bool]) -> None:

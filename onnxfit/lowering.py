@@ -46,6 +46,7 @@ class Hardened:
         x: The value that it acts on.
         jumps: The jump size, or one per element of J; empty where J is computed at run time.
         nodes: The nodes that compute it; the last one writes its result.
+        clip: The Clip behind it, where it has an upper bound.
     """
 
     value: str
@@ -54,6 +55,7 @@ class Hardened:
     x: str
     jumps: tuple[float, ...]
     nodes: list[NodeProto] = field(default_factory=list)
+    clip: NodeProto | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def _split(edits: Edits, place: Place, form: Form) -> Record:
 
 def read(scope: Scope) -> dict[str, Hardened]:
     """Find the JumpReLUs of a scope, by the value that each of them writes."""
-    found: dict[str, Hardened] = {}
+    found: dict[str, Hardened | None] = {}
     pieces: dict[str, list[NodeProto]] = {}
     for node in scope.nodes:
         result = node.output[0] if node.output else ""
@@ -158,9 +160,10 @@ def read(scope: Scope) -> dict[str, Hardened]:
         elif result.startswith(SITE_PREFIX) and not result.endswith("/linear"):
             pieces.setdefault(_site_value(result), []).append(node)
     for node in scope.nodes if pieces else ():
-        result = node.output[0] if node.output else ""
-        if result in pieces and any(_is_between(name) for name in node.input):
-            pieces[result].append(node)
+        # The last node, whatever name another tool has given to what it writes.
+        between = next((name for name in node.input if _is_between(name)), "")
+        if node.output and not node.output[0].startswith(SITE_PREFIX) and between:
+            pieces.setdefault(_site_value(between), []).append(node)
     for nodes in pieces.values():
         inputs = [name for node in nodes for name in node.input]
         x = next((n for n in inputs if not n.startswith(RESERVED) or n.endswith(_ENDS)), None)
@@ -169,7 +172,7 @@ def read(scope: Scope) -> dict[str, Hardened]:
         if x is not None and jump is not None and scope.constant(jump) is not None:
             result = nodes[-1].output[0]
             found[result] = _hardened(scope, "standard", nodes, x, [jump])
-    return found
+    return {result: hardened for result, hardened in found.items() if hardened is not None}
 
 
 def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None:
@@ -185,18 +188,19 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
             if hardened.lowering == "standard" or last.attribute[i].name == "jump":
                 del last.attribute[i]
     elif hardened.kind == "clip":
-        scope.producers[hardened.value].input[0] = hardened.x
+        assert hardened.clip is not None  # noqa: S101 - what makes it one
+        hardened.clip.input[0] = hardened.x
         others.append(last)
     else:
         linear = scope.producers[hardened.x]
         linear.output[0] = hardened.value
         if linear.op_type == "Gemm":
             linear.op_type, linear.domain = record.get("operator", ("FusedGemm", "com.microsoft"))
-        for i, encoded in record.get("attributes", _FUSED_RELU):
+        for i, encoded in record.get("attributes") or _fused_attributes(scope, hardened.clip):
             linear.attribute.insert(i, AttributeProto.FromString(base64.b64decode(encoded)))
         others.append(last)
-        if last.output[0] != hardened.value:
-            others.append(scope.producers[hardened.value])
+        if hardened.clip is not None:
+            others.append(hardened.clip)
     for node in others:
         edits.remove(scope, node)
 
@@ -245,20 +249,27 @@ def _select(edits: Edits, place: Place, x: str, y: str, jump: float) -> list[Nod
 
 def _hardened(
     scope: Scope, lowering: str, nodes: list[NodeProto], x: str, jump: list[str]
-) -> Hardened:
-    result = nodes[-1].output[0]
-    kind = "relu"
+) -> Hardened | None:
+    """Describe a JumpReLU, or return None where other tools left only a part of it."""
+    value = nodes[-1].output[0]
+    kind, clip = "relu", None
+    if value.startswith(SITE_PREFIX):
+        kind = "clip"
+        clip = next((user for user in scope.users(nodes[-1]) if user.op_type == "Clip"), None)
+        if clip is None or not clip.output:
+            return None
+        value = clip.output[0]
     if x.startswith(SITE_PREFIX):
         kind = "fused"
-    elif result.startswith(SITE_PREFIX):
-        kind = "clip"
+        if x not in scope.producers:
+            return None
     if jump and jump[0]:
         numbers = scope.numbers(jump[0])
         jumps = () if numbers is None else tuple(float(j) for j in np.ravel(numbers))
     else:
         jumps = (next((a.f for a in nodes[-1].attribute if a.name == "jump"), 0.0),)
     return Hardened(
-        value=_site_value(result), kind=kind, lowering=lowering, x=x, jumps=jumps, nodes=nodes
+        value=value, kind=kind, lowering=lowering, x=x, jumps=jumps, nodes=nodes, clip=clip
     )
 
 
@@ -283,5 +294,15 @@ def _encode(attribute: AttributeProto) -> str:
     return base64.b64encode(attribute.SerializeToString()).decode()
 
 
-# What a fused node gets back where the record of its attributes is lost.
-_FUSED_RELU = [[0, _encode(onnx.helper.make_attribute("activation", "Relu"))]]
+def _fused_attributes(scope: Scope, clip: NodeProto | None) -> list[tuple[int, str]]:
+    """Make the activation that a fused node gets back where the record of its own is lost."""
+    if clip is None:
+        return [(0, _encode(onnx.helper.make_attribute("activation", "Relu")))]
+    upper: Any = next((a.f for a in clip.attribute if a.name == "max"), None)
+    if upper is None:
+        upper = scope.scalar(clip.input[2])
+    parameters = onnx.helper.make_attribute("activation_params", [0.0, float(upper)])
+    return [
+        (0, _encode(onnx.helper.make_attribute("activation", "Clip"))),
+        (1, _encode(parameters)),
+    ]

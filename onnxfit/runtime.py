@@ -111,16 +111,15 @@ def register(session_options: "onnxruntime.SessionOptions") -> None:
     """
     path = library_path()
     _build_info(path)
-    try:
-        # ONNX Runtime refuses the same operators a second time.
+    # ONNX Runtime refuses the same operators a second time. Without the entry it raises.
+    with contextlib.suppress(RuntimeError):
         if session_options.get_session_config_entry(_REGISTERED_KEY):
             return
-    except RuntimeError:  # There is no such entry.
-        session_options.add_session_config_entry(_REGISTERED_KEY, str(path))
     try:
         session_options.register_custom_ops_library(str(path))
     except Exception as error:  # ONNX Runtime raises classes that it does not export.
         raise NativeLibraryError(_broken(path, error)) from error
+    session_options.add_session_config_entry(_REGISTERED_KEY, str(path))
 
 
 def session(
@@ -160,6 +159,11 @@ def session(
         try:
             started = onnxruntime.InferenceSession(source, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises classes that it does not export.
+            if "Domain already set" in str(error):
+                raise NativeLibraryError(
+                    "the library is registered with these options already; "
+                    "register it with onnxfit.register, or start the session with onnxruntime"
+                ) from error
             raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
     missing = [name for name in names if name not in started.get_providers()]
     if missing:

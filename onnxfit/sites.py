@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxfit import lowering
 from onnxfit.element_types import MIXED, UNKNOWN
+from onnxfit.errors import ModelError
 from onnxfit.files import as_model
 from onnxfit.graph import Scope, scopes
 from onnxfit.op import ELEMENT_TYPES, MIN_OPSET_BFLOAT16, OP_TYPE, shortest
@@ -119,7 +120,20 @@ def find_sites(model: ModelProto | str | Path, base_dir: str | Path | None = Non
 
 
 def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
-    """Yield every activation of the model, scope by scope, in the order of the file."""
+    """Yield every activation of the model, scope by scope, in the order of the file.
+
+    Raises:
+        ModelError: A name in the model is not UTF-8, which protobuf hands over as bytes.
+    """
+    try:
+        yield from _scan(model)
+    except TypeError as error:
+        if "bytes" in str(error):
+            raise ModelError("the model has names that are not UTF-8") from error
+        raise
+
+
+def _scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
     for scope in scopes(model):
         written = lowering.read(scope)
         for node in scope.nodes:

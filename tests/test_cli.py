@@ -322,6 +322,8 @@ def bad_inputs(folder: Path) -> dict[str, list[object]]:
         "no site matches 'q'": retrofit("good.onnx", "--include", "q"),
         "no site matches 'r'": retrofit("good.onnx", "--exclude", "r"),
         "'(' is no regular expression": retrofit("good.onnx", "--include", "("),
+        "'x{99999999999}' is no regular": retrofit("good.onnx", "--include", "x{99999999999}"),
+        ". is a directory": ["retrofit", ".", "--jump", "1"],
         "no activation is left to harden": retrofit("good.onnx", "--exclude", "."),
         "is the input": retrofit("good.onnx", "-o", good),
         "exists.onnx exists; give --force": retrofit("good.onnx", "-o", folder / "exists.onnx"),

@@ -10,8 +10,8 @@ from onnx import ModelProto, helper
 from support import parse, plain_session, quiet, relu_model, run, run_one, same_bits
 
 import onnxfit
-from onnxfit import op
-from onnxfit.errors import ModelError
+from onnxfit import op, runtime
+from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.hardening import Lowering
 from onnxfit.sites import Unreplaced, scan
 
@@ -149,7 +149,7 @@ def test_our_names_in_a_source_are_refused(name: str) -> None:
     """A value of that name would clash with what hardening adds."""
     source = relu_model(nodes=TWO)
     source.graph.node[1].output[0] = source.graph.node[2].input[0] = name
-    with pytest.raises(ModelError, match=rf"^the value '{name}' has a name that onnxfit keeps"):
+    with pytest.raises(ModelError, match=rf"^the model has '{name}', a name that onnxfit keeps"):
         onnxfit.retrofit(source, 0.5)
 
 
@@ -297,3 +297,152 @@ def test_onnxruntimes_own_mark_on_our_domain_does_no_harm(tmp_path: Path) -> Non
     assert same_bits(op.jump_relu(X, 0.5), run_one(plain_session(hard), X))
     assert same_bits(op.jump_relu(X, 0.5), run_one(onnxfit.session(hard), X))
     assert source.SerializeToString() == onnxfit.restore(hard).SerializeToString()
+
+
+def test_a_fused_clip_is_restored_without_the_record() -> None:
+    """The upper bound is read off the Clip that hardening put there."""
+    for opset in (10, 17):
+        source = relu_model(opset, nodes="y = Identity(x)")
+        node = helper.make_node("FusedConv", ["x", "w"], ["y"], domain="com.microsoft")
+        node.attribute.append(helper.make_attribute("activation", "Clip"))
+        node.attribute.append(helper.make_attribute("activation_params", [0.0, 6.0]))
+        source.graph.node[0].CopyFrom(node)
+        hard = onnxfit.retrofit(source, 0.5)
+        del hard.metadata_props[:]
+        assert source.graph == onnxfit.restore(hard).graph
+
+
+def test_a_file_of_which_a_part_was_written_out_is_refused() -> None:
+    """Restoring what is left would hide that the rest still jumps."""
+    hard = onnxfit.retrofit(relu_model(nodes=TWO), 0.5)
+    hard.graph.node[0].op_type, hard.graph.node[0].domain = "Relu", ""
+    del hard.graph.node[0].attribute[:]
+    for verb in (onnxfit.restore, lambda model: onnxfit.retrofit(model, 1.0)):
+        with pytest.raises(
+            ModelError, match=r"^2 activations of the model were hardened and 1 are"
+        ):
+            verb(hard)
+
+
+@pytest.mark.parametrize("tail", ["h = Relu(x)", "h = Clip<min = 0.0, max = 6.0>(x)"])
+@pytest.mark.parametrize("lowering", ["function", "custom", "standard"])
+def test_a_tool_may_rename_what_a_site_writes(tail: str, lowering: Lowering) -> None:
+    """As optimisers do that take out an Identity behind the activation."""
+    source = relu_model(10, nodes=f"{tail} y = Identity(h)")
+    hard = onnxfit.retrofit(source, 0.5, lowering=lowering)
+    del hard.graph.node[-1]
+    hard.graph.node[-1].output[0] = "y"
+    assert {"y": 0.5} == jumps(hard)
+    restored = onnxfit.restore(hard)
+    assert [source.graph.node[0].op_type] == [node.op_type for node in restored.graph.node]
+    assert ["x"] == list(restored.graph.node[0].input)
+
+
+def test_a_failed_copy_leaves_the_link_that_an_earlier_output_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what an attempt added is taken away again."""
+    model = external(tmp_path / "source")
+    (tmp_path / "target").mkdir()
+    path = tmp_path / "target" / "m.onnx"
+    onnxfit.save(model, path, base_dir=tmp_path / "source")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ModelError, match=r"No space left on device$"):
+        onnxfit.save(model, path, base_dir=tmp_path / "source", copy_data=True)
+    assert {"m.onnx", "w.bin"} == {file.name for file in path.parent.iterdir()}
+    onnxfit.session(path)
+
+
+def test_a_link_that_leads_out_of_the_outputs_folder_is_refused(tmp_path: Path) -> None:
+    """ONNX Runtime would not follow it."""
+    model = external(tmp_path / "source")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "w.bin").symlink_to(tmp_path / "source" / "w.bin")
+    with pytest.raises(ModelError, match=r"w\.bin is a link that leaves "):
+        onnxfit.save(model, tmp_path / "target" / "m.onnx", base_dir=tmp_path / "source")
+
+
+@pytest.mark.parametrize("location", [".", "a\0b", "./"])
+def test_a_location_that_names_no_file_is_refused(location: str, tmp_path: Path) -> None:
+    """In one sentence."""
+    model = external(tmp_path / "source")
+    model.graph.initializer[0].external_data[0].value = location
+    with pytest.raises(ModelError, match=r"which leaves the model's folder$"):
+        onnxfit.retrofit(model, 0.5, base_dir=tmp_path)
+
+
+def test_a_name_that_is_not_utf8_is_one_sentence(tmp_path: Path) -> None:
+    """Protobuf hands such names over as bytes."""
+    path = tmp_path / "m.onnx"
+    content = relu_model(nodes="hhhh = Relu(x) y = Neg(hhhh)").SerializeToString()
+    path.write_bytes(content.replace(b"hhhh", b"\xb2\xe3\xb5\xe3"))
+    with pytest.raises(ModelError, match=r"^the model has names that are not UTF-8$"):
+        onnxfit.retrofit(path, 0.5)
+
+
+@pytest.mark.parametrize(
+    "record", ['{"ir_version": "x"}', '{"imported": 3}', '{"sites": {"y": {"domain": 3}}}']
+)
+def test_a_record_of_wrong_types_is_one_sentence(record: str) -> None:
+    """As after an edit by hand."""
+    hard = onnxfit.retrofit(relu_model(), 0.5)
+    next(e for e in hard.metadata_props if e.key == "onnxfit.restore").value = record
+    with pytest.raises(ModelError, match=r"^the metadata entry onnxfit\.restore is damaged"):
+        onnxfit.restore(hard)
+
+
+def test_other_metadata_of_our_prefix_is_the_users() -> None:
+    """It neither makes a model hardened nor goes when the model is restored."""
+    source = relu_model()
+    source.metadata_props.add(key="onnxfit.note", value="")
+    assert source == onnxfit.restore(onnxfit.retrofit(source, 0.5))
+
+
+def test_a_function_of_our_name_without_nodes_is_refused() -> None:
+    """A file can hold one function of a name."""
+    source = onnxfit.retrofit(relu_model(), 0.5)
+    source.graph.node[0].op_type, source.graph.node[0].domain = "Relu", ""
+    del source.graph.node[0].attribute[:], source.metadata_props[:]
+    with pytest.raises(ModelError, match=r"^the model has 'onnxfit::JumpReLU', a name that onnxf"):
+        onnxfit.retrofit(source, 0.5)
+
+
+def test_a_failed_registration_is_not_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same options can be registered once the library is there."""
+    options = quiet()
+    with monkeypatch.context() as broken:
+        path = tmp_path / "libonnxfit_ops.so"
+        path.write_bytes(b"")
+        broken.setenv(runtime.LIBRARY_VARIABLE, str(path))
+        with pytest.raises(NativeLibraryError):
+            onnxfit.register(options)
+    hard = onnxfit.retrofit(relu_model(), 0.5, lowering="custom")
+    assert same_bits(op.jump_relu(X, 0.5), run_one(onnxfit.session(hard, options), X))
+
+
+def test_a_library_that_was_registered_by_hand_is_named_as_the_cause() -> None:
+    """ONNX Runtime's own message would blame the model."""
+    options = quiet()
+    options.register_custom_ops_library(str(onnxfit.library_path()))
+    with pytest.raises(NativeLibraryError, match=r"^the library is registered with these options"):
+        onnxfit.session(relu_model(), options)
+
+
+def test_shape_notes_in_subgraphs_go_when_restored() -> None:
+    """What shape inference noted of our values is no part of the source."""
+    source = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (bool c, float[N] x) => (float[N] y) { '
+        "y = If(c) <then_branch = t () => (float[N] z) { z = Relu(x) }, "
+        "else_branch = e () => (float[N] w) { w = Identity(x) }> }"
+    )
+    hard = onnxfit.retrofit(source, 0.5, lowering="standard")
+    assert (
+        b"onnxfit."
+        not in onnxfit.restore(onnx.shape_inference.infer_shapes(hard)).SerializeToString()
+    )
