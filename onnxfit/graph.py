@@ -70,7 +70,7 @@ class Scope:
             return None
         try:
             return onnx.numpy_helper.to_array(tensor)
-        except (TypeError, ValueError):  # Fewer or more bytes than the shape needs.
+        except (KeyError, TypeError, ValueError):  # Of no known type, or of too few bytes.
             return None
 
     def scalar(self, value: str) -> np.generic | None:

@@ -192,7 +192,8 @@ def _site(node: NodeProto, scope: Scope, kind: str) -> Found | Unreplaced:
         reason = f"bfloat16 needs opset {MIN_OPSET_BFLOAT16}"
         return _unreplaced(node, scope, reason)
     if element_type not in (UNKNOWN, MIXED) and element_type not in ELEMENT_TYPES:
-        name = TensorProto.DataType.Name(element_type).lower()
+        names = {number: name for name, number in TensorProto.DataType.items()}
+        name = names.get(element_type, f"type {element_type}").lower()
         return _unreplaced(node, scope, f"it acts on {name}, not on a floating type")
     site = Site(
         scope.full_name(value), kind, scope=scope.name, element_type=_type_name(element_type)
@@ -270,7 +271,9 @@ def _folds_relu(node: NodeProto, scope: Scope) -> bool:
     if node.op_type == "QLinearConv":
         return True
     producer = scope.producers.get(node.input[0])
-    while producer is not None and producer.op_type in _KEEP_SIGN:
+    seen = set()
+    while producer is not None and producer.op_type in _KEEP_SIGN and id(producer) not in seen:
+        seen.add(id(producer))  # A damaged file may go round in a circle.
         if producer.op_type == "QuantizeLinear" and _cuts_at_zero(producer, scope):
             return False
         producer = scope.producers.get(producer.input[0])

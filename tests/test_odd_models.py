@@ -446,3 +446,14 @@ def test_shape_notes_in_subgraphs_go_when_restored() -> None:
         b"onnxfit."
         not in onnxfit.restore(onnx.shape_inference.infer_shapes(hard)).SerializeToString()
     )
+
+
+def test_circles_and_unknown_types_are_survived() -> None:
+    """A damaged file is described, not followed for ever."""
+    model = relu_model(
+        nodes="a = Reshape(b, x) b = Reshape(a, x) q = QuantizeLinear(a, x) y = Relu(x)"
+    )
+    model.graph.input[0].type.tensor_type.elem_type = 999
+    model.graph.output[0].type.tensor_type.elem_type = 999
+    found = [(item.op_type, item.reason) for item in scan(model) if isinstance(item, Unreplaced)]
+    assert [("Relu", "it acts on type 999, not on a floating type")] == found
