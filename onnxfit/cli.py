@@ -194,15 +194,16 @@ def retrofit(
 @as_json
 def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_json: bool) -> None:
     """Take the hardening of MODEL back."""
+    from onnxfit.files import load, read
+    from onnxfit.hardening import provenance
     from onnxfit.hardening import restore as take_back
-    from onnxfit.inspection import inspect as look
 
     output = output or model.parent / f"{_stem(model).removesuffix('.jump')}.restored.onnx"
     _check_output(model, output, force)
     plain = take_back(model)
-    source = look(model).provenance.get("source_sha256")
+    source = provenance(load(model)).get("source_sha256")
     _write(plain, output, model.parent, copy_data=copy_data)
-    digest = look(output).sha256
+    digest = read(output)[1]
     if as_json:
         _print_json({"path": str(output), "sha256": digest, "source_sha256": source})
         return

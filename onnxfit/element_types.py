@@ -14,7 +14,7 @@ from typing import NamedTuple
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxfit.op import ELEMENT_TYPES
+from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES
 
 UNKNOWN = TensorProto.UNDEFINED
 # A value inside a function that is called with several types.
@@ -38,7 +38,7 @@ _CONSTANT_TYPES = {
 
 def default_opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int | None:
     """Return the version of the default domain among opset imports, or None."""
-    return next((i.version for i in imports if i.domain in ("", "ai.onnx")), None)
+    return next((i.version for i in imports if i.domain in DEFAULT_DOMAINS), None)
 
 
 def function_scope(function: FunctionProto) -> str:
@@ -50,13 +50,22 @@ def function_scope(function: FunctionProto) -> str:
 def subgraphs(node: NodeProto, scope: str) -> Iterator[tuple[str, GraphProto]]:
     """Yield the graphs among a node's attributes with the scope of each."""
     # Of the default domain only these hold graphs, and most nodes are neither.
-    if node.op_type not in _WITH_SUBGRAPHS and node.domain in ("", "ai.onnx"):
+    if node.op_type not in _WITH_SUBGRAPHS and node.domain in DEFAULT_DOMAINS:
         return
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             label = next((name for name in node.output if name), node.name)
             prefix = f"{scope}/" if scope else ""
             yield f"{prefix}{label}.{attribute.name}", attribute.g
+
+
+def every_graph(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:
+    """Yield the main graph, each function, and every graph inside them."""
+    owners: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
+    for owner in owners:
+        yield owner
+        for node in owner.node:
+            owners += [a.g for a in node.attribute if a.type == AttributeProto.GRAPH]
 
 
 def element_types(model: ModelProto) -> dict[str, Types]:
@@ -124,7 +133,7 @@ class _Inference:
         self, domain: str, op_type: str, versions: dict[str, int]
     ) -> "_Output | None":
         """Return the rule for the first output of an operator with nothing special, or None."""
-        if domain not in ("", "ai.onnx") or op_type in _WITH_SUBGRAPHS:
+        if domain not in DEFAULT_DOMAINS or op_type in _WITH_SUBGRAPHS:
             return None
         if any(key[:2] == (domain, op_type) for key in self.functions):
             return None
@@ -140,7 +149,7 @@ class _Inference:
             return self.call(key, inputs)
         if op_type in _WITH_SUBGRAPHS:
             return self.subgraph_outputs(node, scope, types)
-        if domain not in ("", "ai.onnx"):
+        if domain not in DEFAULT_DOMAINS:
             self.subgraph_outputs(node, scope, types)
         domain = "" if domain == "ai.onnx" else domain
         rule = _rule(domain, op_type, versions.get(domain, 1))

@@ -2,11 +2,12 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
+from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.replacing import replacing
 
@@ -22,7 +23,11 @@ def check_external_data(model: ModelProto, folder: Path) -> None:
     Raises:
         ModelError: It is not, or its path leaves the model's folder.
     """
-    for location, size in locations(model).items():
+    _check(_locations(model), folder)
+
+
+def _check(locations: dict[str, int], folder: Path) -> None:
+    for location, size in locations.items():
         file = folder / location
         if not file.is_file():
             raise ModelError(f"the external data {location} is not in {folder}")
@@ -35,10 +40,15 @@ def check_external_data(model: ModelProto, folder: Path) -> None:
 
 
 def pending_files(
-    model: ModelProto, target: Path, source: Path | None, *, link: bool
+    model: ModelProto, path: Path, source: Path | None, *, link: bool
 ) -> list[tuple[Path, Path]]:
-    """List the external files to be placed in the target folder, everything checked."""
-    names = list(locations(model))
+    """List the external files to be placed beside ``path``, everything checked."""
+    names = _locations(model)
+    target = path.parent
+    for location in names:
+        for taken in (target / location, (source or target) / location):
+            if taken.resolve() == path or (taken.exists() and _is_same(taken, path)):
+                raise ModelError(f"{path} is where the model's external data lies")
     if not names:
         return []
     if source is None:
@@ -49,7 +59,7 @@ def pending_files(
                 "say with base_dir in which folder it is"
             )
         source = target
-    check_external_data(model, source)
+    _check(names, source)
     pending = []
     for location in names:
         old, new = source / location, target / location
@@ -65,7 +75,7 @@ def pending_files(
     return pending
 
 
-def locations(model: ModelProto) -> dict[str, int]:
+def _locations(model: ModelProto) -> dict[str, int]:
     """Return the relative path of each external file and the bytes that it must have."""
     sizes: dict[str, int] = {}
     for tensor in _external_tensors(model):
@@ -89,27 +99,13 @@ def locations(model: ModelProto) -> dict[str, int]:
 
 
 def _external_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from _node_tensors(function.node)
-
-
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    tensors = [*graph.initializer]
-    for sparse in graph.sparse_initializer:
-        tensors += [sparse.values, sparse.indices]
-    yield from (t for t in tensors if t.data_location == TensorProto.EXTERNAL)
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                if attribute.t.data_location == TensorProto.EXTERNAL:
-                    yield attribute.t
-            elif attribute.type == AttributeProto.GRAPH:
-                yield from _graph_tensors(attribute.g)
+    for owner in every_graph(model):
+        tensors = [a.t for n in owner.node for a in n.attribute if a.type == AttributeProto.TENSOR]
+        if isinstance(owner, GraphProto):
+            tensors += owner.initializer
+            for sparse in owner.sparse_initializer:
+                tensors += [sparse.values, sparse.indices]
+        yield from (t for t in tensors if t.data_location == TensorProto.EXTERNAL)
 
 
 def place(source: Path, target: Path, *, link: bool) -> None:
@@ -139,6 +135,10 @@ def _reflink(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    return second.exists() and first.samefile(second)
 
 
 def _same_content(first: Path, second: Path) -> bool:

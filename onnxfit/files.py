@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from onnxfit.errors import ModelError
-from onnxfit.external_data import locations, pending_files, place
+from onnxfit.external_data import pending_files, place
 from onnxfit.replacing import replacing
 
 _PROTOBUF_LIMIT = 2**31
@@ -33,6 +33,13 @@ def load(path: str | Path) -> ModelProto:
         ModelError: The file is missing, cannot be read or is no ONNX model.
     """
     return read(path)[0]
+
+
+def read_with_digest(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
+    """Return a model with the SHA-256 of its file, or of its serialisation if it has none."""
+    if isinstance(model, ModelProto):
+        return model, hashlib.sha256(model.SerializeToString()).hexdigest()
+    return read(model)
 
 
 def read(path: str | Path) -> tuple[ModelProto, str]:
@@ -174,12 +181,4 @@ def _prepared(
     except (EncodeError, ValueError) as error:
         raise ModelError(f"{path} cannot be written: {error}") from error
     folder = None if base_dir is None else Path(base_dir)
-    for location in locations(model):
-        for taken in (path.parent / location, (folder or path.parent) / location):
-            if taken.resolve() == path or (path.exists() and _is_same(taken, path)):
-                raise ModelError(f"{path} is where the model's external data lies")
-    return path, content, pending_files(model, path.parent, folder, link=link)
-
-
-def _is_same(first: Path, second: Path) -> bool:
-    return first.exists() and first.samefile(second)
+    return path, content, pending_files(model, path, folder, link=link)

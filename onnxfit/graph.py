@@ -12,7 +12,7 @@ from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
 
 from onnxfit.element_types import Types, default_opset, element_types, function_scope, subgraphs
 from onnxfit.errors import ModelError
-from onnxfit.op import DOMAIN, MIN_OPSET, OP_TYPE
+from onnxfit.op import MIN_OPSET, is_our_function
 
 
 @dataclass(kw_only=True)
@@ -136,7 +136,7 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
     yield from _with_subgraphs(main, types)
     for function in model.functions:
         name = function_scope(function)
-        if (function.domain, function.name) == (DOMAIN, OP_TYPE):
+        if is_our_function(function):
             continue
         scope = Scope(
             name=name,

@@ -1,23 +1,22 @@
 """Harden a model and take it back: the edit of the ``ModelProto`` and its record."""
 
-import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, GraphProto, ModelProto, TensorProto
+from onnx import FunctionProto, ModelProto, TensorProto
 
 from onnxfit import __version__
 from onnxfit import lowering as nodes
 from onnxfit.edits import Edits
-from onnxfit.element_types import function_scope, subgraphs
+from onnxfit.element_types import every_graph, function_scope
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
-from onnxfit.files import folder_of, read
+from onnxfit.files import folder_of, read_with_digest
 from onnxfit.graph import model_opset
 from onnxfit.op import (
     DOMAIN,
@@ -27,6 +26,7 @@ from onnxfit.op import (
     carries_attribute,
     check_jump,
     function,
+    is_our_function,
     round_jump,
     serves,
     shortest,
@@ -141,11 +141,12 @@ def _is_ours(key: str) -> bool:
 
 def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     """Return a model that may be edited, and the SHA-256 of its file or serialisation."""
-    if not isinstance(model, ModelProto):
-        return read(model)
+    proto, digest = read_with_digest(model)
+    if proto is not model:
+        return proto, digest
     copy = ModelProto()
-    copy.CopyFrom(model)
-    return copy, hashlib.sha256(model.SerializeToString()).hexdigest()
+    copy.CopyFrom(proto)
+    return copy, digest
 
 
 def _sites(found: list[Found | Unreplaced]) -> list[Found]:
@@ -156,7 +157,7 @@ def _is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
     """Tell whether the model holds a JumpReLU.
 
     Raises:
-        ModelError: It should, by its record, and does not.
+        ModelError: It should hold more, by its record.
     """
     hardened = sum(site.hardened is not None for site in _sites(found))
     recorded = provenance(model).get("jumps", {})
@@ -285,12 +286,12 @@ def _harden(
 
 def _check_names(model: ModelProto, sites: list[Found]) -> None:
     """Refuse a model that uses the names which hardening would give."""
-    tops = {id(s): s for found in sites for s in (found.place.scope, found.place.scope.top)}
-    names = [value for scope in tops.values() for node in scope.nodes for value in node.output]
+    scopes = {id(s): s for found in sites for s in (found.place.scope, found.place.scope.top)}
+    names = [value for scope in scopes.values() for node in scope.nodes for value in node.output]
     names += [value.name for value in model.graph.input]
     names += [tensor.name for tensor in model.graph.initializer]
     taken = next((name for name in names if name.startswith(nodes.RESERVED)), None)
-    if any((f.domain, f.name) == (DOMAIN, OP_TYPE) for f in model.functions):
+    if any(is_our_function(function) for function in model.functions):
         taken = f"{DOMAIN}::{OP_TYPE}"
     if taken is not None:
         raise ModelError(f"the model has {taken!r}, a name that onnxfit keeps for itself")
@@ -315,14 +316,14 @@ def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     edits.apply()
     # Other tools may have made initializers of our constants, or noted their shapes.
     _remove(model.graph.initializer, lambda tensor: tensor.name.startswith(nodes.RESERVED))
-    for values in _value_infos(model):
-        _remove(values, lambda value: value.name.startswith(nodes.RESERVED))
+    for graph in every_graph(model):
+        _remove(graph.value_info, lambda value: value.name.startswith(nodes.RESERVED))
     if "ir_version" in undo:
         model.ir_version = undo["ir_version"]
     for name, owner in (("", model), *((function_scope(f), f) for f in model.functions)):
         if name in undo.get("imported", [name]):
             _remove(owner.opset_import, lambda entry: entry.domain == DOMAIN)
-    _remove(model.functions, lambda f: f.domain == DOMAIN and f.name == OP_TYPE)
+    _remove(model.functions, is_our_function)
     _remove(model.metadata_props, lambda entry: _is_ours(entry.key))
 
 
@@ -336,19 +337,6 @@ def _undo_record(model: ModelProto) -> dict[str, Any]:
         raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged")
     known: dict[str, Any] = record
     return known
-
-
-def _value_infos(model: ModelProto) -> Iterator[MutableSequence[Any]]:
-    """Yield the shape notes of every graph and function."""
-
-    def inside(owner: GraphProto | FunctionProto) -> Iterator[MutableSequence[Any]]:
-        yield owner.value_info
-        for node in owner.node:
-            for _, graph in subgraphs(node, ""):
-                yield from inside(graph)
-
-    for owner in (model.graph, *model.functions):
-        yield from inside(owner)
 
 
 def _remove(items: MutableSequence[Any], unwanted: Callable[[Any], bool]) -> None:

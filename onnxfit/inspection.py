@@ -1,13 +1,12 @@
 """What a model holds: its sites, what stays and why, and what is recorded of its making."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
-from onnxfit.files import read
+from onnxfit.files import read_with_digest
 from onnxfit.hardening import provenance
 from onnxfit.sites import Found, Site, Unreplaced, scan
 
@@ -46,10 +45,7 @@ def inspect(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
         ModelError: The file is no ONNX model, or of an opset that is not supported.
     """
     del base_dir
-    if isinstance(model, ModelProto):
-        digest = hashlib.sha256(model.SerializeToString()).hexdigest()
-    else:
-        model, digest = read(model)
+    model, digest = read_with_digest(model)
     found = list(scan(model))
     sites = tuple(item.site for item in found if isinstance(item, Found))
     # The jumps are read off the nodes, and what restoring needs is of no use to readers.

@@ -15,7 +15,7 @@ at the top of the main graph or function. So the names alone tell what was done.
 """
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from onnxfit.edits import CONSTANT_PREFIX, Edits
 from onnxfit.element_types import UNKNOWN
 from onnxfit.graph import Scope
-from onnxfit.op import DOMAIN, OP_TYPE, select_nodes
+from onnxfit.op import DOMAIN, OP_TYPE, is_jump_relu, select_nodes
 
 SITE_PREFIX = "onnxfit.site/"
 RESERVED = (SITE_PREFIX, CONSTANT_PREFIX)
@@ -54,7 +54,7 @@ class Hardened:
     lowering: str
     x: str
     jumps: tuple[float, ...]
-    nodes: list[NodeProto] = field(default_factory=list)
+    nodes: list[NodeProto]
     clip: NodeProto | None = None
 
 
@@ -155,7 +155,7 @@ def read(scope: Scope) -> dict[str, Hardened]:
     pieces: dict[str, list[NodeProto]] = {}
     for node in scope.nodes:
         result = node.output[0] if node.output else ""
-        if node.domain == DOMAIN and node.op_type == OP_TYPE and result and node.input:
+        if is_jump_relu(node) and result and node.input:
             found[result] = _hardened(scope, "operator", [node], node.input[0], [*node.input[1:2]])
         elif result.startswith(SITE_PREFIX) and not result.endswith("/linear"):
             pieces.setdefault(_site_value(result), []).append(node)
@@ -178,20 +178,7 @@ def read(scope: Scope) -> dict[str, Hardened]:
 def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None:
     """Put the original activation back."""
     *others, last = hardened.nodes
-    if hardened.kind == "relu":
-        last.op_type = "Relu"
-        last.ClearField("domain")
-        if "domain" in record:
-            last.domain = record["domain"]
-        last.input[:] = [hardened.x]
-        for i in reversed(range(len(last.attribute))):
-            if hardened.lowering == "standard" or last.attribute[i].name == "jump":
-                del last.attribute[i]
-    elif hardened.kind == "clip":
-        assert hardened.clip is not None  # noqa: S101 - what makes it one
-        hardened.clip.input[0] = hardened.x
-        others.append(last)
-    else:
+    if hardened.kind == "fused":
         linear = scope.producers[hardened.x]
         linear.output[0] = hardened.value
         if linear.op_type == "Gemm":
@@ -201,6 +188,18 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
         others.append(last)
         if hardened.clip is not None:
             others.append(hardened.clip)
+    elif hardened.clip is not None:
+        hardened.clip.input[0] = hardened.x
+        others.append(last)
+    else:
+        last.op_type = "Relu"
+        last.ClearField("domain")
+        if "domain" in record:
+            last.domain = record["domain"]
+        last.input[:] = [hardened.x]
+        for i in reversed(range(len(last.attribute))):
+            if hardened.lowering == "standard" or last.attribute[i].name == "jump":
+                del last.attribute[i]
     for node in others:
         edits.remove(scope, node)
 

@@ -13,6 +13,8 @@ import onnx.parser
 from numpy.typing import ArrayLike, NDArray
 from onnx import FunctionProto, NodeProto, TensorProto
 
+# The two spellings of ONNX's own domain.
+DEFAULT_DOMAINS = ("", "ai.onnx")
 DOMAIN = "onnxfit"
 OP_TYPE = "JumpReLU"
 VERSION = 1
@@ -102,6 +104,16 @@ def shortest(jump: float, element_type: int) -> float:
         return next(c for c in candidates if c and round_jump(c, element_type) == rounded)
     except (ValueError, StopIteration):
         return jump
+
+
+def is_our_function(function: FunctionProto) -> bool:
+    """Tell whether a model-local function is the body of JumpReLU."""
+    return (function.domain, function.name) == (DOMAIN, OP_TYPE)
+
+
+def is_jump_relu(node: NodeProto) -> bool:
+    """Tell whether a node is a JumpReLU."""
+    return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
 
 
 def carries_attribute(opset: int) -> bool:

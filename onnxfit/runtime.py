@@ -17,14 +17,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import ModelProto
 
 import onnxfit
-from onnxfit.element_types import subgraphs
+from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.external_data import check_external_data, has_external_data
 from onnxfit.files import as_model, temporary_file
-from onnxfit.op import DOMAIN, OP_TYPE
+from onnxfit.op import is_jump_relu, is_our_function
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -188,16 +188,9 @@ def serves(providers: Sequence[str]) -> bool:
 
 def needs_library(model: ModelProto) -> bool:
     """Tell whether the model has JumpReLU nodes but no function to stand in for the kernel."""
-    if all(imported.domain != DOMAIN for imported in model.opset_import):
+    if any(is_our_function(function) for function in model.functions):
         return False
-    if any(f.domain == DOMAIN and f.name == OP_TYPE for f in model.functions):
-        return False
-    owners: list[GraphProto | FunctionProto] = [model.graph, *model.functions]
-    return any(
-        node.domain == DOMAIN and node.op_type == OP_TYPE
-        for owner in owners
-        for node in _all_nodes(owner)
-    )
+    return any(is_jump_relu(node) for graph in every_graph(model) for node in graph.node)
 
 
 def cuda_devices() -> int:
@@ -212,19 +205,12 @@ def cuda_devices() -> int:
     return count.value
 
 
-def _all_nodes(owner: GraphProto | FunctionProto) -> Iterator[NodeProto]:
-    for node in owner.node:
-        yield node
-        for _, graph in subgraphs(node, ""):
-            yield from _all_nodes(graph)
-
-
 @contextlib.contextmanager
 def _loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Iterator[str | bytes]:
     """Give ONNX Runtime a path or the bytes of a model.
 
     A model with external data must be a file beside it. Telling ONNX Runtime the folder instead
-    would leave an entry on the user's options, and versions before 1.22 do not know it.
+    would leave an entry on the user's options, and ONNX Runtime 1.20.1 fails on it.
     """
     if not isinstance(model, ModelProto):
         if not Path(model).is_file():

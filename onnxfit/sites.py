@@ -12,9 +12,8 @@ from onnxfit.element_types import MIXED, UNKNOWN
 from onnxfit.errors import ModelError
 from onnxfit.files import as_model
 from onnxfit.graph import Scope, scopes
-from onnxfit.op import ELEMENT_TYPES, MIN_OPSET_BFLOAT16, OP_TYPE, shortest
+from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES, MIN_OPSET_BFLOAT16, OP_TYPE, shortest
 
-DEFAULT_DOMAINS = ("", "ai.onnx")
 # Where ONNX Runtime's optimiser puts the operators that carry a fused activation.
 FUSED_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
 
@@ -57,8 +56,6 @@ _KEEP_SIGN = (
     "Squeeze",
     "Transpose",
 )
-
-
 # The operators of the default domain that are looked at more closely.
 _ACTIVATIONS = {"Relu", "Clip", *_OTHER_ACTIVATIONS, *_RECURRENT, *_QUANTISERS}
 
@@ -146,7 +143,7 @@ def _scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
                     yield found
 
 
-def fused_activation(node: NodeProto) -> tuple[str, list[float]]:
+def _fused_activation(node: NodeProto) -> tuple[str, list[float]]:
     """Return the name and the parameters of the activation that was fused into a node."""
     name, parameters = "", []
     for attribute in node.attribute:
@@ -170,7 +167,7 @@ def _activation(node: NodeProto, scope: Scope) -> Found | Unreplaced | None:
             if not reason:
                 return _site(node, scope, "clip")
     elif node.domain in FUSED_DOMAINS:
-        activation, parameters = fused_activation(node)
+        activation, parameters = _fused_activation(node)
         from_zero = activation == "Clip" and len(parameters) == 2 and parameters[0] == 0
         if activation == "Relu" or from_zero:
             return _site(node, scope, "fused")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import onnx
 import pytest
@@ -15,6 +15,7 @@ from support import MODELS, relu_model
 
 import onnxfit
 from onnxfit import cli, runtime
+from onnxfit.hardening import Lowering
 
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"
 
@@ -438,6 +439,11 @@ def test_doctor_says_when_no_library_was_built(
     assert ran.status == 0
     assert "none was built" in ran.out
     assert "installed without its custom-op library" in ran.out
+
+
+def test_the_lowerings_are_those_of_retrofit() -> None:
+    """The command line lists them itself, so that its help need not import onnx."""
+    assert get_args(Lowering) == cli.LOWERINGS
 
 
 def test_help_names_every_verb(onnxfit_command: Command) -> None:
