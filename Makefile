@@ -27,7 +27,7 @@ lint: .venv/linters
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/pip $(SOURCES)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt '.[all]'
 	touch $@
 
 .venv/linters: .venv/installed

@@ -7,13 +7,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxfit import __version__
+from onnxfit.cli_options import DataOptions, data_options, parse_number
 from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError
 
 if TYPE_CHECKING:
@@ -24,6 +25,16 @@ CANNOT = 3
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
+OPTIONAL = {
+    "torch": "this needs PyTorch: pip install 'onnxfit[twin]'",
+    "PIL": "images need Pillow: pip install 'onnxfit[twin]'",
+}
+
+SOFTMAX = (
+    "The model ends in Softmax: its probabilities are taken as logits, so that losses and "
+    "gradients are not those of the logits before it."
+)
+
 LOWERINGS = ("function", "custom", "standard")
 
 
@@ -31,12 +42,8 @@ def number(_: click.Context, __: click.Parameter, text: str | None) -> float | N
     """Read a finite number of at least 0, which may be written as a fraction: ``8/255``."""
     if text is None:
         return None
-    numerator, slash, denominator = text.partition("/")
-    try:
-        value = float(numerator) / float(denominator if slash else 1)
-    except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(f"{text!r} is not a number.") from None
-    if not 0 <= value < float("inf"):
+    value = parse_number(text)
+    if value < 0:
         raise click.BadParameter(f"{text} is not a finite number of at least 0.")
     return value
 
@@ -55,6 +62,11 @@ class Group(click.Group):
         except OnnxfitError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(CANNOT if isinstance(error, NativeLibraryError) else BAD_INPUT)
+        except ModuleNotFoundError as error:
+            if error.name not in OPTIONAL:
+                raise
+            click.echo(f"Error: {OPTIONAL[error.name]}", err=True)
+            ctx.exit(CANNOT)
         except BrokenPipeError:
             _drop_output()
             ctx.exit(PIPE_CLOSED)
@@ -214,6 +226,92 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
 
 
 @main.command()
+@model_argument
+@data_options
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="The .npz file to write: gradients, logits, losses and labels of all samples.",
+)
+@click.option(
+    "--logit",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Take the gradient of logit K, counted from 0, not of the loss.",
+)
+@click.option(
+    "--saliency",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Draw each image beside its saliency map, a PNG each.",
+)
+@click.option("--force", is_flag=True, help="Replace OUT, and maps in DIR, where they exist.")
+@as_json
+def gradients(
+    model: Path,
+    data: DataOptions,
+    output: Path,
+    logit: int | None,
+    saliency: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the gradient of MODEL's loss with respect to each sample.
+
+    The loss is the cross-entropy of a sample; gradients are in units of --bounds.
+    """
+    import torch
+
+    from onnxfit.files import read_with_digest
+    from onnxfit.saliency import older
+    from onnxfit.twin.classifier import Classifier
+    from onnxfit.twin.gradients import export_gradients
+    from onnxfit.twin.preprocessing import Preprocessed
+
+    for file in (model, data.path):
+        _check_output(file, output, force)
+    torch.manual_seed(data.seed)
+    proto, digest = read_with_digest(model)
+    twin = Classifier(proto, model.parent).requires_grad_(False)
+    dataset = data.open(twin.channels)
+    twin.check(dataset.shape)
+    if twin.ends_in_softmax:
+        click.echo(SOFTMAX, err=True)
+    if saliency is not None and not force and saliency.is_dir():
+        for map_ in older(saliency, dataset.n)[:1]:
+            raise DataError(f"{map_} exists; give --force to replace the maps in {saliency}")
+    with _progress(dataset.n, "gradients") as advance:
+        exported = export_gradients(
+            Preprocessed(twin, data.mean, data.std),
+            dataset,
+            output,
+            logit=logit,
+            batch_size=data.batch_size,
+            pictures=saliency,
+            advance=advance,
+        )
+    if as_json:
+        used = {"path": str(data.path), "sha256": dataset.sha256, "bounds": dataset.bounds}
+        document = {"model": {"path": str(model), "sha256": digest}, "data": used}
+        settings = {"logit": logit, "mean": data.mean, "std": data.std, "seed": data.seed}
+        written = {"path": str(output), "saliency": None if saliency is None else str(saliency)}
+        _print_json({**document, **settings, **written, **dataclasses.asdict(exported)})
+        return
+    what = "the loss" if logit is None else f"logit {logit}"
+    click.echo(f"{exported.n} gradients of {what}; the twin's accuracy is {exported.accuracy:.2%}")
+    if exported.zero:
+        click.echo(f"{exported.zero} gradients are 0 everywhere")
+    if exported.not_finite:
+        click.echo(f"{exported.not_finite} gradients hold NaN or infinity")
+    click.echo(f"wrote {output}")
+    if saliency is not None:
+        click.echo(f"wrote {exported.n} saliency maps to {saliency}")
+
+
+@main.command()
 @as_json
 def doctor(as_json: bool) -> None:
     """Show versions, providers and the custom-op library, and try a hardened model."""
@@ -298,6 +396,18 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names := dict(pairs)) < len(pairs):
         raise ValueError("a name is given twice")
     return names
+
+
+@contextlib.contextmanager
+def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far a verb is; give the function that counts on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _print_json(document: dict[str, Any]) -> None:

@@ -1,0 +1,160 @@
+"""What several verbs ask for on the command line, and how numbers are written there."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnxfit.data import Dataset
+
+
+def parse_number(text: str) -> float:
+    """Read a finite number, which may be written as a fraction: ``8/255``.
+
+    Raises:
+        click.BadParameter: The text is no such number.
+    """
+    numerator, slash, denominator = text.partition("/")
+    try:
+        value = float(numerator) / float(denominator if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f"{text!r} is not a number.") from None
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{text} is not a finite number.")
+    return value
+
+
+def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[float, ...]:
+    return tuple(parse_number(part.strip()) for part in text.split(","))
+
+
+def _bounds(ctx: click.Context, option: click.Parameter, text: str) -> tuple[float, float]:
+    numbers = _numbers(ctx, option, text)
+    if len(numbers) != 2 or numbers[0] >= numbers[1]:
+        raise click.BadParameter(f"{text!r} is not two numbers, the smaller one first.")
+    return numbers[0], numbers[1]
+
+
+def _positive(ctx: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
+    numbers = _numbers(ctx, option, text)
+    if min(numbers) <= 0:
+        raise click.BadParameter(f"{text!r} holds a number that is not above 0.")
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The data that a verb was told to read, and how.
+
+    Attributes:
+        path: An ``.npz`` file, the images of an IDX pair, or a folder of images by class.
+        limit: Take no more samples than that.
+        seed: Of everything random.
+        batch_size: Number of samples computed at a time.
+        bounds: Smallest and largest value of a sample.
+        mean: One number, or one per channel, for normalisation; in units of ``bounds``.
+        std: The same; above 0.
+    """
+
+    path: Path
+    limit: int | None
+    seed: int
+    batch_size: int
+    bounds: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def open(self, channels: int | None = None) -> "Dataset":
+        """Open the data; ``channels`` makes the images of a folder grey (1) or coloured (3).
+
+        Raises:
+            DataError: As :func:`onnxfit.data.open_data`.
+            click.UsageError: ``mean`` or ``std`` are not as many as the channels.
+        """
+        from onnxfit.data import open_data
+
+        data = open_data(self.path, limit=self.limit, bounds=self.bounds, channels=channels)
+        for option, numbers in (("--mean", self.mean), ("--std", self.std)):
+            if len(numbers) not in (1, data.shape[0]):
+                raise click.UsageError(
+                    f"{option} has {len(numbers)} numbers; the samples have {data.shape[0]} "
+                    "channels, so give 1 or that many."
+                )
+        return data
+
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        "path",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="DATA",
+        help="x.npz with the arrays x and y, IDX images with labels beside them, or a folder of "
+        "images by class.",
+    ),
+    click.option(
+        "--limit",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Take the first N samples; of a folder, N spread evenly over the classes.",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        default=0,
+        show_default=True,
+        help="Of everything random; it never changes which samples are taken.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=64,
+        show_default=True,
+        metavar="B",
+        help="Number of samples computed at a time.",
+    ),
+    click.option(
+        "--bounds",
+        callback=_bounds,
+        default="0,1",
+        show_default=True,
+        metavar="LO,HI",
+        help="Smallest and largest value of a sample; bytes 0 to 255 are scaled to them.",
+    ),
+    click.option(
+        "--mean",
+        callback=_numbers,
+        default="0",
+        show_default=True,
+        metavar="M,…",
+        help="Is subtracted before the model, for all channels or for each; in units of --bounds.",
+    ),
+    click.option(
+        "--std",
+        callback=_positive,
+        default="1",
+        show_default=True,
+        metavar="S,…",
+        help="Divides after that, for all channels or for each.",
+    ),
+)
+
+
+def data_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb the options of its data, which it gets as one argument: ``data``."""
+    names = [field.name for field in fields(DataOptions)]
+
+    @functools.wraps(verb)
+    def with_data(*args: Any, **options: Any) -> Any:
+        data = DataOptions(**{name: options.pop(name) for name in names})
+        return verb(*args, data=data, **options)
+
+    for option in reversed(_OPTIONS):
+        with_data = option(with_data)
+    return with_data

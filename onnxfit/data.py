@@ -1,0 +1,173 @@
+"""Labelled data: batches of float32 samples within bounds, streamed from files."""
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfit.data_sources import Source, from_idx, from_npz
+from onnxfit.errors import DataError
+from onnxfit.image_folder import from_folder
+from onnxfit.npz import reading
+
+Bounds = tuple[float, float]
+
+
+class Batch(NamedTuple):
+    """Samples ``x``, float32 of shape N×…, and their labels ``y``, int64 of shape N."""
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dataset:
+    """Labelled samples in files, which :func:`open_data` makes.
+
+    Attributes:
+        path: What was opened.
+        bounds: Smallest and largest value that a sample may have.
+        source: The samples as the files hold them.
+    """
+
+    path: Path
+    bounds: Bounds
+    source: Source
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self.source.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample; an image is channels × height × width."""
+        return self.source.shape
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all samples, int64 of shape N, each at least 0."""
+        return self.source.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the sub-folders, by label; empty where the data has no names."""
+        return self.source.classes
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file, or of what ``sha256sum`` prints for several, sorted by name.
+
+        The names are relative to the folder. A limit changes nothing.
+        """
+        folder = self.path if self.path.is_dir() else self.path.parent
+        digests = {file.relative_to(folder).as_posix(): _sha256(file) for file in self.source.files}
+        if len(digests) == 1 and folder != self.path:
+            return next(iter(digests.values()))
+        listing = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+        return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yield all samples in order, ``batch_size`` at a time; the last batch may be smaller.
+
+        May be called again, and needs memory for a batch, not for the data.
+
+        Raises:
+            DataError: A file is damaged, or a value is not finite or outside the bounds.
+            ValueError: ``batch_size`` is less than 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1, got {batch_size}")
+        start = 0
+        for values in self.source.read(batch_size):
+            stop = start + len(values)
+            yield Batch(self._scaled(values, start), self.labels[start:stop])
+            start = stop
+
+    def _scaled(self, values: NDArray[Any], start: int) -> NDArray[np.float32]:
+        """Return values as float32 within the bounds; ``start`` is the first one's number."""
+        low, high = self.bounds
+        if values.dtype == np.uint8:
+            levels: NDArray[np.float32] = np.linspace(low, high, 256).astype(np.float32)
+            return levels.take(values)
+        # Compare after rounding, so that a bound that float32 does not have is within itself.
+        with np.errstate(over="ignore"):
+            x = np.ascontiguousarray(values, np.float32)
+        wrong = ~((x >= np.float32(low)) & (x <= np.float32(high)))
+        if wrong.any():
+            at = int(np.flatnonzero(wrong.reshape(len(x), -1).any(axis=1))[0])
+            raise DataError(
+                f"{self.path}: sample {start + at} has {wrong[at].sum()} of {x[at].size} values "
+                f"that are not within {low:g} and {high:g}, such as {x[at][wrong[at]][0]:g}"
+            )
+        return x
+
+
+def open_data(
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    bounds: Bounds = (0.0, 1.0),
+    channels: int | None = None,
+) -> Dataset:
+    """Open labelled data; the samples are read when they are asked for.
+
+    There are three kinds:
+
+    - an ``.npz`` file with the arrays ``x``, N×…, uint8 or float, and ``y``, N integer labels;
+    - IDX images as of MNIST, uint8 or float, also compressed with gzip. Their labels are found
+      beside them: ``train-images-idx3-ubyte`` belongs to ``train-labels-idx1-ubyte``. An image
+      gets a channel axis: 1×H×W;
+    - a folder with a sub-folder of images for each class, read with Pillow; images may also lie
+      deeper. A label is an index into the sorted names of the sub-folders. Samples are C×H×W with
+      one channel if grey, else with red, green and blue, in order of class and name.
+
+    uint8 is mapped evenly: 0 to the lower bound, 255 to the upper one; with the bounds 0 and 1 it
+    is divided by 255. Float values stay as they are and must be finite and within the bounds.
+
+    Args:
+        path: An ``.npz`` file, the images of an IDX pair, or a folder.
+        limit: Take no more samples: the first ones of a file; of a folder, the first of each
+            class, equally many as far as the classes allow.
+        bounds: Smallest and largest value of a sample.
+        channels: Make the images of a folder grey (1) or coloured (3) whatever they are.
+
+    Raises:
+        DataError: The data is missing, damaged, empty or of another form, or ``limit`` is less
+            than 1. What can only be seen by reading all samples is told by
+            :meth:`Dataset.batches`.
+        ModuleNotFoundError: A folder was given, and Pillow is not installed.
+        ValueError: The bounds are not finite and in order, or ``channels`` is neither 1 nor 3.
+    """
+    path = Path(path)
+    if limit is not None and limit < 1:
+        raise DataError(f"expected a limit of at least 1 sample, got {limit}")
+    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
+        raise ValueError(f"expected finite bounds, the lower one first, got {bounds}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"expected channels of 1 or 3, got {channels}")
+    source = from_folder(path, limit, channels) if path.is_dir() else _from_file(path, limit)
+    return Dataset(path=path, bounds=bounds, source=source)
+
+
+def _from_file(path: Path, limit: int | None) -> Source:
+    with reading(path), path.open("rb") as file:
+        start = file.read(6)
+    if start.startswith(b"PK") or path.suffix == ".npz":
+        return from_npz(path, limit)
+    if start.startswith((b"\0\0", b"\x1f\x8b")):
+        return from_idx(path, limit)
+    if start == b"\x93NUMPY":
+        raise DataError(f"{path} is one array; samples and labels come as x and y in an .npz file")
+    raise DataError(f"{path} is neither an .npz file, nor IDX data, nor a folder of images")
+
+
+def _sha256(file: Path) -> str:
+    with reading(file), file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,178 @@
+"""Build the twin: walk the nodes that the outputs need, in the order of the file."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, TensorProto
+
+from onnxfit.element_types import element_types, every_graph
+from onnxfit.errors import ModelError
+from onnxfit.graph import scopes
+from onnxfit.lowering import SITE_PREFIX, Hardened, read
+from onnxfit.op import is_jump_relu, is_our_function
+from onnxfit.twin.frame import Frame, versions
+from onnxfit.twin.jump_relu import JumpReLU
+from onnxfit.twin.program import Block
+from onnxfit.twin.shapes import fixed_shapes
+from onnxfit.twin.tensors import to_tensor
+from onnxfit.twin.values import Constant, Variable, Weight
+
+# The types whose tensors gradients reach.
+TRAINABLE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MAX_DEPTH = 100
+
+
+class Builder:
+    """What all graphs and functions of a model have in common while its twin is built."""
+
+    def __init__(self, model: ModelProto, folder: Path | None) -> None:
+        self.model = model
+        self.folder = folder
+        self.functions = {
+            (f.domain, f.name, f.overload): f for f in model.functions if not is_our_function(f)
+        }
+        self.block = Block()
+        self.input_names: list[str] = []
+        self.batch: tuple[int, Variable] | None = None
+        self._weights: dict[tuple[str, str], Weight | Constant] = {}
+        self._frozen: dict[int, Constant] = {}
+        self._likes: dict[torch.dtype, Constant] = {}
+        self._jump_relus: dict[tuple[str, str], JumpReLU] = {}
+        self.depth = 0
+
+    def build(self) -> Block:
+        """Build the main graph as a block."""
+        graph = self.model.graph
+        frame = Frame(self, self.block, "", versions(self.model.opset_import))
+        frame.hold(graph)
+        given = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in given]
+        self.input_names = [value.name for value in inputs]
+        self.block.inputs = [frame.variable(name) for name in self.input_names]
+        self.batch = self._fixed_batch(frame, inputs)
+        self.block.outputs = list(frame.run(graph.node, [o.name for o in graph.output]))
+        self._check_batch(frame)
+        self.block.drop_unused()
+        return self.block
+
+    def weights_by_id(self) -> dict[int, Weight]:
+        """Return the file's tensors by the id of each value that stands for one in a step."""
+        weights = [value for value in self._weights.values() if isinstance(value, Weight)]
+        found = {id(weight): weight for weight in weights}
+        found.update((id(c), c.weight) for c in self._frozen.values() if c.weight is not None)
+        return found
+
+    def _fixed_batch(
+        self, frame: Frame, inputs: Sequence[onnx.ValueInfoProto]
+    ) -> tuple[int, Variable] | None:
+        """Return the batch size that the file fixes, and the variable of the one it is given."""
+        dims = inputs[0].type.tensor_type.shape.dim if inputs else ()
+        if not dims or dims[0].dim_value < 1:
+            return None
+        batch = frame.emit_host("", first_dimension, (self.block.inputs[0],), torch.int64)
+        return dims[0].dim_value, batch
+
+    def _check_batch(self, frame: Frame) -> None:
+        """Refuse a call whose batch size did not make its way through a file that fixes it."""
+        if self.batch is None:
+            return
+        fixed, batch = self.batch
+        for index, output in enumerate(self.model.graph.output):
+            dims = output.type.tensor_type.shape.dim
+            value = self.block.outputs[index]
+            if dims and dims[0].dim_value == fixed and isinstance(value, Variable):
+                self.block.outputs[index] = frame.emit(
+                    f"output {output.name!r}", checked_batch, (value, fixed, batch), {}, 0
+                )
+
+    def weight(self, scope: str, name: str, tensor: Any) -> Weight | Constant:
+        """Return the value of a tensor of the file: a weight where gradients can reach it."""
+        floating = isinstance(tensor, torch.Tensor) and tensor.dtype in TRAINABLE
+        return Weight(scope, name, tensor) if floating else Constant(tensor)
+
+    def initializer(self, scope: str, proto: TensorProto) -> Weight | Constant:
+        """Return the value of an initializer, read from the file once."""
+        key = (scope, proto.name)
+        if key not in self._weights:
+            self._weights[key] = self.weight(*key, to_tensor(proto, self.folder))
+        return self._weights[key]
+
+    def constant_node(self, scope: str, name: str, tensor: Any) -> Weight | Constant:
+        """Return the value of a Constant node: a weight where it is more than one number."""
+        key = (scope, name)
+        if key not in self._weights:
+            several = isinstance(tensor, torch.Tensor) and tensor.numel() > 1
+            self._weights[key] = self.weight(*key, tensor) if several else Constant(tensor)
+        return self._weights[key]
+
+    def freeze(self, weight: Weight) -> Constant:
+        """Return a weight as a constant that no gradient reaches."""
+        return self._frozen.setdefault(id(weight), Constant(weight.tensor, weight))
+
+    def like(self, dtype: torch.dtype) -> Constant:
+        """Return the empty tensor that says the twin's device and what a type has become."""
+        return self._likes.setdefault(dtype, Constant(torch.empty(0, dtype=dtype)))
+
+    @cached_property
+    def types(self) -> Mapping[str, Mapping[str, int]]:
+        """Scope → value → ``TensorProto`` type."""
+        return element_types(self.model)
+
+    @cached_property
+    def hardened(self) -> dict[tuple[str, str], Hardened]:
+        """The JumpReLUs of the model, by scope and by the value that the last node writes."""
+        nodes = [node for graph in every_graph(self.model) for node in graph.node]
+        ours = any(
+            is_jump_relu(node) or any(o.startswith(SITE_PREFIX) for o in node.output)
+            for node in nodes
+        )
+        if not ours:
+            return {}
+        return {
+            (scope.name, found.nodes[-1].output[0]): found
+            for scope in scopes(self.model)
+            for found in read(scope).values()
+        }
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the main graph's values, as far as the file fixes them."""
+        return fixed_shapes(self.model)
+
+    def jump_relu(self, scope: str, site: Hardened, jump: Any) -> JumpReLU:
+        """Return the module of a site; each call of a function that holds the site shares it."""
+        key = (scope, site.value)
+        if key not in self._jump_relus:
+            name = f"{scope}/{site.value}" if scope else site.value
+            self._jump_relus[key] = JumpReLU(jump, site=name)
+        return self._jump_relus[key]
+
+    @contextmanager
+    def call(self, label: str) -> Iterator[None]:
+        """Guard against functions that call themselves."""
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise ModelError(f"the functions behind {label} call each other without end")
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+
+def first_dimension(x: torch.Tensor) -> int:
+    """Return the batch size that the twin is given."""
+    return x.shape[0]
+
+
+def checked_batch(output: torch.Tensor, fixed: int, batch: int) -> torch.Tensor:
+    """Return an output of a file that fixes its batch, where it has a row for each sample."""
+    if output.shape[0] != batch:
+        raise ValueError(
+            f"the model is made for a batch of {fixed} and mixes the samples of one of {batch}"
+        )
+    return output

@@ -1,0 +1,149 @@
+"""A model's twin as a classifier: samples in, logits out, whatever the file looks like."""
+
+from pathlib import Path
+
+import torch
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from onnxfit.data_sources import times
+from onnxfit.errors import DataError, ModelError
+from onnxfit.files import as_model, folder_of
+from onnxfit.twin.module import to_torch
+
+_TYPES = {
+    TensorProto.FLOAT: torch.float32,
+    TensorProto.DOUBLE: torch.float64,
+    TensorProto.FLOAT16: torch.float16,
+    TensorProto.BFLOAT16: torch.bfloat16,
+}
+
+
+class Classifier(torch.nn.Module):
+    """The twin of a model that turns samples, N×…, into logits, N×classes.
+
+    Samples are converted to the input's type, and logits back to the type of the samples. Logits
+    are the first output of the graph; axes of length 1 after the classes are dropped. Where the
+    file fixes the batch size and the twin cannot do without it, samples are computed that many at
+    a time.
+
+    Args:
+        model: A model or its path.
+        base_dir: Folder of the external data; by default that of the path.
+
+    Attributes:
+        twin: What :func:`onnxfit.to_torch` made of the model.
+        input_name: The graph's only input.
+        shape: Of one sample as the file declares it, with None for lengths that it leaves open;
+            None where it declares no shape.
+        ends_in_softmax: Whether what it calls logits are probabilities.
+
+    Raises:
+        ModelError: The model cannot be read, or has not one input of a floating-point type.
+        UnsupportedOperator: The twin cannot compute a node.
+    """
+
+    def __init__(self, model: ModelProto | str | Path, base_dir: str | Path | None = None) -> None:
+        super().__init__()
+        proto = as_model(model)
+        given = {tensor.name for tensor in proto.graph.initializer}
+        inputs = [value for value in proto.graph.input if value.name not in given]
+        if len(inputs) != 1:
+            names = ", ".join(repr(value.name) for value in inputs) or "none"
+            raise ModelError(f"a classifier has one input, the model has {len(inputs)}: {names}")
+        self._dtype = _dtype_of(inputs[0])
+        self.input_name = inputs[0].name
+        self.shape, self._batch = _shape_of(inputs[0])
+        self._part: int | None = None
+        self.ends_in_softmax = any(
+            node.op_type == "Softmax" and proto.graph.output[0].name in node.output
+            for node in proto.graph.node
+        )
+        self.twin = to_torch(proto, folder_of(model, base_dir))
+
+    @property
+    def channels(self) -> int | None:
+        """1 or 3 where the file says that samples are images of so many channels, else None."""
+        shape = self.shape or ()
+        return shape[0] if len(shape) == 3 and shape[0] in (1, 3) else None
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuse samples of a shape that the model does not take.
+
+        Raises:
+            DataError: The shape is not the one that the file declares.
+        """
+        if self.shape is None:
+            return
+        fits = len(shape) == len(self.shape) and all(
+            expected in (None, length) for expected, length in zip(self.shape, shape, strict=True)
+        )
+        if not fits:
+            expected = "×".join("?" if length is None else str(length) for length in self.shape)
+            raise DataError(
+                f"the model's input {self.input_name!r} takes samples of shape "
+                f"{expected or 'none'}; those of the data are {times(shape)}"
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of samples.
+
+        Raises:
+            ModelError: The model cannot be computed, or its first output is not N×classes.
+        """
+        if self._part is not None:
+            return self._in_parts(x, self._part)
+        try:
+            return self._logits(x)
+        except ModelError:
+            if self._batch is None or self._batch == len(x):
+                raise
+        logits = self._in_parts(x, self._batch)
+        self._part = self._batch
+        return logits
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        outputs = self.twin(x if self._dtype is torch.float32 else x.to(self._dtype))
+        return as_logits(outputs, len(x)).to(x.dtype)
+
+    def _in_parts(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        """Compute ``size`` samples at a time, the last ones filled up with copies."""
+        missing = -len(x) % size
+        full = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+        logits = torch.cat([self._logits(part) for part in full.split(size)])
+        return logits[: len(x)]
+
+
+def as_logits(outputs: object, n: int) -> torch.Tensor:
+    """Return the logits of ``n`` samples, N×classes, out of what a module returned.
+
+    Raises:
+        ModelError: The first output is no such tensor.
+    """
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
+        raise ModelError("the first output of the model is no floating-point tensor")
+    shape = tuple(logits.shape)
+    if len(shape) < 2 or shape[0] != n or any(length != 1 for length in shape[2:]):
+        raise ModelError(
+            f"the first output of the model is {times(shape) or 'one number'} for {n} samples, "
+            "not logits of N×classes"
+        )
+    return logits.reshape(n, shape[1])
+
+
+def _dtype_of(value: ValueInfoProto) -> torch.dtype:
+    element_type = value.type.tensor_type.elem_type
+    if element_type not in _TYPES:
+        name = TensorProto.DataType.Name(element_type).lower() if element_type else "no tensor"
+        raise ModelError(
+            f"the input {value.name!r} of the model is {name}; gradients need a floating-point one"
+        )
+    return _TYPES[element_type]
+
+
+def _shape_of(value: ValueInfoProto) -> tuple[tuple[int | None, ...] | None, int | None]:
+    """Return the shape of one sample and the batch size, as far as an input fixes them."""
+    if not value.type.tensor_type.HasField("shape"):
+        return None, None
+    lengths = [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
+    return tuple(lengths[1:]), lengths[0] if lengths else None

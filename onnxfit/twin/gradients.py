@@ -1,0 +1,182 @@
+"""The gradient of a classifier's loss, or of a logit, with respect to every sample of a dataset."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxfit import npz, saliency
+from onnxfit.data import Dataset
+from onnxfit.errors import DataError, ModelError
+from onnxfit.twin.classifier import as_logits
+
+
+class Gradients(NamedTuple):
+    """What :func:`input_gradients` finds for a batch of n samples.
+
+    Attributes:
+        x: The samples, float32, n×….
+        labels: int64, n.
+        gradients: Of the loss of each sample, or of its chosen logit, with respect to the sample,
+            in units of 1 / the data's bounds; float32, n×….
+        logits: float32, n×classes.
+        losses: The cross-entropy of each sample in nats, float32, n.
+    """
+
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    gradients: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    losses: NDArray[np.float32]
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """The class with the largest logit, int64, n."""
+        return self.logits.argmax(axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What :func:`export_gradients` wrote.
+
+    Attributes:
+        n: Number of samples.
+        classes: Number of logits.
+        accuracy: Share of samples whose largest logit is that of their label.
+        zero: Number of samples whose gradient is 0 everywhere.
+        not_finite: Number of samples whose gradient holds NaN or infinity.
+    """
+
+    n: int
+    classes: int
+    accuracy: float
+    zero: int
+    not_finite: int
+
+
+def input_gradients(
+    twin: torch.nn.Module, data: Dataset, *, logit: int | None = None, batch_size: int = 64
+) -> Iterator[Gradients]:
+    """Yield gradients, logits and losses of all samples in order, a batch at a time.
+
+    A sample's gradient is of its own loss, not of a mean, so that but for rounding the batch size
+    does not matter.
+
+    Args:
+        twin: Takes float32 samples, N×…, and returns logits, N×classes. It is put into evaluation
+            mode and computes on the device of its first parameter.
+        data: The samples.
+        logit: Take the gradient of this logit, counted from 0, not of the cross-entropy loss.
+        batch_size: Number of samples that are computed at a time.
+
+    Raises:
+        DataError: The data is damaged, or a label is not below the number of classes.
+        ModelError: The module does not return logits, has not that many, or no gradient reaches
+            its input.
+        ValueError: ``batch_size`` is less than 1.
+    """
+    twin.eval()
+    tensors = itertools.chain(twin.parameters(), twin.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    for x, y in data.batches(batch_size):
+        inputs = torch.from_numpy(x).to(device).requires_grad_()
+        logits = as_logits(twin(inputs), len(x))
+        _check_classes(data, logits.shape[1], logit)
+        labels = torch.from_numpy(y).to(device)
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        target = losses if logit is None else logits[:, logit]
+        yield Gradients(x, y, _array(_gradient(target, inputs)), _array(logits), _array(losses))
+
+
+def export_gradients(
+    twin: torch.nn.Module,
+    data: Dataset,
+    output: str | Path,
+    *,
+    logit: int | None = None,
+    batch_size: int = 64,
+    pictures: str | Path | None = None,
+    advance: Callable[[int], object] = lambda count: None,
+) -> Exported:
+    """Write gradients, logits, losses and labels of all samples to an ``.npz`` file.
+
+    The file holds ``gradients``, ``logits``, ``losses`` and ``labels`` as :class:`Gradients` does,
+    for all N samples. Memory is needed for a batch. An existing file is replaced at the end; where
+    something fails, it stays as it was and nothing else is left.
+
+    Args:
+        twin: As in :func:`input_gradients`.
+        data: As in :func:`input_gradients`.
+        output: The file to write.
+        logit: As in :func:`input_gradients`.
+        batch_size: As in :func:`input_gradients`.
+        pictures: Folder for a picture of each sample and its saliency map, made if need be; see
+            :func:`onnxfit.saliency.picture`. Older maps of the samples are replaced.
+        advance: Is called with the number of samples after each batch.
+
+    Raises:
+        DataError: As in :func:`input_gradients`; or the output cannot be written, or pictures are asked
+            for of samples that are no images.
+        ModelError: As in :func:`input_gradients`.
+        ModuleNotFoundError: Pictures are asked for, and Pillow is not installed.
+    """
+    classes = correct = zero = not_finite = 0
+    with contextlib.ExitStack() as files:
+        append = files.enter_context(npz.writing(Path(output)))
+        if pictures is not None:
+            show = files.enter_context(saliency.writing(Path(pictures), data))
+        for batch in input_gradients(twin, data, logit=logit, batch_size=batch_size):
+            append(
+                gradients=batch.gradients,
+                logits=batch.logits,
+                losses=batch.losses,
+                labels=batch.labels,
+            )
+            if pictures is not None:
+                show(batch.x, batch.gradients, batch.labels, batch.predictions)
+            flat = batch.gradients.reshape(len(batch.x), -1)
+            classes = batch.logits.shape[1]
+            correct += int((batch.predictions == batch.labels).sum())
+            zero += int((flat == 0).all(axis=1).sum())
+            not_finite += int((~np.isfinite(flat)).any(axis=1).sum())
+            advance(len(batch.x))
+    return Exported(
+        n=data.n,
+        classes=classes,
+        accuracy=correct / data.n,
+        zero=zero,
+        not_finite=not_finite,
+    )
+
+
+def _check_classes(data: Dataset, classes: int, logit: int | None) -> None:
+    at = int(data.labels.argmax())
+    if data.labels[at] >= classes:
+        raise DataError(
+            f"{data.path}: the label of sample {at} is {data.labels[at]}, but the model has "
+            f"{classes} classes, 0 to {classes - 1}"
+        )
+    if logit is not None and not 0 <= logit < classes:
+        raise ModelError(
+            f"the model has {classes} logits, 0 to {classes - 1}, but no logit {logit}"
+        )
+
+
+def _gradient(target: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    gradient = None
+    if target.requires_grad:
+        (gradient,) = torch.autograd.grad(target.sum(), inputs, allow_unused=True)
+    if gradient is None:
+        raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
+    return gradient
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().float().cpu().numpy()
+    return array

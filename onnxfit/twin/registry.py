@@ -1,0 +1,101 @@
+"""Which converter turns an operator into PyTorch: keyed by domain, operator and version."""
+
+import importlib
+import pkgutil
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING
+
+import onnx
+
+if TYPE_CHECKING:
+    from onnxfit.twin.node import Node, Outputs
+
+    Converter = Callable[[Node], Outputs]
+
+# The newest version of each operator set whose operators were compared with the specification.
+# An operator that changed after it is refused: it may mean something else.
+NEWEST = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1}
+
+_converters: dict[tuple[str, str], list[tuple[int, "Converter"]]] = {}
+_on_host: dict[str, "Converter"] = {}
+
+
+def converter(
+    *op_types: str, since: int = 1, domain: str = ""
+) -> Callable[["Converter"], "Converter"]:
+    """Make a function the converter of operators, from a version of their domain on.
+
+    It serves until the version at which another converter of the operator takes over.
+    """
+
+    def register(function: "Converter") -> "Converter":
+        for op_type in op_types:
+            entries = _converters.setdefault((domain, op_type), [])
+            if any(version == since for version, _ in entries):
+                raise ValueError(f"{op_type} of version {since} has two converters")
+            entries.append((since, function))
+            entries.sort(key=lambda entry: entry[0])
+        return function
+
+    return register
+
+
+def host_converter(*op_types: str) -> Callable[["Converter"], "Converter"]:
+    """Make a function the converter of operators whose inputs are known without any tensor.
+
+    It computes with Python integers and tuples of them, as in ``Shape → Gather → Concat``, and
+    returns ``NotImplemented`` for what needs tensors after all.
+    """
+
+    def register(function: "Converter") -> "Converter":
+        _on_host.update(dict.fromkeys(op_types, function))
+        return function
+
+    return register
+
+
+def find(domain: str, op_type: str, opset: int) -> "Converter | None":
+    """Return the converter of an operator as it is in a version of its domain, or None."""
+    _load()
+    entries = _converters.get((domain, op_type), [])
+    position = bisect_right([version for version, _ in entries], opset)
+    known = is_known(domain, op_type, opset) or domain not in NEWEST
+    if not position or not known:
+        return None
+    return entries[position - 1][1]
+
+
+def find_on_host(domain: str, op_type: str) -> "Converter | None":
+    """Return the converter of an operator on integers that are known without any tensor."""
+    return _on_host.get(op_type) if domain == "" else None
+
+
+def is_known(domain: str, op_type: str, opset: int) -> bool:
+    """Tell whether an operator is specified, in a version that converters were compared with."""
+    return 0 < since_version(domain, op_type, opset) <= NEWEST.get(domain, 0)
+
+
+@cache
+def since_version(domain: str, op_type: str, opset: int) -> int:
+    """Return the version in which an operator got the meaning it has in an opset, else 0."""
+    try:
+        return int(onnx.defs.get_schema(op_type, opset, domain).since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+def supported() -> list[tuple[str, str]]:
+    """List domain and name of every operator with a converter."""
+    _load()
+    return sorted(_converters)
+
+
+@cache
+def _load() -> None:
+    """Import every operator family, each of which registers its converters."""
+    from onnxfit.twin import ops
+
+    for module in pkgutil.iter_modules(ops.__path__, f"{ops.__name__}."):
+        importlib.import_module(module.name)

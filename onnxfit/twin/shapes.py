@@ -1,0 +1,44 @@
+"""Shapes of a model's values, as far as the file fixes them."""
+
+import math
+
+import onnx
+from onnx import ModelProto, TensorProto
+
+# Larger initializers are no shapes, and shape inference copies the model.
+LARGEST = 64
+
+
+def fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the main graph's values that do not depend on the inputs given."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
+    except onnx.shape_inference.InferenceError:
+        return {}
+    found = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found
+
+
+def _without_weights(model: ModelProto) -> ModelProto:
+    """Copy a model without what its larger tensors hold."""
+    slim = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    slim.functions.extend(model.functions)
+    graph = slim.graph
+    graph.name = model.graph.name
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    graph.node.extend(model.graph.node)
+    known = {value.name for value in graph.input}
+    for tensor in model.graph.initializer:
+        inside = tensor.data_location != TensorProto.EXTERNAL
+        if inside and math.prod(tensor.dims) <= LARGEST:
+            graph.initializer.append(tensor)
+        elif tensor.name not in known:
+            graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+    return slim
