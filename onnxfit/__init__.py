@@ -10,35 +10,49 @@ if TYPE_CHECKING:
     from onnxfit.inspection import inspect
     from onnxfit.runtime import library_path, register, session
     from onnxfit.sites import Site, find_sites
+    from onnxfit.twin.jump_relu import set_backward
+    from onnxfit.twin.module import to_torch
+    from onnxfit.twin.parity import Parity, parity
+    from onnxfit.twin.write_back import write_back
 
 # No module bears the name of a function here: importing it would hide the function.
 _HOMES = {
+    "Parity": "twin.parity",
     "Site": "sites",
     "diagnose": "doctor",
     "find_sites": "sites",
     "inspect": "inspection",
     "library_path": "runtime",
     "load": "files",
+    "parity": "twin.parity",
     "register": "runtime",
     "restore": "hardening",
     "retrofit": "hardening",
     "save": "files",
     "session": "runtime",
+    "set_backward": "twin.jump_relu",
+    "to_torch": "twin.module",
+    "write_back": "twin.write_back",
 }
 
 __version__ = "0.1.0"
 __all__ = [
+    "Parity",
     "Site",
     "diagnose",
     "find_sites",
     "inspect",
     "library_path",
     "load",
+    "parity",
     "register",
     "restore",
     "retrofit",
     "save",
     "session",
+    "set_backward",
+    "to_torch",
+    "write_back",
 ]
 
 
@@ -46,6 +60,12 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module on first use, so that ``import onnxfit`` costs nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'onnxfit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"onnxfit.{_HOMES[name]}"), name)
+    try:
+        module = importlib.import_module(f"onnxfit.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(f"onnxfit.{name} needs torch: pip install 'onnxfit[twin]'") from error
+    value = getattr(module, name)
     globals()[name] = value
     return value

@@ -15,7 +15,7 @@ import click
 
 from onnxfit import __version__
 from onnxfit.cli_options import DataOptions, data_options, parse_number
-from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError
+from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
 
 if TYPE_CHECKING:
     from onnxfit.inspection import Inspection
@@ -61,7 +61,7 @@ class Group(click.Group):
             return super().invoke(ctx)
         except OnnxfitError as error:
             click.echo(f"Error: {error}", err=True)
-            ctx.exit(CANNOT if isinstance(error, NativeLibraryError) else BAD_INPUT)
+            ctx.exit(CANNOT if isinstance(error, (NativeLibraryError, ParityError)) else BAD_INPUT)
         except ModuleNotFoundError as error:
             if error.name not in OPTIONAL:
                 raise

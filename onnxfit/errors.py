@@ -4,11 +4,12 @@ OnnxfitError
 ├── ModelError          the ONNX file cannot be read, written, hardened or computed
 ├── UnsupportedOperator the twin cannot compute an operator of the model
 ├── NativeLibraryError  the custom-op library or a provider cannot be used here
+├── ParityError         the twin and the file in ONNX Runtime disagree
 └── DataError           a data or jump file is not what it should be
 
 A wrong argument from Python is a ``ValueError`` or ``TypeError``, as everywhere else.
-The command line turns ``NativeLibraryError`` into exit status 3 (the environment cannot do it)
-and every other one into 2 (bad input).
+The command line turns ``NativeLibraryError`` and ``ParityError`` into exit status 3 (the
+environment cannot do it) and every other one into 2 (bad input).
 """
 
 
@@ -50,3 +51,7 @@ class NativeLibraryError(OnnxfitError):
 
 class DataError(OnnxfitError):
     """A data or jump file is not what it should be."""
+
+
+class ParityError(OnnxfitError):
+    """The twin and the file in ONNX Runtime disagree, so the twin's gradients mean nothing."""

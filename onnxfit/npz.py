@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -25,6 +26,16 @@ _DAMAGE = (
     EOFError,
     MemoryError,
     RuntimeError,  # a member is encrypted, or compressed in a way that this Python does not know
+    ValueError,
+)
+# NumPy parses a header as Python and lets most of that parser's errors through.
+_NO_HEADER = (
+    KeyError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    TokenError,
+    TypeError,
     ValueError,
 )
 
@@ -117,13 +128,13 @@ def member(path: Path, name: str) -> Member:
         DataError: The file is no ``.npz``, is damaged, or has no such array of plain values.
     """
     with reading(path), zipfile.ZipFile(path) as archive:
-        members = {item.filename.removesuffix(".npy"): item for item in archive.infolist()}
-        if name not in members:
-            there = ", ".join(map(repr, members)) or "nothing"
+        names = [file.removesuffix(".npy") for file in archive.namelist() if file.endswith(".npy")]
+        if name not in names:
+            there = ", ".join(map(repr, names)) or "none"
             raise DataError(f"{path} has no array {name!r}; it has {there}")
-        with archive.open(members[name]) as stream:
+        with archive.open(f"{name}.npy") as stream:
             shape, fortran_order, dtype = _read_header(stream)
-            rest = members[name].file_size - stream.tell()
+            rest = archive.getinfo(f"{name}.npy").file_size - stream.tell()
         if dtype.hasobject or dtype.names is not None or not dtype.itemsize:
             raise DataError(f"{path}: the array {name!r} holds {dtype}, not plain numbers")
         # Python's integers do not overflow, whatever shape the header claims.
@@ -138,10 +149,11 @@ def member(path: Path, name: str) -> Member:
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Read the start of an ``.npy`` file: shape, whether in Fortran order, type."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(stream)
-    if version not in readers:
-        raise ValueError(f"it is of version {version[0]}.{version[1]} of the .npy format")
-    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = readers[version](stream)
+    try:
+        header: tuple[tuple[int, ...], bool, np.dtype[Any]]
+        header = readers[npy.read_magic(stream)](stream)
+    except _NO_HEADER as error:
+        raise ValueError("an array does not begin as the .npy format says") from error
     return header
 
 

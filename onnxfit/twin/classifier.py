@@ -10,7 +10,7 @@ from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.module import to_torch
 
-_TYPES = {
+_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
     TensorProto.FLOAT16: torch.float16,
@@ -23,8 +23,8 @@ class Classifier(torch.nn.Module):
 
     Samples are converted to the input's type, and logits back to the type of the samples. Logits
     are the first output of the graph; axes of length 1 after the classes are dropped. Where the
-    file fixes the batch size and the twin cannot do without it, samples are computed that many at
-    a time.
+    file fixes the batch size and samples computed at once would give something else, they are
+    computed that many at a time.
 
     Args:
         model: A model or its path.
@@ -53,7 +53,7 @@ class Classifier(torch.nn.Module):
         self._dtype = _dtype_of(inputs[0])
         self.input_name = inputs[0].name
         self.shape, self._batch = _shape_of(inputs[0])
-        self._part: int | None = None
+        self._whole: bool | None = None
         self.ends_in_softmax = any(
             node.op_type == "Softmax" and proto.graph.output[0].name in node.output
             for node in proto.graph.node
@@ -81,7 +81,7 @@ class Classifier(torch.nn.Module):
             expected = "×".join("?" if length is None else str(length) for length in self.shape)
             raise DataError(
                 f"the model's input {self.input_name!r} takes samples of shape "
-                f"{expected or 'none'}; those of the data are {times(shape)}"
+                f"{expected or '()'}; those of the data are {times(shape)}"
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -90,16 +90,28 @@ class Classifier(torch.nn.Module):
         Raises:
             ModelError: The model cannot be computed, or its first output is not N×classes.
         """
-        if self._part is not None:
-            return self._in_parts(x, self._part)
-        try:
+        if self._batch is None or self._batch == len(x):
             return self._logits(x)
-        except ModelError:
-            if self._batch is None or self._batch == len(x):
-                raise
-        logits = self._in_parts(x, self._batch)
-        self._part = self._batch
-        return logits
+        if self._whole is None:
+            self._whole = self._takes_any_batch(x[: 2 * self._batch + 1], self._batch)
+        return self._logits(x) if self._whole else self._in_parts(x, self._batch)
+
+    def _takes_any_batch(self, x: torch.Tensor, size: int) -> bool:
+        """Tell whether samples can be computed at once although the file fixes the batch size.
+
+        The twin may refuse, or mix the samples up: a file for one sample can hold, say, a mean
+        over all axes.
+        """
+        with torch.no_grad():
+            parts = self._in_parts(x, size)
+            try:
+                whole = self._logits(x)
+            except ModelError:
+                return False
+        if whole.shape != parts.shape:
+            return False
+        near = {"rtol": 1e-3, "atol": 1e-4 * float(parts.abs().max()), "equal_nan": True}
+        return bool(torch.allclose(whole, parts, **near))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         outputs = self.twin(x if self._dtype is torch.float32 else x.to(self._dtype))

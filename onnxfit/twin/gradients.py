@@ -121,8 +121,8 @@ def export_gradients(
         advance: Is called with the number of samples after each batch.
 
     Raises:
-        DataError: As in :func:`input_gradients`; or the output cannot be written, or pictures are asked
-            for of samples that are no images.
+        DataError: As in :func:`input_gradients`; the output cannot be written there; or pictures
+            are asked for of samples that are no images.
         ModelError: As in :func:`input_gradients`.
         ModuleNotFoundError: Pictures are asked for, and Pillow is not installed.
     """

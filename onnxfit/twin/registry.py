@@ -86,10 +86,10 @@ def since_version(domain: str, op_type: str, opset: int) -> int:
         return 0
 
 
-def supported() -> list[tuple[str, str]]:
-    """List domain and name of every operator with a converter."""
+def supported() -> list[tuple[str, str, int]]:
+    """List domain, name and first version of every converter."""
     _load()
-    return sorted(_converters)
+    return sorted((*key, version) for key, found in _converters.items() for version, _ in found)
 
 
 @cache

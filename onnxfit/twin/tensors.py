@@ -48,6 +48,17 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.INT2: torch.int8,
     TensorProto.FLOAT4E2M1: torch.float32,
 }
+# The types that ONNX Runtime and the twin both give out as arrays of NumPy's own types.
+COMPARABLE = {
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.BOOL,
+}
 # Of the carried types, those that NumPy knows through ml_dtypes and PyTorch reads bit by bit.
 _BY_BITS: dict[int, Any] = {
     TensorProto.BFLOAT16: np.int16,

@@ -1,0 +1,277 @@
+"""Pools over windows and over whole channels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnx import TensorProto
+from torch.nn import functional
+
+from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.ops.windows import (
+    SAME,
+    Pads,
+    Sizes,
+    Window,
+    padded,
+    read_window,
+    same_pads,
+    spans,
+    symmetric,
+)
+from onnxfit.twin.registry import converter
+from onnxfit.twin.values import Constant
+
+CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+
+
+def average_pool3d(
+    x: torch.Tensor, kernel: Sizes, strides: Sizes, pads: Sizes, ceil: bool, count_pads: bool
+) -> torch.Tensor:
+    """Pool as PyTorch does, in float32 where it has no such function."""
+    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        return functional.avg_pool3d(x.float(), kernel, strides, pads, ceil, count_pads).to(x.dtype)
+    return functional.avg_pool3d(x, kernel, strides, pads, ceil, count_pads)
+
+
+AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: average_pool3d}
+
+
+@converter("MaxPool")
+def max_pool(node: Node) -> Outputs:
+    """Turn it into PyTorch's function, or pad first where that knows no such padding."""
+    window, ceil = _window(node)
+    arguments = (window.kernel, window.strides, window.dilations)
+    x = node.input(0)
+    if node.wants(1):
+        by_columns = node.get("storage_order", 0) == 1
+        given = (*arguments, window.pads, window.auto_pad, ceil, by_columns)
+        return node.emit(max_pool_with_indices, x, *given, outputs=2)
+    pads = window.fixed_pads
+    if _is_floating(node) and pads is not None and is_native(window, pads):
+        begins = tuple(begin for begin, _ in pads)
+        y = node.emit(
+            MAX_POOL[len(begins)], x, window.kernel, window.strides, begins, window.dilations, ceil
+        )
+    else:
+        y = node.emit(max_pool_padded, x, *arguments, window.pads, window.auto_pad, ceil)
+    return y, Constant(None)
+
+
+def _window(node: Node) -> tuple[Window, bool]:
+    """Read the attributes of a pool, and whether a window may reach over the end."""
+    window = read_window(node, node.get("kernel_shape", ()))
+    # auto_pad fixes the number of windows by itself.
+    explicit = node.get("auto_pad", "NOTSET") in ("", "NOTSET")
+    return window, bool(node.get("ceil_mode", 0)) and explicit
+
+
+def _is_floating(node: Node) -> bool:
+    return node.element_type(0) not in (TensorProto.INT8, TensorProto.UINT8)
+
+
+def is_native(window: Window, pads: Pads) -> bool:
+    """Tell whether PyTorch's pools take a padding."""
+    halves = zip(pads, window.kernel, strict=True)
+    return symmetric(pads) and all(begin <= kernel // 2 for (begin, _), kernel in halves)
+
+
+def reach(
+    size: Sizes,
+    kernel: Sizes,
+    strides: Sizes,
+    dilations: Sizes,
+    pads: Pads,
+    auto_pad: str,
+    ceil: bool,
+) -> tuple[Pads, Pads]:
+    """Return the padding that counts as such, and the one with which the windows just fit."""
+    span = spans(kernel, dilations)
+    if auto_pad in SAME:
+        pads = same_pads(size, span, strides, auto_pad == SAME[0])
+    exact = []
+    for n, width, stride, (begin, end) in zip(size, span, strides, pads, strict=True):
+        windows = (n + begin + end - width + (stride - 1) * ceil) // stride + 1
+        if ceil and (windows - 1) * stride >= n + begin:
+            windows -= 1  # It would begin in the padding.
+        exact.append((begin, (windows - 1) * stride + width - n - begin))
+    return pads, tuple(exact)
+
+
+def max_pool_padded(
+    x: torch.Tensor,
+    kernel: Sizes,
+    strides: Sizes,
+    dilations: Sizes,
+    pads: Pads,
+    auto_pad: str,
+    ceil: bool,
+) -> torch.Tensor:
+    """Pool with any padding; small integers as well."""
+    size = tuple(x.shape[2:])
+    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    values = x if x.is_floating_point() else x.to(torch.float32)
+    values = padded(values, exact, -torch.inf)
+    return MAX_POOL[len(size)](values, kernel, strides, 0, dilations).to(x.dtype)
+
+
+def max_pool_with_indices(
+    x: torch.Tensor,
+    kernel: Sizes,
+    strides: Sizes,
+    dilations: Sizes,
+    pads: Pads,
+    auto_pad: str,
+    ceil: bool,
+    by_columns: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pool with any padding; return each maximum's position in the whole input as well."""
+    size = tuple(x.shape[2:])
+    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    values = x if x.is_floating_point() else x.to(torch.float32)
+    values = padded(values, exact, -torch.inf)
+    y, indices = MAX_POOL[len(size)](values, kernel, strides, 0, dilations, return_indices=True)
+    positions = []
+    for width, (begin, _) in zip(values.shape[:1:-1], reversed(exact), strict=True):
+        positions.append(indices % width - begin)
+        indices = indices // width
+    axes = list(zip(positions, reversed(size), strict=True))
+    flat, step = torch.zeros_like(indices), 1
+    for position, width in reversed(axes) if by_columns else axes:
+        flat, step = flat + position * step, step * width
+    channels = torch.arange(x.shape[0] * x.shape[1], device=x.device) * step
+    channels = channels.reshape(x.shape[0], x.shape[1], *(1 for _ in size))
+    return y.to(x.dtype), flat + channels
+
+
+@converter("AveragePool")
+def average_pool(node: Node) -> Outputs:
+    """Turn it into PyTorch's function, or into a step where that knows no such window."""
+    window, ceil = _window(node)
+    count_pads = bool(node.get("count_include_pad", 0))
+    pads = window.fixed_pads
+    if set(window.dilations) == {1} and pads is not None and is_native(window, pads):
+        begins = tuple(begin for begin, _ in pads)
+        function: Callable[..., Any] = AVERAGE_POOL[len(begins)]
+        given = (window.kernel, window.strides, begins, ceil, count_pads)
+        return node.emit(function, node.input(0), *given)
+    arguments = (window.kernel, window.strides, window.dilations)
+    given = (*arguments, window.pads, window.auto_pad, ceil, count_pads)
+    return node.emit(average_pool_padded, node.input(0), *given)
+
+
+def average_pool_padded(
+    x: torch.Tensor,
+    kernel: Sizes,
+    strides: Sizes,
+    dilations: Sizes,
+    pads: Pads,
+    auto_pad: str,
+    ceil: bool,
+    count_pads: bool,
+) -> torch.Tensor:
+    """Pool with any padding and dilation; ``count_pads`` makes the padding part of the mean."""
+    size = tuple(x.shape[2:])
+    pads, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    counted = x.new_ones((1, 1, *size))
+    if count_pads:
+        counted = padded(counted, pads, 1.0)
+        pairs = zip(exact, pads, strict=True)
+        rest = tuple((0, end - counted_end) for (_, end), (_, counted_end) in pairs)
+        counted = padded(counted, rest)
+    else:
+        counted = padded(counted, exact)
+    window = (kernel, strides, dilations)
+    return means(padded(x, exact), *window) / means(counted, *window)
+
+
+def means(x: torch.Tensor, kernel: Sizes, strides: Sizes, dilations: Sizes) -> torch.Tensor:
+    """Return the mean of each window."""
+    if set(dilations) == {1}:
+        zeros = (0,) * len(kernel)
+        return AVERAGE_POOL[len(kernel)](x, kernel, strides, zeros, False, True)
+    ones = x.new_ones((1, 1, *kernel))
+    channels = x.flatten(0, 1).unsqueeze(1)
+    y = CONV[len(kernel)](channels, ones / ones.numel(), None, strides, 0, dilations)
+    return y.reshape(*x.shape[:2], *y.shape[2:])
+
+
+@converter("LpPool", since=2)
+def lp_pool(node: Node) -> Outputs:
+    window, ceil = _window(node)
+    arguments = (window.kernel, window.strides, window.dilations)
+    given = (node.get("p", 2), *arguments, window.pads, window.auto_pad, ceil)
+    return node.emit(lp_pool_padded, node.input(0), *given)
+
+
+def lp_pool_padded(
+    x: torch.Tensor,
+    p: int,
+    kernel: Sizes,
+    strides: Sizes,
+    dilations: Sizes,
+    pads: Pads,
+    auto_pad: str,
+    ceil: bool,
+) -> torch.Tensor:
+    """Return the p-norm of each window."""
+    size = tuple(x.shape[2:])
+    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    sums = means(padded(x.abs() ** p, exact), kernel, strides, dilations)
+    for length in kernel:
+        sums = sums * length
+    # The gradient of the root at 0 is infinite: a window of zeros has none.
+    positive = sums > 0
+    return torch.where(positive, torch.where(positive, sums, 1) ** (1 / p), 0)
+
+
+@converter("GlobalAveragePool")
+def global_average_pool(node: Node) -> Outputs:
+    return node.emit(global_mean, node.input(0))
+
+
+def global_mean(x: torch.Tensor) -> torch.Tensor:
+    return x.mean(tuple(range(2, x.dim())), keepdim=True)
+
+
+@converter("GlobalMaxPool")
+def global_max_pool(node: Node) -> Outputs:
+    return node.emit(global_maximum, node.input(0))
+
+
+def global_maximum(x: torch.Tensor) -> torch.Tensor:
+    return x.amax(tuple(range(2, x.dim())), keepdim=True)
+
+
+@converter("GlobalLpPool", since=2)
+def global_lp_pool(node: Node) -> Outputs:
+    return node.emit(global_norm, node.input(0), node.get("p", 2))
+
+
+def global_norm(x: torch.Tensor, p: int) -> torch.Tensor:
+    return torch.linalg.vector_norm(x, p, tuple(range(2, x.dim())), keepdim=True)
+
+
+@converter("MaxUnpool")
+def max_unpool(node: Node) -> Outputs:
+    window = read_window(node, node.get("kernel_shape", ()))
+    given = (window.kernel, window.strides, window.pads, node.host(2))
+    return node.emit(unpool, node.input(0), node.input(1), *given)
+
+
+def unpool(
+    x: torch.Tensor,
+    indices: torch.Tensor,
+    kernel: Sizes,
+    strides: Sizes,
+    pads: Pads,
+    shape: Sizes | None,
+) -> torch.Tensor:
+    """Put each value at the position where it was the maximum of its window."""
+    if shape is None:
+        axes = zip(x.shape[2:], kernel, strides, pads, strict=True)
+        size = ((n - 1) * s + k - begin - end for n, k, s, (begin, end) in axes)
+        shape = (*x.shape[:2], *size)
+    y = x.new_zeros(torch.Size(shape).numel())
+    return y.scatter(0, indices.flatten(), x.flatten()).reshape(shape)
