@@ -294,8 +294,11 @@ def gradients(
             advance=advance,
         )
     if as_json:
-        used = {"path": str(data.path), "sha256": dataset.sha256, "bounds": dataset.bounds}
-        document = {"model": {"path": str(model), "sha256": digest}, "data": used}
+        used = {"path": str(data.path), "sha256": dataset.sha256, "n": dataset.n}
+        document = {
+            "model": {"path": str(model), "sha256": digest},
+            "data": {**used, "bounds": dataset.bounds},
+        }
         settings = {"logit": logit, "mean": data.mean, "std": data.std, "seed": data.seed}
         written = {"path": str(output), "saliency": None if saliency is None else str(saliency)}
         _print_json({**document, **settings, **written, **dataclasses.asdict(exported)})

@@ -213,8 +213,8 @@ def table() -> str:
         "## Beyond the suite",
         "",
         "Compared with ONNX Runtime by the tests of their family: older operators, those of",
-        "`ai.onnx.ml` that tabular classifiers are made of, and those that ONNX Runtime's optimiser",
-        "and quantiser write.",
+        "`ai.onnx.ml` that tabular classifiers are made of, and those that ONNX Runtime's",
+        "optimiser and quantiser write.",
         "",
         ", ".join(f"`{name}`" for name in others) + ".",
     ]

@@ -121,37 +121,56 @@ def manifest() -> dict[str, dict[str, Any]]:
     return {entry["file"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))}
 
 
+# The samples of each data set, and how many of them tests of one look take.
+DATA = {
+    "mnist": ("mnist_0_4999", 8),
+    "cifar": ("cifar10_exact_549", 8),
+    "imagenet": ("imagenet_sample_100", 2),
+}
+
+
 @cache
-def images(data: str) -> NDArray[np.float32]:
-    """Return a few real images in [0, 1]."""
-    name = {
-        "mnist": "mnist_0_4999",
-        "cifar": "cifar10_exact_549",
-        "imagenet": "imagenet_sample_100",
-    }
-    with np.load(SHARED / f"data/{name[data]}.npz") as arrays:
-        pixels = arrays["x"][: 2 if data == "imagenet" else 8]
+def labelled_images(data: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the first ``n`` real images in [0, 1], N×C×H×W, and their labels."""
+    with np.load(SHARED / f"data/{DATA[data][0]}.npz") as arrays:
+        pixels, labels = arrays["x"][:n], arrays["y"][:n]
     chosen: NDArray[np.float32] = np.divide(pixels, 255, dtype=np.float32)
     if data == "imagenet":
         chosen = np.ascontiguousarray(chosen[:, ::-1, 16:240, 16:240])
-    return chosen
+    return chosen, labels
+
+
+def inputs_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a graph that have no default."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in initializers]
+
+
+def real_inputs(source: Source, n: int) -> NDArray[Any] | None:
+    """Return the first ``n`` images as a model takes them, or None where it was trained on none."""
+    entry = manifest().get(source.name, {})
+    if not entry.get("data"):
+        return None
+    mean, std = (np.float32(entry[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
+    x = (labelled_images(entry["data"], n)[0] - mean) / std
+    tensor = inputs_of(source.model)[0].type.tensor_type
+    dims = [d.dim_value for d in tensor.shape.dim]
+    if len(dims) == 4 and dims[3] in (1, 3):
+        x = x.transpose(0, 2, 3, 1)
+    elif len(dims) < 4:
+        x = x.transpose(0, 1, 3, 2) if entry.get("layout_note") == "F" else x
+        x = x.reshape(len(x), *dims[1:])
+    return np.ascontiguousarray(x, dtype_of(tensor.elem_type))
 
 
 def feeds_for(source: Source) -> Feeds:
     """Return inputs of a model: preprocessed images where it was trained on some, else noise."""
+    inputs = inputs_of(source.model)
     entry = manifest().get(source.name, {})
-    initializers = {tensor.name for tensor in source.model.graph.initializer}
-    inputs = [value for value in source.model.graph.input if value.name not in initializers]
-    if entry.get("data"):
-        mean, std = (np.float32(entry[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
-        x = (images(entry["data"]) - mean) / std
-        dims = [d.dim_value for d in inputs[0].type.tensor_type.shape.dim]
-        if len(dims) == 4 and dims[3] in (1, 3):
-            x = x.transpose(0, 2, 3, 1)
-        elif len(dims) < 4:
-            x = x.reshape(len(x), *dims[1:])
-        x = np.ascontiguousarray(x, dtype_of(inputs[0].type.tensor_type.elem_type))
-        return [{inputs[0].name: one} for one in (np.split(x, len(x)) if dims[0] == 1 else [x])]
+    x = real_inputs(source, DATA[entry["data"]][1]) if entry.get("data") else None
+    if x is not None:
+        fixed = inputs[0].type.tensor_type.shape.dim[0].dim_value == 1
+        return [{inputs[0].name: one} for one in (np.split(x, len(x)) if fixed else [x])]
     rng = np.random.default_rng(0)
     return [{value.name: _noise(source.path.name, value, rng) for value in inputs}]
 

@@ -17,6 +17,9 @@ torch = pytest.importorskip("torch")
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.preprocessing import Preprocessed  # noqa: E402
 
+NOT_FLOAT = "the input 'x' of the model is {}; gradients need a floating-point one"
+OTHER_SHAPE = "the model's input 'x' takes samples of shape {}; those of the data are {}"
+
 
 def model(
     samples: str, nodes: str, logits: str = "float[N, 2]", *, ir_version: int = 8
@@ -56,7 +59,7 @@ def test_a_classifier_computes_logits() -> None:
 @pytest.mark.parametrize("element_type", ["float16", "double", "bfloat16"])
 def test_samples_are_converted_to_the_type_of_the_input(element_type: str) -> None:
     """And logits and gradients back."""
-    nodes = f"z = Cast<to = 1>(x) v = MatMul(z, w) y = CastLike(v, x)"
+    nodes = "z = Cast<to = 1>(x) v = MatMul(z, w) y = CastLike(v, x)"
     classifier = Classifier(model(f"{element_type}[N, 3]", nodes, f"{element_type}[N, 2]"))
     x = rows(4).requires_grad_()
     logits = classifier(x)
@@ -117,10 +120,10 @@ def test_inputs_that_are_initializers_do_not_count() -> None:
     [
         ("float[N, 3] x, float[N, 3] z", "a classifier has one input, the model has 2: 'x', 'z'"),
         ("", "a classifier has one input, the model has 0: none"),
-        ("uint8[N, 3] x", "the input 'x' of the model is uint8; gradients need a floating-point one"),
-        ("seq(float[N, 3]) x", "the input 'x' of the model is no tensor; gradients need a floating-point one"),
+        ("uint8[N, 3] x", NOT_FLOAT.format("uint8")),
+        ("seq(float[N, 3]) x", NOT_FLOAT.format("no tensor")),
     ],
-)  # fmt: skip
+)
 def test_models_of_other_inputs_are_refused(inputs: str, message: str) -> None:
     """Before the twin is built."""
     other = parse(
@@ -138,12 +141,12 @@ def test_models_of_other_inputs_are_refused(inputs: str, message: str) -> None:
         ("float[N, C]", (3,), None),
         ("float[]", (3,), None),
         ("float[1, 1, 8, 8]", (1, 8, 8), None),
-        ("float[N, 3]", (4,), "the model's input 'x' takes samples of shape 3; those of the data are 4"),
-        ("float[N, 3, H, 8]", (8, 8, 3), "the model's input 'x' takes samples of shape 3×?×8; those of the data are 8×8×3"),
-        ("float[N, 784]", (1, 28, 28), "the model's input 'x' takes samples of shape 784; those of the data are 1×28×28"),
-        ("float[N]", (3,), "the model's input 'x' takes samples of shape (); those of the data are 3"),
+        ("float[N, 3]", (4,), OTHER_SHAPE.format("3", "4")),
+        ("float[N, 3, H, 8]", (8, 8, 3), OTHER_SHAPE.format("3×?×8", "8×8×3")),
+        ("float[N, 784]", (1, 28, 28), OTHER_SHAPE.format("784", "1×28×28")),
+        ("float[N]", (3,), OTHER_SHAPE.format("()", "3")),
     ],
-)  # fmt: skip
+)
 def test_samples_must_have_the_declared_shape(
     declared: str, shape: tuple[int, ...], message: str | None
 ) -> None:
@@ -158,9 +161,14 @@ def test_samples_must_have_the_declared_shape(
 
 @pytest.mark.parametrize(
     ("declared", "channels"),
-    [("float[N, 3, H, W]", 3), ("float[1, 1, 8, 8]", 1), ("float[N, 4, 8, 8]", None),
-     ("float[N, 3]", None), ("float[]", None)],
-)  # fmt: skip
+    [
+        ("float[N, 3, H, W]", 3),
+        ("float[1, 1, 8, 8]", 1),
+        ("float[N, 4, 8, 8]", None),
+        ("float[N, 3]", None),
+        ("float[]", None),
+    ],
+)
 def test_the_channels_of_images(declared: str, channels: int | None) -> None:
     """One or three where the file says that it takes images."""
     assert channels == Classifier(model(declared, "y = Identity(x)")).channels

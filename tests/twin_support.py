@@ -1,5 +1,6 @@
 """Helpers of the tests that compare operators of the twin with ONNX Runtime."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,43 @@ def parse(text: str) -> onnx.ModelProto:
     return onnx.parser.parse_model(text)
 
 
+def node_model(
+    op: str,
+    opset: int,
+    given: Mapping[str, NDArray[Any]],
+    slots: str,
+    outputs: str = "y",
+    attributes: str = "",
+    output_type: str = "float",
+) -> onnx.ModelProto:
+    """Write a model of one node.
+
+    Args:
+        op: The operator, after its domain and a dot.
+        opset: The version of ONNX's own domain.
+        given: The inputs of the graph, whose types and ranks they tell.
+        slots: The names of the node's inputs; one that is not given is left empty.
+        outputs: The names of the node's outputs, ``""`` for one that is not wanted.
+        attributes: Its attributes as ONNX text.
+        output_type: The type of each output.
+    """
+    types = {"float32": "float", "float64": "double", "object": "string"}
+    inputs = ", ".join(
+        f"{types.get(str(array.dtype), array.dtype)}[{','.join('ABCDEF'[: array.ndim])}] {name}"
+        for name, array in given.items()
+    )
+    inputs = inputs.replace("[]", "")
+    names = ", ".join(slot if slot in given else '""' for slot in slots.split())
+    while names.endswith(', ""'):
+        names = names.removesuffix(', ""')
+    typed = ", ".join(f"{output_type} {name}" for name in outputs.split() if name != '""')
+    written = f"{op} <{attributes}> ({names})" if attributes else f"{op} ({names})"
+    return parse(
+        f'<ir_version: 10, opset_import: ["": {opset}, "ai.onnx.ml": 3, "com.microsoft": 1]>'
+        f"g ({inputs}) => ({typed}) {{ {outputs.replace(' ', ', ')} = {written} }}"
+    )
+
+
 def runtime_outputs(model: onnx.ModelProto, *arrays: NDArray[Any]) -> list[Any]:
     """Return what ONNX Runtime computes on the CPU, without its optimisations."""
     options = ort.SessionOptions()
@@ -23,7 +61,7 @@ def runtime_outputs(model: onnx.ModelProto, *arrays: NDArray[Any]) -> list[Any]:
     options.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
-    return session.run(None, dict(zip(names, arrays, strict=True)))
+    return list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
 def twin_outputs(twin: Twin, model: onnx.ModelProto, *arrays: NDArray[Any]) -> tuple[Any, ...]:

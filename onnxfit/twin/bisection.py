@@ -38,7 +38,8 @@ def first_difference(
         The value's name; None where a twin built anew agrees everywhere, so that the difference
         is in the twin's state and not in a node.
     """
-    inputs = [array[:samples] for array in inputs]
+    if all(array.ndim and len(array) == len(inputs[0]) for array in inputs):
+        inputs = [array[:samples] for array in inputs]
     types = element_types(model)[""]
 
     def differing(count: int) -> str | None:

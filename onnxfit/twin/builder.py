@@ -15,6 +15,7 @@ from onnxfit.errors import ModelError
 from onnxfit.graph import scopes
 from onnxfit.lowering import SITE_PREFIX, Hardened, read
 from onnxfit.op import is_jump_relu, is_our_function
+from onnxfit.twin.folds import Folds
 from onnxfit.twin.frame import Frame, versions
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Block
@@ -143,6 +144,11 @@ class Builder:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the main graph's values, as far as the file fixes them."""
         return fixed_shapes(self.model)
+
+    @cached_property
+    def folds(self) -> Folds:
+        """The values of the main graph in which samples are folded into a larger dimension."""
+        return Folds(self.model, self.shapes)
 
     def jump_relu(self, scope: str, site: Hardened, jump: Any) -> JumpReLU:
         """Return the module of a site; each call of a function that holds the site shares it."""

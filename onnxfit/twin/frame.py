@@ -240,10 +240,15 @@ class Frame:
         return tuple(results) if outputs else results[0]
 
     def emit_host(
-        self, label: str, function: Callable[..., Any], args: tuple[Any, ...], dtype: torch.dtype
+        self,
+        label: str,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        dtype: torch.dtype,
+        rank: int | None = None,
     ) -> Variable:
         """Add a step whose result is a Python number or a tuple of them."""
-        result = Variable(host=True, dtype=dtype)
+        result = Variable(host=True, dtype=dtype, rank=rank)
         self.block.steps.append(Step(function, args, {}, [result], True, label))
         return result
 

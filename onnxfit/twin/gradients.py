@@ -84,10 +84,11 @@ def input_gradients(
     twin.eval()
     tensors = itertools.chain(twin.parameters(), twin.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    highest = int(data.labels.argmax())
     for x, y in data.batches(batch_size):
         inputs = torch.from_numpy(x).to(device).requires_grad_()
         logits = as_logits(twin(inputs), len(x))
-        _check_classes(data, logits.shape[1], logit)
+        _check_classes(data, highest, logits.shape[1], logit)
         labels = torch.from_numpy(y).to(device)
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         target = losses if logit is None else logits[:, logit]
@@ -155,12 +156,12 @@ def export_gradients(
     )
 
 
-def _check_classes(data: Dataset, classes: int, logit: int | None) -> None:
-    at = int(data.labels.argmax())
-    if data.labels[at] >= classes:
+def _check_classes(data: Dataset, highest: int, classes: int, logit: int | None) -> None:
+    """Check the sample with the highest label, and the logit that is asked for."""
+    if data.labels[highest] >= classes:
         raise DataError(
-            f"{data.path}: the label of sample {at} is {data.labels[at]}, but the model has "
-            f"{classes} classes, 0 to {classes - 1}"
+            f"{data.path}: the label of sample {highest} is {data.labels[highest]}, "
+            f"but the model has {classes} classes, 0 to {classes - 1}"
         )
     if logit is not None and not 0 <= logit < classes:
         raise ModelError(

@@ -56,6 +56,12 @@ class Node:
         value = self.value(index)
         return self.frame.as_tensor(value) if isinstance(value, Variable) else value
 
+    def floats(self, index: int) -> Any:
+        """Return an input like :meth:`input`, in a floating-point type where quantised."""
+        value = self.value(index) if self.has(index) else None
+        floats = value.floats if isinstance(value, Variable) else None
+        return self.input(index) if floats is None else floats
+
     @property
     def inputs(self) -> list[Any]:
         """All inputs as arguments for :meth:`emit`: tensors, None for each one absent."""
@@ -160,10 +166,14 @@ class Node:
         return self.frame.emit(self.label, function, args, kwargs, outputs)
 
     def emit_host(
-        self, function: Callable[..., Any], *args: Any, dtype: torch.dtype = torch.int64
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        dtype: torch.dtype = torch.int64,
+        rank: int | None = None,
     ) -> Variable:
         """Add a step whose result is a Python number or a tuple, of ``dtype`` as a tensor."""
-        return self.frame.emit_host(self.label, function, args, dtype)
+        return self.frame.emit_host(self.label, function, args, dtype, rank)
 
     def emit_random(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Add a step like :meth:`emit` does, but run it anew in each call of the twin."""

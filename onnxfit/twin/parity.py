@@ -179,8 +179,7 @@ def _compare(
     deployed = Deployed(model, folder)
     expected: list[list[Array]] = []
     found: list[list[Array]] = []
-    for start in range(0, len(arrays[0]), batch_size):
-        part = [array[start : start + batch_size] for array in arrays]
+    for part in _batches(arrays, batch_size):
         expected.append(deployed(*part))
         found.append(run_twin(twin, part))
     columns = list(zip(*map(_joined, (expected, found)), strict=True))
@@ -194,6 +193,14 @@ def _compare(
         beyond=int(beyond.sum()),
         agreement=_top1_agreement(columns[0], tolerance),
     )
+
+
+def _batches(arrays: Sequence[Array], batch_size: int) -> Iterator[list[Array]]:
+    """Yield the samples some at a time; all at once where an input does not go by samples."""
+    n = len(arrays[0])
+    size = batch_size if all(array.ndim and len(array) == n for array in arrays) else n
+    for start in range(0, n, size):
+        yield [array[start : start + size] if size < n else array for array in arrays]
 
 
 def _joined(batches: list[list[Array]]) -> list[Array]:

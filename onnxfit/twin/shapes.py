@@ -16,7 +16,8 @@ def fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     except onnx.shape_inference.InferenceError:
         return {}
     found = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.output):
+    graph = inferred.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
         if dims and all(dim.HasField("dim_value") for dim in dims):
             found[value.name] = tuple(dim.dim_value for dim in dims)

@@ -41,10 +41,15 @@ class Variable:
     Attributes:
         host: It is a Python integer or a tuple of them, as the shape of a tensor is.
         dtype: Its type as a tensor, where ``host``.
+        rank: Where ``host``: 0 for an integer, 1 for a tuple, None where that is not known.
+        floats: The same numbers in a floating-point type, where quantisation made them: gradients
+            pass through these, and not through integers.
     """
 
     host: bool = False
     dtype: torch.dtype = torch.int64
+    rank: int | None = None
+    floats: "Variable | None" = None
 
 
 @dataclass(eq=False)

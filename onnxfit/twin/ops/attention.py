@@ -1,7 +1,10 @@
 """Scaled dot-product attention of ONNX's own domain."""
 
+from typing import Any
+
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.ops.attention_math import (
@@ -16,7 +19,6 @@ from onnxfit.twin.ops.attention_math import (
 from onnxfit.twin.registry import converter
 from onnxfit.twin.tensors import DTYPES
 
-Tensor = torch.Tensor
 # The types whose softmax PyTorch's own attention computes in float32.
 _SHORT = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -71,7 +73,7 @@ def plain(
     return merge_heads(attend(q, k, v, None, causal, scale))
 
 
-def masked(q: Tensor, *rest: object) -> Tensor:
+def masked(q: Tensor, *rest: Any) -> Tensor:
     """Compute attention; what it takes is what :func:`with_cache` does."""
     return with_cache(q, *rest)[0]
 

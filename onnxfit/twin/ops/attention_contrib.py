@@ -1,8 +1,7 @@
 """The attention operators that ONNX Runtime's optimiser writes."""
 
-import math
-
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from onnxfit.twin.node import Node, Outputs
@@ -14,8 +13,8 @@ from onnxfit.twin.ops.attention_math import (
     split_heads,
 )
 from onnxfit.twin.registry import converter
+from onnxfit.twin.values import Constant
 
-Tensor = torch.Tensor
 DOMAIN = "com.microsoft"
 
 
@@ -27,16 +26,19 @@ def attention(node: Node) -> Outputs:
             node.unsupported(f"its attribute {name} is not supported")
     if node.has(6):
         node.unsupported("its input past_sequence_length is not supported")
-    results = node.emit(
+    sizes = node.get("qkv_hidden_sizes")
+    if node.wants(1) and sizes and sizes[1] != sizes[2]:
+        node.unsupported("keys and values of different sizes do not make one output")
+    y, k, v = node.emit(
         self_attention,
         *(node.input(index) for index in range(5)),
         mask_input(node, 5),
         node.get("num_heads"),
-        node.get("qkv_hidden_sizes"),
+        sizes,
         *_settings(node),
-        outputs=2,
+        outputs=3,
     )
-    return results
+    return y, node.emit(torch.stack, [k, v]) if node.wants(1) else Constant(None)
 
 
 @converter("MultiHeadAttention", domain=DOMAIN)
@@ -85,18 +87,14 @@ def self_attention(
     causal: bool,
     scale: float | None,
     hides: float,
-) -> tuple[Tensor, Tensor]:
-    """Project ``x`` to queries, keys and values and attend; return those two stacked as well."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Project ``x`` to queries, keys and values and attend; return keys and values as well."""
     projected = functional.linear(x, weight.t(), bias)
     parts = projected.split(sizes, 2) if sizes else projected.chunk(3, 2)
     q, k, v = (split_heads(part, heads) for part in parts)
-    length = 0
     if past is not None:
-        length = past.shape[3]
         k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
-    y = _attend(q, k, v, mask, added, causal, scale, hides, length)
-    present = torch.stack((k, v)) if k.shape == v.shape else k
-    return y, present
+    return _attend(q, k, v, mask, added, causal, scale, hides), k, v
 
 
 def cross_attention(
@@ -124,11 +122,14 @@ def cross_attention(
         k, v = (k, v) if split else (k + parts[1], v + parts[2])
     q = split_heads(q, heads)
     k, v = (x if x.dim() == 4 else split_heads(x, heads) for x in (k, v))
-    length = 0
+    if causal and q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"unidirectional attention of {q.shape[2]} queries to {k.shape[2]} new keys is "
+            "not supported"
+        )
     if past_key is not None and past_value is not None:
-        length = past_key.shape[2]
         k, v = torch.cat((past_key, k), 2), torch.cat((past_value, v), 2)
-    return _attend(q, k, v, mask, added, causal, scale, hides, length), k, v
+    return _attend(q, k, v, mask, added, causal, scale, hides), k, v
 
 
 def _attend(
@@ -140,18 +141,17 @@ def _attend(
     causal: bool,
     scale: float | None,
     hides: float,
-    past: int,
 ) -> Tensor:
     """Attend; a mask adds ``hides`` to the scores, so that a query that sees nothing sees all."""
-    bias = added
+    zero, bias = q.new_zeros(()), added
     if mask is not None:
-        hidden = torch.where(visible(mask, q.shape[0], k.shape[2]), 0.0, hides).to(q.dtype)
+        hidden = torch.where(visible(mask, q.shape[0], k.shape[2]), zero, hides)
         bias = hidden if added is None else hidden + added
+    past = k.shape[2] - q.shape[2]
     if causal and (bias is not None or past):
+        seen = bias_of(q, k, None, causal=True, past=past)
         lowest = torch.finfo(q.dtype).min
-        later = ~bias_of(q, k, None, causal=True, past=past)
-        bias = torch.where(later, lowest, 0.0 if bias is None else bias).to(q.dtype)
-        causal = False
+        bias, causal = torch.where(seen, zero if bias is None else bias, lowest), False
     return merge_heads(attend(q, k, v, bias, causal, scale))
 
 

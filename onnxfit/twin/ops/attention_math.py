@@ -3,12 +3,12 @@
 import math
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
 from onnxfit.twin.node import Node
 
-Tensor = torch.Tensor
 UNBOUNDED = (-1, -1)
 # PyTorch's kernel on the CPU rounds more often in these types than ONNX's results allow.
 HALF = (torch.float16, torch.bfloat16)
@@ -17,7 +17,7 @@ HIDES = 1e4
 
 
 def mask_input(node: Node, index: int) -> object:
-    """Return an additive mask as an argument, frozen where it hides keys rather than weighs them."""
+    """Return an additive mask as an argument, frozen where it hides keys for good."""
     known = node.known(index)
     if known is not None and known.is_floating_point() and bool((known.abs() >= HIDES).any()):
         return node.frozen(index)

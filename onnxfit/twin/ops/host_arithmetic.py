@@ -10,7 +10,7 @@ from onnx import TensorProto
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import host_converter
 from onnxfit.twin.tensors import DTYPES
-from onnxfit.twin.values import Value, Variable
+from onnxfit.twin.values import Constant, Value, Variable
 
 Numbers = Any  # A Python integer or a tuple of them.
 
@@ -122,7 +122,10 @@ def cast(node: Node) -> Outputs:
 def emit(node: Node, function: Callable[..., Any], dtype: torch.dtype) -> Outputs:
     """Add the step that applies a function of numbers element by element."""
     operands = tuple(node.host(index) for index in range(len(node)))
-    return node.emit_host(elementwise, function, operands, dtype=dtype)
+    ranks = [rank_of(node.value(index)) for index in range(len(node))]
+    known = [rank for rank in ranks if rank is not None]
+    rank = max(known) if len(known) == len(ranks) else None
+    return node.emit_host(elementwise, function, operands, dtype=dtype, rank=rank)
 
 
 def elementwise(function: Callable[..., Any], operands: tuple[Numbers, ...]) -> Numbers:
@@ -148,5 +151,13 @@ def dtype_of(value: Value) -> torch.dtype:
     """Return the type of integers that are known without a tensor, or of a constant."""
     if isinstance(value, Variable):
         return value.dtype
-    dtype: torch.dtype = value.value.dtype  # type: ignore[union-attr]
+    dtype: torch.dtype = value.value.dtype if isinstance(value, Constant) else value.tensor.dtype
     return dtype
+
+
+def rank_of(value: Value) -> int | None:
+    """Return 0 for a number and 1 for a row of them, None where that is not known."""
+    if isinstance(value, Variable):
+        return value.rank
+    rank: int = value.value.dim() if isinstance(value, Constant) else value.tensor.dim()
+    return rank

@@ -62,9 +62,9 @@ def max_pool(node: Node) -> Outputs:
 def _window(node: Node) -> tuple[Window, bool]:
     """Read the attributes of a pool, and whether a window may reach over the end."""
     window = read_window(node, node.get("kernel_shape", ()))
-    # auto_pad fixes the number of windows by itself.
-    explicit = node.get("auto_pad", "NOTSET") in ("", "NOTSET")
-    return window, bool(node.get("ceil_mode", 0)) and explicit
+    if window.auto_pad and set(window.dilations) != {1}:
+        node.unsupported(f"auto_pad {window.auto_pad} has no agreed meaning with dilations")
+    return window, bool(node.get("ceil_mode", 0))
 
 
 def _is_floating(node: Node) -> bool:
@@ -89,6 +89,10 @@ def reach(
     """Return the padding that counts as such, and the one with which the windows just fit."""
     span = spans(kernel, dilations)
     if auto_pad in SAME:
+        if any(
+            (n - 1) % stride >= width for n, stride, width in zip(size, strides, span, strict=True)
+        ):
+            raise ValueError(f"auto_pad {auto_pad} leaves elements out, as the stride is longer")
         pads = same_pads(size, span, strides, auto_pad == SAME[0])
     exact = []
     for n, width, stride, (begin, end) in zip(size, span, strides, pads, strict=True):
@@ -269,9 +273,11 @@ def unpool(
     shape: Sizes | None,
 ) -> torch.Tensor:
     """Put each value at the position where it was the maximum of its window."""
+    axes = zip(x.shape[2:], kernel, strides, pads, strict=True)
+    size = ((n - 1) * s + k - begin - end for n, k, s, (begin, end) in axes)
+    whole = torch.Size((*x.shape[:2], *size))
+    y = x.new_zeros(whole.numel()).scatter(0, indices.flatten(), x.flatten()).reshape(whole)
     if shape is None:
-        axes = zip(x.shape[2:], kernel, strides, pads, strict=True)
-        size = ((n - 1) * s + k - begin - end for n, k, s, (begin, end) in axes)
-        shape = (*x.shape[:2], *size)
-    y = x.new_zeros(torch.Size(shape).numel())
-    return y.scatter(0, indices.flatten(), x.flatten()).reshape(shape)
+        return y
+    # The positions are those in an output of the usual size.
+    return padded(y, tuple((0, wanted - n) for wanted, n in zip(shape, whole, strict=True)))

@@ -1,11 +1,10 @@
 """Rotary position embeddings, of ONNX's domain and of ONNX Runtime's."""
 
 import torch
+from torch import Tensor
 
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
-
-Tensor = torch.Tensor
 
 
 @converter("RotaryEmbedding", since=23)

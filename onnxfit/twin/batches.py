@@ -1,0 +1,182 @@
+"""Batches of another size than the one that a file fixes: where the samples are in its values.
+
+Exporters write the batch size into the target of a Reshape, alone as in ``[1, 512]`` or folded
+into another dimension as in ``[1 · heads, tokens, size]``. Where a call brings n samples in place
+of the file's b, that dimension becomes n / b times as long. Folded samples could be mixed by the
+nodes up to the Reshape that unfolds them: :class:`~onnxfit.twin.folds.Folds` admits what is sure not to.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from onnxfit.twin.values import Variable
+
+if TYPE_CHECKING:
+    from onnxfit.twin.node import Node
+
+Shape = tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """Where the samples of a batch are in a value.
+
+    Attributes:
+        axis: The dimension that has them.
+        outer: How many elements of the dimension lie around the samples: it is outer · b · inner.
+    """
+
+    axis: int
+    outer: int
+
+
+class Plan(NamedTuple):
+    """How a Reshape treats a batch of another size.
+
+    Attributes:
+        declared: The shape of its input in the file.
+        target: The shape of its output in the file.
+        axes: Pairs of an input's dimension and the output's that has the same samples.
+    """
+
+    declared: Shape
+    target: Shape
+    axes: tuple[tuple[int, int], ...]
+
+
+def fixed_batch(node: "Node") -> tuple[int, Variable] | None:
+    """Return the file's batch size and the one given, where the first input can be a batch."""
+    return node.frame.builder.batch if isinstance(node.value(0), Variable) else None
+
+
+def declared(node: "Node", index: int = 0) -> Shape | None:
+    """Return the shape that an input has in the file, if that is known."""
+    if node.frame.scope:
+        return None
+    return node.frame.builder.shapes.get(node.proto.input[index])
+
+
+def is_batch_axis(node: "Node", axis: int) -> bool:
+    """Tell whether a dimension of the first input may be the batch that the file fixes."""
+    shape, batch = declared(node), fixed_batch(node)
+    if batch is None or shape is None or not -len(shape) <= axis < len(shape):
+        return False
+    return shape[axis] == batch[0]
+
+
+def whole(node: "Node", axis: int, x: object) -> object:
+    """Return the first input as an argument for a step that takes parts of a dimension.
+
+    Where samples are along the dimension, it is refused when there are others than in the file.
+    """
+    batch = fixed_batch(node)
+    if batch is None or not is_batch_axis(node, axis):
+        return x
+    return node.emit(checked_whole, x, axis, *batch)
+
+
+def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:
+    """Plan a Reshape's treatment of a batch of another size.
+
+    Args:
+        node: The node.
+        target: Its second input; None where only a call knows it.
+        allowzero: 0 in the target is a size; else it stands for the input's.
+
+    Returns:
+        None where the file does not tell the shapes.
+    """
+    builder, shape = node.frame.builder, declared(node)
+    if shape is None or 0 in shape or builder.batch is None:
+        return None
+    if target is None:
+        target = builder.shapes.get(node.proto.output[0])
+    else:
+        target = resolve(shape, target, allowzero)
+    if target is None or math.prod(shape) != math.prod(target):
+        return None
+    return Plan(shape, target, tuple(_axes(node, shape, target, builder.batch[0])))
+
+
+def _axes(node: "Node", shape: Shape, target: Shape, fixed: int) -> Iterator[tuple[int, int]]:
+    folds = node.frame.builder.folds
+    known = folds.places.get(node.proto.input[0])
+    sources = [Place(axis, 1) for axis, size in enumerate(shape) if size == fixed]
+    for place in sources if known is None else [known]:
+        goal = moved(place, shape, target, fixed)
+        if goal is None:
+            continue
+        alone = goal.outer == 1 and target[goal.axis] == fixed
+        first = place == (known or sources[0])
+        if alone or (first and folds.admit(node.proto.output[0], goal)):
+            yield place.axis, goal.axis
+
+
+def moved(place: Place, shape: Shape, target: Shape, fixed: int) -> Place | None:
+    """Return where samples are after a Reshape, None where no dimension keeps them together."""
+    before = math.prod(shape[: place.axis]) * place.outer
+    found = []
+    done = 1
+    for axis, size in enumerate(target):
+        if before % done == 0 and size % (before // done * fixed) == 0:
+            found.append(Place(axis, before // done))
+        done *= size
+    alone = [goal for goal in found if goal.outer == 1 and target[goal.axis] == fixed]
+    same = [goal for goal in alone if goal.axis == place.axis]
+    return next(iter([*same, *alone, *found]), None)
+
+
+def resolve(shape: Shape, target: Shape, allowzero: bool) -> Shape | None:
+    """Return the target of a Reshape without 0 and -1, None where it does not fit."""
+    if not allowzero and any(size == 0 for size in target[len(shape) :]):
+        return None
+    target = target if allowzero else copied(shape, target)
+    rest = math.prod(size for size in target if size != -1)
+    if -1 in target and rest:
+        target = tuple(math.prod(shape) // rest if size == -1 else size for size in target)
+    return target
+
+
+def copied(shape: Shape, target: Shape) -> Shape:
+    """Return the target of a Reshape with the input's sizes for 0."""
+    return tuple(shape[axis] if size == 0 else size for axis, size in enumerate(target))
+
+
+def rescaled(shape: Shape, found: Plan, fixed: int, batch: int) -> Shape | None:
+    """Return what a Reshape makes of a shape, None where its plan does not tell."""
+    if len(shape) != len(found.declared):
+        return None
+    changed = [axis for axis, size in enumerate(shape) if size != found.declared[axis]]
+    if not changed:
+        return found.target
+    for axis, goal in found.axes:
+        if changed == [axis] and shape[axis] * fixed == found.declared[axis] * batch:
+            size = found.target[goal] * batch // fixed
+            return (*found.target[:goal], size, *found.target[goal + 1 :])
+    return None
+
+
+def with_rows(shape: Shape, target: Shape, fixed: int, batch: int) -> Shape | None:
+    """Return what a Reshape makes of a shape that the file does not tell.
+
+    Only the plain cases are known: the samples are the first dimension before and after, or
+    there are no samples.
+    """
+    size = math.prod(shape)
+    if not shape or (batch and size % batch):
+        return target
+    if not batch or shape[0] != batch or not target:
+        return None
+    row, rest = size // batch, target[1:]
+    known = math.prod(length for length in rest if length != -1)
+    fits = known > 0 and row % known == 0 if -1 in rest else row == known
+    return (batch, *rest) if fits and target[0] in (fixed, -1, batch) else None
+
+
+def checked_whole(x: object, axis: int, fixed: int, batch: int) -> object:
+    """Return a tensor of which a step takes parts of one dimension, unless these are samples."""
+    if batch != fixed and x.shape[axis] == batch:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"the file fixes its batch to {fixed}, and here takes samples of one of {batch} apart"
+        )
+    return x

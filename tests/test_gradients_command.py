@@ -1,0 +1,358 @@
+"""The verb ``gradients``: what it writes, what it says, what it refuses."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from support import MODELS, parse
+
+import onnxfit
+from onnxfit import cli
+from onnxfit.cli_options import DataOptions, data_options
+
+torch = pytest.importorskip("torch")
+
+DIGITS = MODELS / "digits_cnn.onnx"
+TEST = MODELS / "digits_test.npz"
+
+
+class Ran(NamedTuple):
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def onnxfit_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process."""
+
+    def command(*arguments: object) -> Ran:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([str(argument) for argument in arguments])
+        code = stopped.value.code
+        captured = capsys.readouterr()
+        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Name a file in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "grads.npz"
+
+
+def loaded(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an .npz file."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def digits(path: Path, jump: float) -> Any:
+    """Rebuild the network in models/ from its definition and its weights, in double precision."""
+    sys.path.insert(0, str(MODELS))
+    try:
+        from networks import DigitsCNN
+    finally:
+        sys.path.remove(str(MODELS))
+    network = DigitsCNN().double().eval()
+    weights = {
+        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in onnx.load(path).graph.initializer
+    }
+    network.load_state_dict(weights, strict=False)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.ReLU):
+                setattr(module, name, torch.nn.Threshold(jump, 0.0))
+    return network
+
+
+@pytest.mark.parametrize("jump", [None, 0.1])
+@pytest.mark.parametrize("logit", [None, 7])
+def test_the_gradients_of_a_trained_network(
+    jump: float | None, logit: int | None, output: Path, onnxfit_command: Command
+) -> None:
+    """Plain and hardened, they are those of the network that was trained, as autograd has them."""
+    model = DIGITS
+    if jump is not None:
+        model = output.with_name("hard.onnx")
+        onnxfit.save(onnxfit.retrofit(DIGITS, jump), model)
+    options = [] if logit is None else ["--logit", logit]
+    ran = onnxfit_command("gradients", model, "--data", TEST, "-o", output, *options)
+    assert (0, "") == (ran.status, ran.err)
+    network = digits(model, jump or 0.0)
+    with np.load(TEST) as test:
+        x, y = torch.from_numpy(test["x"]).double().requires_grad_(), torch.from_numpy(test["y"])
+    logits = network(x)
+    losses = torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    (losses if logit is None else logits[:, logit]).sum().backward()
+    found = loaded(output)
+    # Where a value lies within rounding of its jump, either side is right.
+    near = np.abs(found["logits"] - logits.detach().numpy()).max(axis=1) < 1e-3
+    assert near.mean() > 0.99
+    scale = float(np.abs(x.grad).max())
+    np.testing.assert_allclose(x.grad[near], found["gradients"][near], rtol=0, atol=1e-3 * scale)
+    np.testing.assert_allclose(losses.detach()[near], found["losses"][near], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(y, found["labels"])
+
+
+def test_the_command_says_what_it_wrote(output: Path, onnxfit_command: Command) -> None:
+    """How many gradients of what, how accurate the twin is, where they are."""
+    arguments = ("gradients", DIGITS, "--data", TEST, "--limit", 20, "-o", output)
+    assert (
+        0,
+        f"20 gradients of the loss; the twin's accuracy is 100.00%\nwrote {output}\n",
+        "",
+    ) == onnxfit_command(*arguments)
+    pytest.importorskip("PIL.Image")
+    maps = output.parent / "maps"
+    ran = onnxfit_command(*arguments, "--logit", 3, "--saliency", maps, "--force")
+    assert (
+        0,
+        "20 gradients of logit 3; the twin's accuracy is 100.00%\n"
+        f"wrote {output}\nwrote 20 saliency maps to {maps}\n",
+        "",
+    ) == ran
+    assert 20 == len(list(maps.iterdir()))
+
+
+def test_the_json_of_the_command(output: Path, onnxfit_command: Command) -> None:
+    """One document: what was computed from what, with hashes."""
+    bounds = ("--bounds", "-1,1", "--mean", "1/2", "--std", "0.25")
+    options = ("--limit", 20, "--seed", 7, "--logit", 1, *bounds)
+    arguments = ("gradients", DIGITS, "--data", TEST, "-o", output, *options, "--json")
+    ran = onnxfit_command(*arguments)
+    document = json.loads(ran.out)
+    assert "" == ran.err
+    accuracy = document.pop("accuracy")
+    assert 0 <= accuracy <= 1
+    assert {
+        "model": {"path": str(DIGITS), "sha256": hashlib.sha256(DIGITS.read_bytes()).hexdigest()},
+        "data": {
+            "path": str(TEST),
+            "sha256": hashlib.sha256(TEST.read_bytes()).hexdigest(),
+            "n": 20,
+            "bounds": [-1.0, 1.0],
+        },
+        "logit": 1,
+        "mean": [0.5],
+        "std": [0.25],
+        "seed": 7,
+        "path": str(output),
+        "saliency": None,
+        "classes": 10,
+        "zero": 0,
+        "not_finite": 0,
+    } == document
+
+
+def test_an_existing_output_is_replaced_only_by_force(
+    output: Path, onnxfit_command: Command
+) -> None:
+    """The file, and maps of the same samples; other pictures stay."""
+    pytest.importorskip("PIL.Image")
+    arguments = ("gradients", DIGITS, "--data", TEST, "--limit", 3, "-o", output)
+    maps = output.parent / "maps"
+    maps.mkdir()
+    (maps / "mine.png").write_bytes(b"mine")
+    (maps / "00003-label0-predicted0.png").write_bytes(b"of another sample")
+    assert 0 == onnxfit_command(*arguments, "--saliency", maps).status
+    before = {path: path.read_bytes() for path in output.parent.rglob("*") if path.is_file()}
+    assert 6 == len(before)
+    ran = onnxfit_command(*arguments)
+    assert (2, "", f"Error: {output} exists; give --force to replace it\n") == ran
+    ran = onnxfit_command(*arguments[:-1], output.with_name("b.npz"), "--saliency", maps)
+    first = min(path for path in before if path.name.startswith("00000"))
+    assert (
+        2,
+        "",
+        f"Error: {first} exists; give --force to replace the maps in {maps}\n",
+    ) == ran
+    assert before == {p: p.read_bytes() for p in output.parent.rglob("*") if p.is_file()}
+    assert 0 == onnxfit_command(*arguments, "--saliency", maps, "--force").status
+    assert before.keys() == {p for p in output.parent.rglob("*") if p.is_file()}
+
+
+def test_a_folder_of_images_takes_the_channels_of_the_model(
+    tmp_path: Path, output: Path, onnxfit_command: Command
+) -> None:
+    """Coloured images are made grey for a model of grey ones."""
+    library = pytest.importorskip("PIL.Image")
+    for label in range(3):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        pixels = np.full((8, 8, 3), 40 * label, np.uint8)
+        library.fromarray(pixels).save(tmp_path / "images" / str(label) / "a.png")
+    ran = onnxfit_command("gradients", DIGITS, "--data", tmp_path / "images", "-o", output)
+    assert (0, "") == (ran.status, ran.err)
+    assert (3, 1, 8, 8) == loaded(output)["gradients"].shape
+
+
+def small(path: Path, samples: str = "float[N, 3]", nodes: str = "y = MatMul(x, w)") -> Path:
+    """Write a model of one input and two logits."""
+    text = (
+        f'<ir_version: 8, opset_import: ["": 17]> g ({samples}) => (float[N, 2] y) '
+        f"<float[3, 2] w = {{1, 2, 3, 4, 5, 6}}> {{ {nodes} }}"
+    )
+    onnx.save(parse(text), path)
+    return path
+
+
+def refused_commands(folder: Path) -> dict[str, list[object]]:
+    """Write models and data, and list the commands that must be refused, by their sentence."""
+    x = np.full((4, 3), 0.5, np.float32)
+    np.savez(folder / "d.npz", x=x, y=[0, 1, 1, 0])
+    np.savez(folder / "nan.npz", x=np.where(np.eye(4, 3), np.nan, x), y=[0, 1, 1, 0])
+    np.savez(folder / "label.npz", x=x, y=[0, 1, 2, 0])
+    np.savez(folder / "wide.npz", x=np.zeros((4, 5), np.uint8), y=[0, 1, 1, 0])
+    (folder / "old.npz").write_bytes(b"old")
+    (folder / "bad.onnx").write_bytes(b"text")
+    good = small(folder / "m.onnx")
+    two = small(folder / "two.onnx", "float[N, 3] x, float[N, 3] z")
+    cast = "z = Cast<to = 1>(x) y = MatMul(z, w)"
+    whole = small(folder / "whole.onnx", "int64[N, 3] x", cast)
+    cut = small(folder / "cut.onnx", nodes="s = Shape(x) z = Cast<to = 1>(s) y = Expand(z, s)")
+
+    def command(model: Path = good, data: str = "d.npz", *options: object) -> list[object]:
+        return ["gradients", model, "--data", folder / data, "-o", folder / "o.npz", *options]
+
+    return {
+        "Missing option '--data'.": ["gradients", good, "-o", folder / "o.npz"],
+        "Missing option '-o' / '--output'.": ["gradients", good, "--data", folder / "d.npz"],
+        "nowhere.onnx does not exist": command(folder / "nowhere.onnx"),
+        "bad.onnx is not an ONNX file: it is a text file": command(folder / "bad.onnx"),
+        "a classifier has one input, the model has 2: 'x', 'z'": command(two),
+        "the input 'x' of the model is int64; gradients need a floating-point one": command(whole),
+        "no gradient reaches the model's input: its logits do not depend on it": command(cut),
+        "nowhere.npz cannot be read: No such file or directory": command(data="nowhere.npz"),
+        "nan.npz: sample 0 has 1 of 3 values that are not within 0 and 1, such as nan": command(
+            data="nan.npz"
+        ),
+        "d.npz: sample 0 has 3 of 3 values that are not within 0 and 0.25, such as 0.5": command(
+            good, "d.npz", "--bounds", "0,1/4"
+        ),
+        "label.npz: the label of sample 2 is 2, but the model has 2 classes, 0 to 1": command(
+            data="label.npz"
+        ),
+        "the model's input 'x' takes samples of shape 3; those of the data are 5": command(
+            data="wide.npz"
+        ),
+        "the model has 2 logits, 0 to 1, but no logit 2": command(good, "d.npz", "--logit", 2),
+        "Invalid value for '--limit': 0 is not in the range x>=1.": command(
+            good, "d.npz", "--limit", 0
+        ),
+        "Invalid value for '--bounds': '1,0' is not two numbers, the smaller one first.": command(
+            good, "d.npz", "--bounds", "1,0"
+        ),
+        "Invalid value for '--bounds': '1' is not two numbers, the smaller one first.": command(
+            good, "d.npz", "--bounds", "1"
+        ),
+        "Invalid value for '--bounds': inf is not a finite number.": command(
+            good, "d.npz", "--bounds", "0,inf"
+        ),
+        "Invalid value for '--mean': 'a' is not a number.": command(good, "d.npz", "--mean", "a"),
+        "Invalid value for '--std': '1,0' holds a number that is not above 0.": command(
+            good, "d.npz", "--std", "1,0"
+        ),
+        "--mean has 2 numbers; the samples have 3 channels, so give 1 or that many.": command(
+            good, "d.npz", "--mean", "0,1"
+        ),
+        "old.npz exists; give --force to replace it": [*command(), "-o", folder / "old.npz"],
+        "the output d.npz is the input": [*command(), "-o", folder / "d.npz", "--force"],
+        "the output m.onnx is the input": [*command(), "-o", good, "--force"],
+        "the folder nowhere does not exist": [*command(), "-o", folder / "nowhere" / "o.npz"],
+        "sub is a directory": [*command(), "-o", folder / "sub"],
+        "saliency maps are for images of 1 or 3 channels, channels first; the samples of d.npz "
+        "are 3": command(good, "d.npz", "--saliency", folder / "maps"),
+    }
+
+
+def test_bad_input_is_status_2_with_one_sentence_and_nothing_written(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """No traceback, nothing on stdout, no file touched."""
+    pytest.importorskip("PIL.Image")
+    (tmp_path / "sub").mkdir()
+    commands = refused_commands(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for message, arguments in commands.items():
+        ran = onnxfit_command(*arguments)
+        error = ran.err.splitlines()[-1].replace(f"{tmp_path}/", "")
+        assert (2, "", f"Error: {message}") == (ran.status, ran.out, error)
+        after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        assert before == after, message
+        assert ["sub"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "message"),
+    [
+        ("torch", (), "this needs PyTorch: pip install 'onnxfit[twin]'"),
+        ("PIL.Image", ("--saliency", "maps"), "images need Pillow: pip install 'onnxfit[twin]'"),
+    ],
+)
+def test_a_missing_package_is_status_3(
+    package: str,
+    options: tuple[str, ...],
+    message: str,
+    output: Path,
+    onnxfit_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sentence says how to install it."""
+    monkeypatch.chdir(output.parent)
+    monkeypatch.setitem(sys.modules, package, None)
+    ran = onnxfit_command("gradients", DIGITS, "--data", TEST, "-o", output, *options)
+    assert (3, "", f"Error: {message}\n") == ran
+    assert [] == list(output.parent.iterdir())
+
+
+def test_a_softmax_at_the_end_is_worth_a_word(
+    tmp_path: Path, output: Path, onnxfit_command: Command
+) -> None:
+    """On stderr; the gradients are written all the same, for a file of one sample too."""
+    nodes = "s = Constant<value_ints = [1, 3]>() r = Reshape(x, s) z = MatMul(r, w) y = Softmax(z)"
+    model = small(tmp_path / "m.onnx", "float[1, 3] x", nodes)
+    x = np.random.default_rng(0).uniform(size=(5, 3))
+    np.savez(tmp_path / "d.npz", x=x, y=[0, 1, 0, 1, 0])
+    ran = onnxfit_command("gradients", model, "--data", tmp_path / "d.npz", "-o", output)
+    assert (0, f"{cli.SOFTMAX}\n") == (ran.status, ran.err)
+    np.testing.assert_allclose(np.ones(5), loaded(output)["logits"].sum(axis=1), rtol=1e-6)
+
+
+def test_the_options_of_data_take_fractions_and_lists() -> None:
+    """They reach the verb as one argument."""
+    found: list[DataOptions] = []
+
+    @click.command()
+    @data_options
+    def verb(data: DataOptions) -> None:
+        found.append(data)
+
+    arguments = ["--data", "d.npz", "--bounds", "-1,255/2", "--mean", "1/2, 0,-3", "--std", "2"]
+    verb(arguments, standalone_mode=False)
+    assert [
+        DataOptions(
+            path=Path("d.npz"),
+            limit=None,
+            seed=0,
+            batch_size=64,
+            bounds=(-1.0, 127.5),
+            mean=(0.5, 0.0, -3.0),
+            std=(2.0,),
+        )
+    ] == found
