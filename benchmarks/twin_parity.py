@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from corpus import CORPUS, NOT_RUN, REFUSED, feeds_for, labelled_images, manifest, read, real_inputs
 
-JUMP = 0.5
+JUMP = 0.1
 COLUMNS = (
     "network",
     "samples",
@@ -93,7 +93,7 @@ def row(name: str, samples: int) -> list[str]:
     if data:
         labels = labelled_images(data, len(inputs[0]))[1]
         cells[-1] = f"{accuracy(twin, inputs[0], labels):.1%}"
-    tensors = [torch.from_numpy(array[: 4 if data else None]) for array in inputs]
+    tensors = [torch.from_numpy(array[:4] if data else array) for array in inputs]
     verdict = "yes" if found.agrees else f"**no**, from {found.first_difference}"
     return [name, str(found.samples), *cells, gradient(twin, tensors), f"{built:.2f}", verdict]
 

@@ -18,6 +18,7 @@ from onnxfit.cli_options import DataOptions, data_options, parse_number
 from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
 
 if TYPE_CHECKING:
+    from onnxfit.data import Dataset
     from onnxfit.inspection import Inspection
 
 BAD_INPUT = 2
@@ -265,53 +266,40 @@ def gradients(
     """
     import torch
 
-    from onnxfit.files import read_with_digest
     from onnxfit.saliency import older
-    from onnxfit.twin.classifier import Classifier
     from onnxfit.twin.gradients import export_gradients
-    from onnxfit.twin.preprocessing import Preprocessed
 
     for file in (model, data.path):
         _check_output(file, output, force)
     torch.manual_seed(data.seed)
-    proto, digest = read_with_digest(model)
-    twin = Classifier(proto, model.parent).requires_grad_(False)
-    dataset = data.open(twin.channels)
-    twin.check(dataset.shape)
-    if twin.ends_in_softmax:
-        click.echo(SOFTMAX, err=True)
+    twin, dataset, digest = _open_classifier(model, data)
     if saliency is not None and not force and saliency.is_dir():
         for map_ in older(saliency, dataset.n)[:1]:
             raise DataError(f"{map_} exists; give --force to replace the maps in {saliency}")
+    settings: Any = {"logit": logit, "batch_size": data.batch_size, "pictures": saliency}
     with _progress(dataset.n, "gradients") as advance:
-        exported = export_gradients(
-            Preprocessed(twin, data.mean, data.std),
-            dataset,
-            output,
-            logit=logit,
-            batch_size=data.batch_size,
-            pictures=saliency,
-            advance=advance,
-        )
+        exported = export_gradients(twin, dataset, output, advance=advance, **settings)
     if as_json:
         used = {"path": str(data.path), "sha256": dataset.sha256, "n": dataset.n}
         document = {
             "model": {"path": str(model), "sha256": digest},
-            "data": {**used, "bounds": dataset.bounds},
+            "data": {**used, "bounds": dataset.bounds, "mean": data.mean, "std": data.std},
+            "seed": data.seed,
+            "logit": logit,
+            "path": str(output),
+            "saliency": None if saliency is None else str(saliency),
         }
-        settings = {"logit": logit, "mean": data.mean, "std": data.std, "seed": data.seed}
-        written = {"path": str(output), "saliency": None if saliency is None else str(saliency)}
-        _print_json({**document, **settings, **written, **dataclasses.asdict(exported)})
+        _print_json({**document, **dataclasses.asdict(exported)})
         return
     what = "the loss" if logit is None else f"logit {logit}"
-    click.echo(f"{exported.n} gradients of {what}; the twin's accuracy is {exported.accuracy:.2%}")
+    click.echo(f"{dataset.n} gradients of {what}; the twin's accuracy is {exported.accuracy:.2%}")
     if exported.zero:
         click.echo(f"{exported.zero} gradients are 0 everywhere")
     if exported.not_finite:
         click.echo(f"{exported.not_finite} gradients hold NaN or infinity")
     click.echo(f"wrote {output}")
     if saliency is not None:
-        click.echo(f"wrote {exported.n} saliency maps to {saliency}")
+        click.echo(f"wrote {dataset.n} saliency maps to {saliency}")
 
 
 @main.command()
@@ -399,6 +387,27 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(names := dict(pairs)) < len(pairs):
         raise ValueError("a name is given twice")
     return names
+
+
+def _open_classifier(model: Path, options: DataOptions) -> tuple[Any, "Dataset", str]:
+    """Open a model and the data for it, and see that its twin computes what the file does.
+
+    Returns:
+        The twin with the normalisation of the options, the data, and the SHA-256 of the model.
+    """
+    from onnxfit.files import read_with_digest
+    from onnxfit.twin.classifier import Classifier
+    from onnxfit.twin.preprocessing import Preprocessed
+
+    proto, digest = read_with_digest(model)
+    classifier = Classifier(proto, model.parent).requires_grad_(False)
+    data = options.open(classifier.channels)
+    classifier.check(data.shape)
+    twin = Preprocessed(classifier, options.mean, options.std)
+    classifier.require_parity(proto, twin.normalised(next(data.batches(64)).x), model.parent)
+    if classifier.ends_in_softmax:
+        click.echo(SOFTMAX, err=True)
+    return twin, data, digest
 
 
 @contextlib.contextmanager

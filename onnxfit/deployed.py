@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
@@ -39,7 +40,9 @@ class Deployed:
         base_dir: str | Path | None = None,
         providers: Sequence[Provider] | None = None,
     ) -> None:
-        self.session = session(model, None, providers, base_dir=base_dir)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # Errors alone: what the optimiser drops is no news here.
+        self.session = session(model, options, providers, base_dir=base_dir)
         self.output_names = [output.name for output in self.session.get_outputs()]
         self._inputs = [value.name for value in self.session.get_inputs()]
         shapes = [value.shape for value in self.session.get_inputs()]

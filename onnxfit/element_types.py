@@ -201,15 +201,14 @@ class _Inference:
 def _named_by_attribute(node: NodeProto) -> int:
     """Return the output type that a node's own attributes state, or UNKNOWN."""
     for attribute in node.attribute:
+        if node.op_type in _CONSTANTS and attribute.name in _CONSTANT_TYPES:
+            return _CONSTANT_TYPES[attribute.name]
         if attribute.ref_attr_name:
             continue
         if attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT:
             return int(attribute.i)
-        if node.op_type in _CONSTANTS:
-            if attribute.type == AttributeProto.TENSOR:
-                return int(attribute.t.data_type)
-            if attribute.name in _CONSTANT_TYPES:
-                return _CONSTANT_TYPES[attribute.name]
+        if node.op_type in _CONSTANTS and attribute.type == AttributeProto.TENSOR:
+            return int(attribute.t.data_type)
     return TensorProto.FLOAT if node.op_type == "ConstantOfShape" else UNKNOWN
 
 
@@ -255,10 +254,17 @@ def _rule(domain: str, op_type: str, version: int) -> _Rule:
     formal = [i.type_str for i in schema.inputs]
     if formal and schema.inputs[-1].option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
         formal += [formal[-1]] * 16
+    # A type variable with one type to choose from is as good as that type: Shape's int64.
+    only = {
+        constraint.type_param_str: constraint.allowed_type_strs[0]
+        for constraint in schema.type_constraints
+        if len(constraint.allowed_type_strs) == 1
+    }
     outputs = []
     for output in schema.outputs:
         sources = tuple(i for i, type_str in enumerate(formal) if type_str == output.type_str)
-        outputs.append(_Output(_fixed_type(output.type_str), sources))
+        fixed = _fixed_type(only.get(output.type_str, output.type_str))
+        outputs.append(_Output(fixed, sources))
     named = op_type in _CONSTANTS or any(name in schema.attributes for name in _TYPE_ATTRIBUTES)
     return _Rule(named, tuple(outputs))
 

@@ -93,7 +93,7 @@ def test_the_gradient_of_the_loss_of_a_linear_classifier(data: Dataset, output: 
     np.testing.assert_allclose(cross_entropy(logits, y), found["losses"], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(y, found["labels"])
     accuracy = float((logits.argmax(axis=1) == y).mean())
-    expected = Exported(n=N, classes=CLASSES, accuracy=accuracy, zero=0, not_finite=0)
+    expected = Exported(classes=CLASSES, accuracy=accuracy, zero=0, not_finite=0)
     assert expected == exported
 
 
@@ -179,7 +179,7 @@ def test_zero_and_infinite_gradients_are_counted(tmp_path: Path, output: Path) -
     twin = torch.nn.Module()
     twin.forward = roots
     exported = export_gradients(twin, open_data(tmp_path / "d.npz"), output, logit=1)
-    assert (3, 0, 1) == (exported.n, exported.zero, exported.not_finite)
+    assert (0, 1) == (exported.zero, exported.not_finite)
     twin.forward = lambda inputs: torch.relu(inputs - 0.5)
     exported = export_gradients(twin, open_data(tmp_path / "d.npz"), output, logit=1)
     assert (2, 0) == (exported.zero, exported.not_finite)

@@ -20,6 +20,8 @@ from onnxfit.cli_options import DataOptions, data_options
 
 torch = pytest.importorskip("torch")
 
+from onnxfit.twin.module import to_torch  # noqa: E402
+
 DIGITS = MODELS / "digits_cnn.onnx"
 TEST = MODELS / "digits_test.npz"
 
@@ -105,9 +107,13 @@ def test_the_gradients_of_a_trained_network(
     # Where a value lies within rounding of its jump, either side is right.
     near = np.abs(found["logits"] - logits.detach().numpy()).max(axis=1) < 1e-3
     assert near.mean() > 0.99
-    scale = float(np.abs(x.grad).max())
-    np.testing.assert_allclose(x.grad[near], found["gradients"][near], rtol=0, atol=1e-3 * scale)
-    np.testing.assert_allclose(losses.detach()[near], found["losses"][near], rtol=1e-3, atol=1e-3)
+    gradients = x.grad.numpy()[near]
+    np.testing.assert_allclose(
+        gradients, found["gradients"][near], rtol=0, atol=1e-3 * float(np.abs(gradients).max())
+    )
+    np.testing.assert_allclose(
+        losses.detach().numpy()[near], found["losses"][near], rtol=1e-3, atol=1e-3
+    )
     np.testing.assert_array_equal(y, found["labels"])
 
 
@@ -148,11 +154,11 @@ def test_the_json_of_the_command(output: Path, onnxfit_command: Command) -> None
             "sha256": hashlib.sha256(TEST.read_bytes()).hexdigest(),
             "n": 20,
             "bounds": [-1.0, 1.0],
+            "mean": [0.5],
+            "std": [0.25],
         },
-        "logit": 1,
-        "mean": [0.5],
-        "std": [0.25],
         "seed": 7,
+        "logit": 1,
         "path": str(output),
         "saliency": None,
         "classes": 10,
@@ -202,7 +208,7 @@ def test_a_folder_of_images_takes_the_channels_of_the_model(
     assert (3, 1, 8, 8) == loaded(output)["gradients"].shape
 
 
-def small(path: Path, samples: str = "float[N, 3]", nodes: str = "y = MatMul(x, w)") -> Path:
+def small(path: Path, samples: str = "float[N, 3] x", nodes: str = "y = MatMul(x, w)") -> Path:
     """Write a model of one input and two logits."""
     text = (
         f'<ir_version: 8, opset_import: ["": 17]> g ({samples}) => (float[N, 2] y) '
@@ -225,7 +231,8 @@ def refused_commands(folder: Path) -> dict[str, list[object]]:
     two = small(folder / "two.onnx", "float[N, 3] x, float[N, 3] z")
     cast = "z = Cast<to = 1>(x) y = MatMul(z, w)"
     whole = small(folder / "whole.onnx", "int64[N, 3] x", cast)
-    cut = small(folder / "cut.onnx", nodes="s = Shape(x) z = Cast<to = 1>(s) y = Expand(z, s)")
+    steps = "i = Cast<to = 7>(x) z = Cast<to = 1>(i) y = MatMul(z, w)"
+    cut = small(folder / "cut.onnx", nodes=steps)
 
     def command(model: Path = good, data: str = "d.npz", *options: object) -> list[object]:
         return ["gradients", model, "--data", folder / data, "-o", folder / "o.npz", *options]
@@ -296,6 +303,24 @@ def test_bad_input_is_status_2_with_one_sentence_and_nothing_written(
         after = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
         assert before == after, message
         assert ["sub"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_twin_that_disagrees_with_the_file_is_status_3(
+    output: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its gradients would say nothing about the file."""
+
+    def changed(*arguments: Any) -> Any:
+        twin = to_torch(*arguments)
+        with torch.no_grad():
+            twin.output.bias[0] += 100
+        return twin
+
+    monkeypatch.setattr("onnxfit.twin.classifier.to_torch", changed)
+    ran = onnxfit_command("gradients", DIGITS, "--data", TEST, "-o", output)
+    assert (3, "") == (ran.status, ran.out)
+    assert ran.err.startswith("Error: the twin and ONNX Runtime disagree: ")
+    assert [] == list(output.parent.iterdir())
 
 
 @pytest.mark.parametrize(

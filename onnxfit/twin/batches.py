@@ -2,13 +2,13 @@
 
 Exporters write the batch size into the target of a Reshape, alone as in ``[1, 512]`` or folded
 into another dimension as in ``[1 · heads, tokens, size]``. Where a call brings n samples in place
-of the file's b, that dimension becomes n / b times as long. Folded samples could be mixed by the
-nodes up to the Reshape that unfolds them: :class:`~onnxfit.twin.folds.Folds` admits what is sure not to.
+of the file's b, that dimension becomes n / b times as long. Nodes could mix folded samples before
+another Reshape unfolds them: :class:`~onnxfit.twin.folds.Folds` admits those that do not.
 """
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnxfit.twin.values import Variable
 
@@ -36,12 +36,14 @@ class Plan(NamedTuple):
     Attributes:
         declared: The shape of its input in the file.
         target: The shape of its output in the file.
-        axes: Pairs of an input's dimension and the output's that has the same samples.
+        moves: For each of its dimensions that may have the samples: that dimension, how many
+            elements of it lie around them, and the output's dimension that gets them. 0 elements
+            say that no element has to move for that.
     """
 
     declared: Shape
     target: Shape
-    axes: tuple[tuple[int, int], ...]
+    moves: tuple[tuple[int, int, int], ...]
 
 
 def fixed_batch(node: "Node") -> tuple[int, Variable] | None:
@@ -95,24 +97,26 @@ def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:
         target = resolve(shape, target, allowzero)
     if target is None or math.prod(shape) != math.prod(target):
         return None
-    return Plan(shape, target, tuple(_axes(node, shape, target, builder.batch[0])))
+    return Plan(shape, target, tuple(_moves(node, shape, target, builder.batch[0])))
 
 
-def _axes(node: "Node", shape: Shape, target: Shape, fixed: int) -> Iterator[tuple[int, int]]:
+def _moves(node: "Node", shape: Shape, target: Shape, fixed: int) -> Iterator[tuple[int, int, int]]:
     folds = node.frame.builder.folds
     known = folds.places.get(node.proto.input[0])
     sources = [Place(axis, 1) for axis, size in enumerate(shape) if size == fixed]
     for place in sources if known is None else [known]:
-        goal = moved(place, shape, target, fixed)
-        if goal is None:
-            continue
-        alone = goal.outer == 1 and target[goal.axis] == fixed
-        first = place == (known or sources[0])
-        if alone or (first and folds.admit(node.proto.output[0], goal)):
-            yield place.axis, goal.axis
+        goal = goal_of(place, shape, target, fixed)
+        if goal is not None and goal.outer == 1 and target[goal.axis] == fixed:
+            yield place.axis, 0, goal.axis
+        elif fixed == 1 and target[:1] == (1,):
+            # Each sample can be reshaped by itself.
+            yield place.axis, place.outer, 0
+        elif goal is not None and place == (known or sources[0]):
+            admitted = folds.admit(node.proto.output[0], goal)
+            yield from [(place.axis, 0, goal.axis)] if admitted else []
 
 
-def moved(place: Place, shape: Shape, target: Shape, fixed: int) -> Place | None:
+def goal_of(place: Place, shape: Shape, target: Shape, fixed: int) -> Place | None:
     """Return where samples are after a Reshape, None where no dimension keeps them together."""
     before = math.prod(shape[: place.axis]) * place.outer
     found = []
@@ -142,35 +146,50 @@ def copied(shape: Shape, target: Shape) -> Shape:
     return tuple(shape[axis] if size == 0 else size for axis, size in enumerate(target))
 
 
-def rescaled(shape: Shape, found: Plan, fixed: int, batch: int) -> Shape | None:
-    """Return what a Reshape makes of a shape, None where its plan does not tell."""
-    if len(shape) != len(found.declared):
+def has_rows(node: "Node") -> bool | None:
+    """Tell whether the first dimension of the first input is the batch, None if not known."""
+    builder = node.frame.builder
+    shape = None if node.frame.scope else builder.partial_shapes.get(node.proto.input[0])
+    if shape is None or shape[0] is None or builder.batch is None:
         return None
-    changed = [axis for axis, size in enumerate(shape) if size != found.declared[axis]]
-    if not changed:
-        return found.target
-    for axis, goal in found.axes:
-        if changed == [axis] and shape[axis] * fixed == found.declared[axis] * batch:
-            size = found.target[goal] * batch // fixed
-            return (*found.target[:goal], size, *found.target[goal + 1 :])
+    return shape[0] == builder.batch[0]
+
+
+def move_of(shape: Shape, plan: Plan, fixed: int, batch: int) -> tuple[int, int, int] | None:
+    """Return what a plan does with the samples of a tensor, None where they are elsewhere."""
+    if len(shape) != len(plan.declared):
+        return None
+    changed = [axis for axis, size in enumerate(shape) if size != plan.declared[axis]]
+    for move in plan.moves:
+        axis = move[0]
+        if changed == [axis] and shape[axis] * fixed == plan.declared[axis] * batch:
+            return move
     return None
 
 
-def with_rows(shape: Shape, target: Shape, fixed: int, batch: int) -> Shape | None:
+def rows_shape(shape: Shape, target: Shape, rows: bool | None, fixed: int, batch: int) -> Any:
     """Return what a Reshape makes of a shape that the file does not tell.
 
-    Only the plain cases are known: the samples are the first dimension before and after, or
-    there are no samples.
+    Only plain cases are known: the samples are the first dimension before and after, or the
+    tensor cannot have any.
+
+    Args:
+        shape: The shape.
+        target: The shape in the file, -1 for one of its sizes.
+        rows: The first dimension is the batch; None where the file does not tell.
+        fixed: The file's batch size.
+        batch: The one given.
     """
     size = math.prod(shape)
     if not shape or (batch and size % batch):
         return target
-    if not batch or shape[0] != batch or not target:
+    if not batch or rows is False or shape[0] != batch or not target:
         return None
     row, rest = size // batch, target[1:]
-    known = math.prod(length for length in rest if length != -1)
+    known = math.prod([length for length in rest if length != -1])
     fits = known > 0 and row % known == 0 if -1 in rest else row == known
-    return (batch, *rest) if fits and target[0] in (fixed, -1, batch) else None
+    sure = rows or len(target) == 2
+    return (batch, *rest) if fits and sure and target[0] in (fixed, -1, batch) else None
 
 
 def checked_whole(x: object, axis: int, fixed: int, batch: int) -> object:

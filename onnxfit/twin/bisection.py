@@ -19,6 +19,9 @@ from onnxfit.twin.module import Twin, to_torch
 from onnxfit.twin.tensors import COMPARABLE
 
 Array = NDArray[Any]
+# Approximations of exp are off by a number, not by a share: outputs smaller than this compare as
+# if they were of this size.
+SMALL = 0.1
 
 
 def first_difference(
@@ -127,6 +130,7 @@ def _to_array(output: Any) -> Array:
 def difference(expected: Array, found: Array) -> tuple[float, float]:
     """Return the largest absolute difference, and the same as a share of the largest value.
 
+    Where all values are small, as probabilities near 0 are, the share is one of ``SMALL``.
     Infinities and NaN must be in the same places; else both differences are infinite.
     """
     if expected.shape != found.shape:
@@ -140,5 +144,9 @@ def difference(expected: Array, found: Array) -> tuple[float, float]:
     if not odd or not np.isfinite(b[finite]).all():
         return float("inf"), float("inf")
     largest = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-    scale = float(np.abs(a[finite]).max(initial=0.0))
-    return largest, largest / scale if scale else (0.0 if not largest else float("inf"))
+    return largest, largest / scale_of(a[finite])
+
+
+def scale_of(values: Array) -> float:
+    """Return the size that differences are measured against."""
+    return max(float(np.abs(values).max(initial=0.0)), SMALL)

@@ -19,7 +19,7 @@ from onnxfit.twin.folds import Folds
 from onnxfit.twin.frame import Frame, versions
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Block
-from onnxfit.twin.shapes import fixed_shapes
+from onnxfit.twin.shapes import inferred_shapes
 from onnxfit.twin.tensors import to_tensor
 from onnxfit.twin.values import Constant, Variable, Weight
 
@@ -142,8 +142,14 @@ class Builder:
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the main graph's values, as far as the file fixes them."""
-        return fixed_shapes(self.model)
+        """The shapes of the main graph's values that the file fixes."""
+        known = {n: tuple(d for d in s if d is not None) for n, s in self.partial_shapes.items()}
+        return {name: s for name, s in known.items() if len(s) == len(self.partial_shapes[name])}
+
+    @cached_property
+    def partial_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shapes of the main graph's values, None for each dimension the file leaves open."""
+        return inferred_shapes(self.model)
 
     @cached_property
     def folds(self) -> Folds:

@@ -9,6 +9,7 @@ from onnxfit.data_sources import times
 from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.module import to_torch
+from onnxfit.twin.parity import require_parity
 
 _TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -83,6 +84,25 @@ class Classifier(torch.nn.Module):
                 f"the model's input {self.input_name!r} takes samples of shape "
                 f"{expected or '()'}; those of the data are {times(shape)}"
             )
+
+    def require_parity(
+        self, model: ModelProto, x: torch.Tensor, base_dir: str | Path | None = None
+    ) -> None:
+        """Compare the twin with the file in ONNX Runtime, both on the CPU.
+
+        Args:
+            model: What the twin was made of.
+            x: Samples, N×…, as in a call.
+            base_dir: Folder of the external data.
+
+        Raises:
+            ModelError: ONNX Runtime cannot compute the model.
+            ParityError: Twin and file disagree.
+        """
+        # ONNX Runtime takes no bfloat16 from Python, and so has nothing to compare with.
+        if self._dtype is not torch.bfloat16:
+            size = self._batch or len(x)
+            require_parity(model, self.twin, x.to(self._dtype), base_dir, batch_size=size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of samples.

@@ -20,6 +20,11 @@ from onnxfit.twin.values import Constant, Part, Value, Variable, Weight
 
 if TYPE_CHECKING:
     from onnxfit.twin.builder import Builder
+    from onnxfit.twin.registry import Converter
+
+
+# They only choose among numbers, so that quantised ones are the same in floating point.
+CHOOSING = ("Clip", "Max", "MaxPool", "Min", "Relu")
 
 
 class Frame:
@@ -148,7 +153,10 @@ class Frame:
                 return results
         converter = registry.find(domain, proto.op_type, node.opset)
         if converter is not None:
-            return converter(node)
+            results = converter(node)
+            if domain == "" and proto.op_type in CHOOSING:
+                choose_in_floats(node, converter, results)
+            return results
         body = definition(node)
         if body is None:
             node.unsupported("there is no converter for it")
@@ -268,6 +276,17 @@ class Frame:
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise ModelError(f"{label} cannot be computed: {error}") from error
         return tuple(map(Constant, results)) if outputs else Constant(results)
+
+
+def choose_in_floats(node: Node, converter: "Converter", results: Outputs) -> None:
+    """Let gradients pass through a node that chooses among quantised numbers."""
+    values = {index: node.value(index) for index in range(len(node)) if node.has(index)}
+    floats = {i: v.floats for i, v in values.items() if isinstance(v, Variable) and v.floats}
+    if floats:
+        chosen = converter(node.with_inputs(floats))
+        first, other = (r[0] if isinstance(r, tuple) else r for r in (results, chosen))
+        if isinstance(first, Variable) and isinstance(other, Variable):
+            first.floats = other
 
 
 def versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:

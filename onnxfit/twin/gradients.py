@@ -46,14 +46,12 @@ class Exported:
     """What :func:`export_gradients` wrote.
 
     Attributes:
-        n: Number of samples.
         classes: Number of logits.
         accuracy: Share of samples whose largest logit is that of their label.
         zero: Number of samples whose gradient is 0 everywhere.
         not_finite: Number of samples whose gradient holds NaN or infinity.
     """
 
-    n: int
     classes: int
     accuracy: float
     zero: int
@@ -148,7 +146,6 @@ def export_gradients(
             not_finite += int((~np.isfinite(flat)).any(axis=1).sum())
             advance(len(batch.x))
     return Exported(
-        n=data.n,
         classes=classes,
         accuracy=correct / data.n,
         zero=zero,

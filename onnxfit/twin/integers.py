@@ -45,20 +45,6 @@ def compute(function: Callable[..., Any], by_numpy: Callable[..., Any], *args: A
     return _from_array(result, first)
 
 
-def move(function: Callable[..., Any], x: torch.Tensor, *args: Any) -> Any:
-    """Call a PyTorch function that moves elements and does not compute with them.
-
-    Integers without kernels are given to it as signed ones of the same bits.
-    """
-    signed = SIGNED.get(x.dtype)
-    if signed is None:
-        return function(x, *args)
-    result = function(x.view(signed), *args)
-    if isinstance(result, (tuple, list)):
-        return tuple(item.view(x.dtype) for item in result)
-    return result.view(x.dtype)
-
-
 def _to_array(argument: Any) -> Any:
     if isinstance(argument, (list, tuple)):
         return type(argument)(map(_to_array, argument))

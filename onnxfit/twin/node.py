@@ -1,6 +1,7 @@
 """What a converter sees of the node that it turns into PyTorch."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnx
@@ -36,6 +37,7 @@ class Node:
         self.opset = opset
         self.label = describe(proto)
         self._attributes = {a.name: a for a in frame.attributes_of(proto)}
+        self._replaced: Mapping[int, Value] = {}
 
     def __len__(self) -> int:
         """Return the number of inputs, absent ones in between included."""
@@ -47,6 +49,8 @@ class Node:
 
     def value(self, index: int) -> Value:
         """Return an input as it is, integers on the host included; it must be given."""
+        if index in self._replaced:
+            return self._replaced[index]
         return self.frame.find(self.proto.input[index])
 
     def input(self, index: int) -> Any:
@@ -61,6 +65,12 @@ class Node:
         value = self.value(index) if self.has(index) else None
         floats = value.floats if isinstance(value, Variable) else None
         return self.input(index) if floats is None else floats
+
+    def with_inputs(self, replaced: Mapping[int, Value]) -> "Node":
+        """Return the node with other values, of floating point, as some of its inputs."""
+        node = copy.copy(self)
+        node._replaced = replaced
+        return node
 
     @property
     def inputs(self) -> list[Any]:
@@ -143,6 +153,8 @@ class Node:
 
     def element_type(self, index: int) -> int:
         """Return the ``TensorProto`` type of an input, 0 where it is not known."""
+        if index in self._replaced:
+            return int(onnx.TensorProto.FLOAT)
         return self.frame.type_of(self.proto.input[index]) if self.has(index) else 0
 
     def output_type(self, index: int = 0) -> int:

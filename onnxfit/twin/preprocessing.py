@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 
 class Preprocessed(torch.nn.Module):
@@ -43,9 +45,14 @@ class Preprocessed(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise samples along axis 1 and call the module."""
-        mean, std = (self._along_channels(name, x) for name in ("mean", "std"))
-        result: torch.Tensor = self.module((x - mean) / std)
+        result: torch.Tensor = self.module(self.normalised(x))
         return result
+
+    def normalised(self, x: torch.Tensor | NDArray[np.float32]) -> torch.Tensor:
+        """Return samples, N×C×…, as the module is given them."""
+        x = torch.as_tensor(x)
+        mean, std = (self._along_channels(name, x) for name in ("mean", "std"))
+        return (x - mean) / std
 
     def _along_channels(self, name: str, x: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = getattr(self, name).to(x.dtype)

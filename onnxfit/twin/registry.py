@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # The newest version of each operator set whose operators were compared with the specification.
 # An operator that changed after it is refused: it may mean something else.
 NEWEST = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1}
+# What ONNX Runtime adds to ONNX's own domain; its optimiser writes them.
+ADDED = ("LayerNormalization", "SimplifiedLayerNormalization")
 
 _converters: dict[tuple[str, str], list[tuple[int, "Converter"]]] = {}
 _on_host: dict[str, "Converter"] = {}
@@ -62,6 +64,7 @@ def find(domain: str, op_type: str, opset: int) -> "Converter | None":
     entries = _converters.get((domain, op_type), [])
     position = bisect_right([version for version, _ in entries], opset)
     known = is_known(domain, op_type, opset) or domain not in NEWEST
+    known |= op_type in ADDED and not since_version(domain, op_type, opset)
     if not position or not known:
         return None
     return entries[position - 1][1]

@@ -9,8 +9,8 @@ from onnx import ModelProto, TensorProto
 LARGEST = 64
 
 
-def fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the main graph's values that do not depend on the inputs given."""
+def inferred_shapes(model: ModelProto) -> dict[str, tuple[int | None, ...]]:
+    """Return the shapes of the main graph's values, None for what depends on the inputs given."""
     try:
         inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
     except onnx.shape_inference.InferenceError:
@@ -19,8 +19,10 @@ def fixed_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
     graph = inferred.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
-        if dims and all(dim.HasField("dim_value") for dim in dims):
-            found[value.name] = tuple(dim.dim_value for dim in dims)
+        if dims:
+            found[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") else None for d in dims
+            )
     return found
 
 

@@ -4,10 +4,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional
 
 from onnxfit.twin.node import Node
+from onnxfit.twin.transforms import transformed
 
 UNBOUNDED = (-1, -1)
 # PyTorch's kernel on the CPU rounds more often in these types than ONNX's results allow.
@@ -113,16 +113,6 @@ def attend(
         return attend_written_out(q, k, v, bias, scale)[0]
     return functional.scaled_dot_product_attention(
         q, k, v, bias, 0.0, causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-
-
-def transformed() -> bool:
-    """Tell whether this runs in ``torch.func`` or with forward derivatives.
-
-    The fused kernels of PyTorch's attention know neither.
-    """
-    return (
-        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
     )
 
 

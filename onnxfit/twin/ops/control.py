@@ -21,7 +21,7 @@ def if_else(node: Node) -> Outputs:
         branch = "then_branch" if bool(condition) else "else_branch"
         return node.inline(node.get(branch), branch)
     branches = [node.body(node.get(name), name) for name in ("then_branch", "else_branch")]
-    return _results(node.emit(choose, node.input(0), *branches, outputs=node.number_of_outputs))
+    return _results(node.emit(choose, node.host(0), *branches, outputs=node.number_of_outputs))
 
 
 @converter("Loop")
@@ -88,9 +88,10 @@ def scan_of_batches(node: Node) -> Outputs:
     return _results(results)
 
 
-def choose(condition: torch.Tensor, then_body: Body, else_body: Body) -> tuple[Any, ...]:
-    """Run one of two bodies."""
-    return then_body() if bool(condition) else else_body()
+def choose(condition: Any, then_body: Body, else_body: Body) -> tuple[Any, ...]:
+    """Run one of two bodies; the condition is a bool or a tuple of one."""
+    holds = condition[0] if isinstance(condition, tuple) else condition
+    return then_body() if holds else else_body()
 
 
 def repeat(

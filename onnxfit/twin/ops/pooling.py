@@ -20,7 +20,7 @@ from onnxfit.twin.ops.windows import (
     symmetric,
 )
 from onnxfit.twin.registry import converter
-from onnxfit.twin.values import Constant
+from onnxfit.twin.values import Constant, Variable
 
 CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -40,10 +40,13 @@ AVERAGE_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: average_p
 
 @converter("MaxPool")
 def max_pool(node: Node) -> Outputs:
+    return emit_max_pool(node, node.input(0))
+
+
+def emit_max_pool(node: Node, x: Any) -> Any:
     """Turn it into PyTorch's function, or pad first where that knows no such padding."""
     window, ceil = _window(node)
     arguments = (window.kernel, window.strides, window.dilations)
-    x = node.input(0)
     if node.wants(1):
         by_columns = node.get("storage_order", 0) == 1
         given = (*arguments, window.pads, window.auto_pad, ceil, by_columns)
@@ -151,6 +154,10 @@ def max_pool_with_indices(
 
 @converter("AveragePool")
 def average_pool(node: Node) -> Outputs:
+    return emit_average_pool(node, node.input(0))
+
+
+def emit_average_pool(node: Node, x: Any) -> Any:
     """Turn it into PyTorch's function, or into a step where that knows no such window."""
     window, ceil = _window(node)
     count_pads = bool(node.get("count_include_pad", 0))
@@ -159,10 +166,10 @@ def average_pool(node: Node) -> Outputs:
         begins = tuple(begin for begin, _ in pads)
         function: Callable[..., Any] = AVERAGE_POOL[len(begins)]
         given = (window.kernel, window.strides, begins, ceil, count_pads)
-        return node.emit(function, node.input(0), *given)
+        return node.emit(function, x, *given)
     arguments = (window.kernel, window.strides, window.dilations)
     given = (*arguments, window.pads, window.auto_pad, ceil, count_pads)
-    return node.emit(average_pool_padded, node.input(0), *given)
+    return node.emit(average_pool_padded, x, *given)
 
 
 def average_pool_padded(
@@ -260,7 +267,10 @@ def global_norm(x: torch.Tensor, p: int) -> torch.Tensor:
 @converter("MaxUnpool")
 def max_unpool(node: Node) -> Outputs:
     window = read_window(node, node.get("kernel_shape", ()))
-    given = (window.kernel, window.strides, window.pads, node.host(2))
+    shape = node.host(2)
+    if isinstance(shape, Variable):
+        node.unsupported("what its indices mean depends on its output_shape, which is not constant")
+    given = (window.kernel, window.strides, window.pads, shape)
     return node.emit(unpool, node.input(0), node.input(1), *given)
 
 
@@ -276,8 +286,7 @@ def unpool(
     axes = zip(x.shape[2:], kernel, strides, pads, strict=True)
     size = ((n - 1) * s + k - begin - end for n, k, s, (begin, end) in axes)
     whole = torch.Size((*x.shape[:2], *size))
-    y = x.new_zeros(whole.numel()).scatter(0, indices.flatten(), x.flatten()).reshape(whole)
-    if shape is None:
-        return y
-    # The positions are those in an output of the usual size.
-    return padded(y, tuple((0, wanted - n) for wanted, n in zip(shape, whole, strict=True)))
+    if shape is not None and shape[2:] != whole[2:]:
+        # The specification counts the indices in ``whole``, ONNX Runtime in ``shape``.
+        raise ValueError(f"an output_shape of {shape} and not {tuple(whole)} has no agreed meaning")
+    return x.new_zeros(whole.numel()).scatter(0, indices.flatten(), x.flatten()).reshape(whole)

@@ -28,7 +28,7 @@ from onnxfit.twin.tensors import DTYPES
 from onnxfit.twin.values import Constant, Variable
 
 CONTRIB = "com.microsoft"
-RANGES = {
+RANGES: dict[int, tuple[int, int]] = {
     TensorProto.UINT8: (0, 255),
     TensorProto.INT8: (-128, 127),
     TensorProto.UINT16: (0, 65535),
@@ -38,7 +38,8 @@ RANGES = {
     TensorProto.UINT2: (0, 3),
     TensorProto.INT2: (-2, 1),
 }
-Zero = Any  # A Python integer, or a tensor of int32.
+SMALL_FLOATS = (*FLOAT8, TensorProto.FLOAT4E2M1)
+Zero = Any  # A Python integer, or a tensor: of int32, or of floating point for small floats.
 
 
 @converter("QuantizeLinear", domain=CONTRIB)
@@ -48,12 +49,17 @@ def quantize_linear(node: Node) -> Outputs:
     target = node.element_type(2) or node.get("output_dtype", 0) or TensorProto.UINT8
     x, scale = _operands(node)
     layout = layout_of(node, 1)
-    if target in FLOAT8 or target == TensorProto.FLOAT4E2M1:
-        return _to_small_floats(node, node.emit(divide, x, scale, *layout), target)
-    if target not in RANGES:
-        node.unsupported(f"it quantises to {type_name(target)}")
     zero = zero_point(node, 2)
-    return quantized(node, node.emit(quantize, x, scale, zero, *RANGES[target], *layout), target)
+    if target in RANGES:
+        floats = node.emit(quantize, x, scale, zero, *RANGES[target], *layout)
+        return quantized(node, floats, target)
+    if target not in SMALL_FLOATS:
+        node.unsupported(f"it quantises to {type_name(target)}")
+    shifted = node.emit(shifted_ratio, x, scale, zero, *layout)
+    if target == TensorProto.FLOAT4E2M1:
+        return node.emit(to_float4, shifted)
+    floats = node.emit(to_float8, shifted, DTYPES[target], bool(node.get("saturate", 1)))
+    return paired(node.emit(to_dtype, floats, DTYPES[target]), floats)
 
 
 def _operands(node: Node) -> tuple[Any, Any]:
@@ -62,21 +68,13 @@ def _operands(node: Node) -> tuple[Any, Any]:
     own, other = node.element_type(0), node.element_type(1)
     precision = node.get("precision", 0) or (own if other == TensorProto.FLOAT8E8M0 else other)
     if precision == own == other:
-        return x, scale
+        # Versions before 23 leave it open, and ONNX Runtime divides in float32.
+        short = node.opset < 23 and own != TensorProto.FLOAT
+        return (node.emit(wide, x), node.emit(wide, scale)) if short else (x, scale)
     if precision not in FLOATS:
         node.unsupported(f"it divides in {type_name(precision)}")
     like = node.like(DTYPES[precision])
     return node.emit(as_type_of, x, like), node.emit(as_type_of, scale, like)
-
-
-def _to_small_floats(node: Node, ratio: Any, target: int) -> Outputs:
-    if not isinstance(zero_point(node, 2), int) or zero_point(node, 2) != 0:
-        node.unsupported(f"its zero point for {type_name(target)} is not 0")
-    if target == TensorProto.FLOAT4E2M1:
-        return node.emit(to_float4, ratio)
-    saturate = bool(node.get("saturate", 1))
-    floats = node.emit(to_float8, ratio, DTYPES[target], saturate)
-    return paired(node.emit(to_dtype, floats, DTYPES[target]), floats)
 
 
 @converter("DequantizeLinear", domain=CONTRIB)
@@ -125,15 +123,19 @@ def scale_of(node: Node, index: int) -> Any:
 
 
 def zero_point(node: Node, index: int) -> Zero:
-    """Return an input that holds zero points: an integer where all are the same, or int32."""
+    """Return an input that holds zero points, as a Python integer where all are the same."""
     if not node.has(index):
         return 0
+    floating = node.element_type(index) in SMALL_FLOATS
     known = node.known(index)
     if known is None:
+        if floating:
+            return node.emit(as_type_of, node.input(index), node.like(torch.float32))
         return node.emit(to_integer, node.input(index), torch.int32)
-    values = to_integer(known, torch.int32)
-    if values.numel() and bool((values == values.flatten()[0]).all()):
-        return int(values.flatten()[0])
+    values = known.to(torch.float32) if floating else known.to(torch.int32)
+    first = values.flatten()[:1]
+    if len(first) and bool((values == first).all()) and (not floating or first == 0):
+        return int(first)
     return Constant(values)
 
 
@@ -174,11 +176,12 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
 
 
-def divide(
-    x: torch.Tensor, scale: torch.Tensor, axis: int | None = None, block: int = 0
+def shifted_ratio(
+    x: torch.Tensor, scale: torch.Tensor, zero: Zero, axis: int | None, block: int
 ) -> torch.Tensor:
-    """Divide by scales."""
-    return x / spread(scale, x, axis, block)
+    """Divide by the scale and add the zero point."""
+    ratio = x / spread(scale, x, axis, block)
+    return ratio + spread(zero, x, axis, block) if isinstance(zero, torch.Tensor) else ratio
 
 
 def quantize(
@@ -191,7 +194,7 @@ def quantize(
     block: int = 0,
 ) -> torch.Tensor:
     """Return the quantised numbers in floating point."""
-    ratio = wide(divide(x, scale, axis, block))
+    ratio = wide(x / spread(scale, x, axis, block))
     if isinstance(zero, torch.Tensor):
         zero = spread(zero, x, axis, block)
     return rounded(ratio, zero, least, most)

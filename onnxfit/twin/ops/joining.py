@@ -1,0 +1,146 @@
+"""Putting tensors together and taking them to pieces: Concat, Split, Tile, and their likes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxfit.twin import batches, moving
+from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.registry import converter
+from onnxfit.twin.values import Variable
+
+
+@converter("Concat", since=4)
+def concat(node: Node) -> Outputs:
+    """Concatenate; the rows of a batch that the file fixes to 1 include constant ones."""
+    tensors, axis = node.inputs, node.get("axis")
+    if node.element_type(0) == TensorProto.STRING:
+        return node.emit(concat_strings, tensors, axis)
+    batch = node.frame.builder.batch
+    constant = not any(isinstance(value, Variable) for value in tensors)
+    if constant or batch is None or batch[0] != 1:
+        return joined(node, torch.cat, tensors, axis)
+    return joined(node, concat_batch, tensors, axis, *batch)
+
+
+def joined(node: Node, function: Any, tensors: list[Any], *args: Any) -> Outputs:
+    """Add a step that joins tensors, and one for the numbers behind quantised ones."""
+    result = node.emit(function, tensors, *args)
+    floats = [value.floats if isinstance(value, Variable) else None for value in tensors]
+    if None not in floats:
+        result.floats = node.emit(function, floats, *args)
+    return result
+
+
+def concat_batch(
+    tensors: Sequence[torch.Tensor], axis: int, fixed: int, batch: int
+) -> torch.Tensor:
+    """Concatenate, with a constant row for each sample of a batch that the file fixes to 1."""
+    if batch == fixed:
+        return torch.cat(tensors, axis)
+    rank = tensors[0].dim()
+    axis = axis + rank if axis < 0 else axis
+    sizes = [-1] * rank
+    for place in range(rank):
+        if place != axis and {x.shape[place] for x in tensors} == {fixed, batch}:
+            sizes[place] = batch
+    return torch.cat([_spread(x, sizes) for x in tensors], axis)
+
+
+def _spread(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+    return x.expand(sizes) if any(size != -1 for size in sizes) else x
+
+
+def concat_strings(arrays: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:
+    """Concatenate strings."""
+    return np.concatenate(arrays, axis)
+
+
+@converter("Split", since=2)
+def split_attribute(node: Node) -> Outputs:
+    return split_into(node, node.get("split"), node.number_of_outputs)
+
+
+@converter("Split", since=13)
+def split(node: Node) -> Outputs:
+    return split_into(node, node.host(1), node.get("num_outputs", node.number_of_outputs))
+
+
+def split_into(node: Node, sizes: Any, count: int) -> Outputs:
+    """Add the step that splits into parts of given sizes, or else into some of equal size."""
+    axis = node.get("axis", 0)
+    x = batches.whole(node, axis, node.input(0))
+    if sizes is not None:
+        return moving.emit(node, split_sizes, x, sizes, axis, outputs=node.number_of_outputs)
+    uneven = node.opset >= 18
+    return moving.emit(node, split_evenly, x, count, axis, uneven, outputs=node.number_of_outputs)
+
+
+def split_sizes(x: torch.Tensor, sizes: Any, axis: int) -> Any:
+    """Split into parts of given sizes."""
+    return torch.split(x, sizes, axis)
+
+
+def split_evenly(x: torch.Tensor, count: int, axis: int, uneven: bool) -> Any:
+    """Split into so many parts, the last of which may be smaller than the others."""
+    length = x.shape[axis]
+    size = -(-length // count)
+    rest = length - size * (count - 1)
+    if rest < 0 or (rest != size and not uneven):
+        raise ValueError(f"a dimension of {length} cannot be split into {count} equal parts")
+    return torch.split(x, [size] * (count - 1) + [rest], axis)
+
+
+@converter("Tile", since=6)
+def tile(node: Node) -> Outputs:
+    """Repeat along each dimension; a single row as often as there are samples."""
+    repeats, batch = node.host(1), node.frame.builder.batch
+    if batch is not None and isinstance(repeats, tuple) and repeats and repeats[0] == batch[0] > 1:
+        return moving.emit(node, tile_batch, node.input(0), repeats, *batch)
+    return moving.emit(node, torch.tile, node.input(0), repeats)
+
+
+def tile_batch(x: torch.Tensor, repeats: tuple[int, ...], fixed: int, batch: int) -> torch.Tensor:
+    """Repeat as often as the file's batch is large, or the one given."""
+    if batch != fixed:
+        if x.shape[0] != 1:
+            raise ValueError(
+                f"the file fixes its batch to {fixed}, and here repeats rows so often; "
+                f"it cannot for a batch of {batch}"
+            )
+        repeats = (batch, *repeats[1:])
+    return torch.tile(x, repeats)
+
+
+@converter("Trilu")
+def trilu(node: Node) -> Outputs:
+    """Keep the upper or the lower triangle, from a diagonal on."""
+    function = torch.triu if node.get("upper", 1) else torch.tril
+    diagonal = node.host(1) if node.has(1) else 0
+    return moving.emit(node, triangle, node.input(0), diagonal, function)
+
+
+def triangle(x: torch.Tensor, diagonal: Any, function: Any) -> torch.Tensor:
+    """Keep a triangle, from a diagonal on."""
+    return function(x, diagonal[0] if isinstance(diagonal, tuple) else diagonal)
+
+
+@converter("ReverseSequence", since=10)
+def reverse_sequence(node: Node) -> Outputs:
+    """Reverse the first elements of each sequence of a batch."""
+    time, batch = node.get("time_axis", 0), node.get("batch_axis", 1)
+    return moving.emit(node, reverse_first, node.input(0), node.input(1), batch, time)
+
+
+def reverse_first(x: torch.Tensor, lengths: torch.Tensor, batch: int, time: int) -> torch.Tensor:
+    """Reverse the first elements along an axis, as many as each sequence has."""
+    x = x.movedim((batch, time), (0, 1))
+    steps = torch.arange(x.shape[1], device=x.device)
+    ends = lengths.to(steps.dtype).unsqueeze(1)
+    order = torch.where(steps < ends, ends - 1 - steps, steps)
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x[rows, order].movedim((0, 1), (batch, time))
