@@ -177,11 +177,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
-    """Make a network with random weights, and BatchNorm statistics unlike 0 and 1."""
+    """Make a network with random weights, in its norms too, so that no two tensors are equal."""
     torch.manual_seed(seed)
     network = NETWORKS[name]()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.normal_(module.bias, 0, 0.1)
     return network.eval()

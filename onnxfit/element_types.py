@@ -25,6 +25,14 @@ Types = MutableMapping[str, int]
 _WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 # The attributes that name the type of an operator's output.
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype")
+# ONNX Runtime's operators on quantised tensors, and which input has the type of the result.
+_QUANTISED = {
+    **dict.fromkeys(("QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu"), 0),
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool", "QLinearSoftmax"), 0),
+    "QLinearConcat": 1,
+    "QuantizeLinear": 2,
+    "QGemm": 8,
+}
 _CONSTANTS = ("Constant", "ConstantOfShape")
 _CONSTANT_TYPES = {
     "value_float": TensorProto.FLOAT,
@@ -98,15 +106,19 @@ class _Inference:
         self.versions = _versions(model.opset_import)
         self.called: dict[tuple[tuple[str, str, str], tuple[int, ...]], list[int]] = {}
 
-    def graph(self, graph: GraphProto, scope: str, outer: Types) -> Types:
+    def graph(
+        self, graph: GraphProto, scope: str, outer: Types, given: Sequence[int] = ()
+    ) -> Types:
         types: Types = ChainMap({}, outer) if outer else {}
+        types.update(zip((value.name for value in graph.input), given, strict=False))
         for initializer in graph.initializer:
             types[initializer.name] = initializer.data_type
         for sparse in graph.sparse_initializer:
             types[sparse.values.name] = sparse.values.data_type
         for values in (graph.input, graph.value_info, graph.output):
             for value in values:
-                if value.type.WhichOneof("value") == "tensor_type":
+                tensor = value.type.WhichOneof("value") == "tensor_type"
+                if tensor and (value.type.tensor_type.elem_type or value.name not in types):
                     types[value.name] = value.type.tensor_type.elem_type
         self.nodes(graph.node, scope, types, self.versions)
         self.record(scope, types)
@@ -154,6 +166,11 @@ class _Inference:
         domain = "" if domain == "ai.onnx" else domain
         rule = _rule(domain, op_type, versions.get(domain, 1))
         if rule is _NO_SCHEMA:
+            source = (
+                _QUANTISED.get(op_type, len(inputs)) if domain == "com.microsoft" else len(inputs)
+            )
+            if source < len(inputs):
+                return [inputs[source]]
             # It may turn integers into anything; floating types it is taken to keep.
             kept = next((t for t in inputs if t in ELEMENT_TYPES), UNKNOWN)
             return [_named_by_attribute(node) or kept] * len(node.output)
@@ -167,12 +184,22 @@ class _Inference:
 
     def subgraph_outputs(self, node: NodeProto, scope: str, types: Types) -> list[int]:
         outputs: list[int] = []
+        given = self.given(node, types)
         for name, graph in subgraphs(node, scope):
-            inner = self.graph(graph, name, types)
+            inner = self.graph(graph, name, types, given)
             # A Loop's body returns its condition before the values that the node writes.
             results = graph.output[1:] if node.op_type == "Loop" else graph.output
             outputs = outputs or [inner.get(value.name, UNKNOWN) for value in results]
         return outputs
+
+    def given(self, node: NodeProto, types: Types) -> list[int]:
+        """Return what a node gives its body, which need not declare the types of its inputs."""
+        inputs = [types.get(name, UNKNOWN) for name in node.input]
+        if node.domain not in DEFAULT_DOMAINS or node.op_type not in ("Loop", "Scan"):
+            return []
+        if node.op_type == "Loop":
+            return [TensorProto.INT64, TensorProto.BOOL, *inputs[2:]]
+        return inputs[1:] if self.versions.get("", 1) == 8 else inputs
 
     def call(self, key: tuple[str, str, str], inputs: list[int]) -> list[int]:
         signature = (key, tuple(inputs))

@@ -131,6 +131,18 @@ def test_every_slope_works_under_function_transforms(mode: str) -> None:
     torch.testing.assert_close(expected, found)
 
 
+def test_many_jumps_at_once() -> None:
+    """Mapping over jump sizes computes the network for each of them in one call."""
+    module = JumpReLU(torch.tensor(JUMP))
+    x = torch.linspace(-1, 2, 7)
+    jumps = torch.tensor([0.0, 0.5, 1.0])
+    found = torch.func.vmap(lambda jump: torch.func.functional_call(module, {"jump": jump}, (x,)))(
+        jumps
+    )
+    expected = torch.stack([torch.where(x <= jump, 0.0, x) for jump in jumps])
+    assert torch.equal(expected, found)
+
+
 def test_the_smooth_slope_can_be_differentiated_again() -> None:
     """Second-order methods get the derivative of the slope, not zero."""
     module = JumpReLU(torch.tensor(JUMP)).double()

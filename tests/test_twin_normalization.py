@@ -119,6 +119,9 @@ def test_several_outputs_mean_training_before_version_14() -> None:
         to_torch(model)(torch.from_numpy(x))
     del model.graph.output[4]
     agrees(model, x)
+    nameless = batch_model(x, given, 9, 'y "" "" "" ""')
+    found = to_torch(nameless)(torch.from_numpy(x))
+    assert torch.equal(to_torch(batch_model(x, given, 9))(torch.from_numpy(x)), found)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 4), (2, 3, 1, 1)])

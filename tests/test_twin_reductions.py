@@ -1,4 +1,4 @@
-"""Reductions, positions of extremes, cumulative sums and losses of the twin."""
+"""Reductions, positions of extremes and cumulative functions of the twin."""
 
 import math
 from typing import Any
@@ -267,9 +267,11 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
 @pytest.mark.parametrize("opset", [7, 10, 11])
 @pytest.mark.parametrize("k", [1, 2, 5])
 @pytest.mark.parametrize("largest", [0, 1])
-def test_the_first_of_equals_is_on_top(opset: int, k: int, largest: int) -> None:
-    """Values and indices along each axis, where many elements are equal."""
-    x = np.random.default_rng(0).integers(0, 3, (5, 6, 5)).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_first_of_equals_is_on_top(opset: int, k: int, largest: int, dtype: str) -> None:
+    """Values and indices along each axis, where many elements are equal, zeros of either sign."""
+    x = np.random.default_rng(0).integers(-2, 3, (5, 300 if k == 2 else 6, 5)).astype(dtype)
+    x *= np.where(x == 0, np.sign(np.random.default_rng(1).normal(size=x.shape)), 1).astype(dtype)
     if not largest and opset < 11:
         pytest.skip("version 11 has the smallest")
     for axis in (0, 1, -1):
@@ -279,17 +281,36 @@ def test_the_first_of_equals_is_on_top(opset: int, k: int, largest: int) -> None
         agrees(top_k(x, k, opset, attributes), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("largest", "expected"), [(1, [3, 1, 6, 4, 0, 5, 2]), (0, [2, 0, 5, 4, 6, 1, 3])]
+)
+@pytest.mark.parametrize("count", [0, 300])
+def test_the_order_of_infinities_and_nan(
+    dtype: Any, largest: int, expected: list[int], count: int
+) -> None:
+    """NaN of either sign is the largest, as in NumPy, among few elements and among many."""
+    row = [-2.0, math.inf, -math.inf, math.nan, 1.0, -2.0, 3.0]
+    row += [0.0] * count
+    x = torch.tensor([row], dtype=dtype)
+    twin = to_torch(top_k(np.array([row], np.float32), len(row), 11, f"largest = {largest}"))
+    for nan in (x, torch.copysign(x, torch.where(x.isnan(), -x.abs(), x))):
+        found = [index for index in twin(nan)[1][0].tolist() if index < 7]
+        assert expected == found
+
+
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "uint16", "uint32", "uint64"])
 @pytest.mark.parametrize("largest", [0, 1])
 def test_the_top_of_integers(dtype: str, largest: int) -> None:
     """Those above the range of the signed ones too."""
-    x = np.array([[2, 9, 1, 9, 0]]).astype(dtype)
-    high = np.iinfo(dtype).max
-    x[x == 9] = high
-    model = top_k(x, 2, 24, f"largest = {largest}")
-    values, indices = twin_outputs(to_torch(model), model, x)
-    assert [[high, high] if largest else [0, 1]] == values.tolist()
-    assert [[1, 3] if largest else [4, 2]] == indices.tolist()
+    for count in (0, 300):
+        x = np.array([[5, 9, 1, 9, 0, *[5] * count]]).astype(dtype)
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        x[x == 9], x[x == 0] = high, low
+        model = top_k(x, 2, 24, f"largest = {largest}")
+        values, indices = twin_outputs(to_torch(model), model, x)
+        assert [[high, high] if largest else [low, 1]] == values.tolist()
+        assert [[1, 3] if largest else [4, 2]] == indices.tolist()
     assert dtype == str(values.dtype).removeprefix("torch.")
 
 
@@ -351,33 +372,6 @@ def test_cumulative_functions_differentiate(op: str, flags: str) -> None:
     twin = to_torch(node_model(op, 26, given, "x axis", attributes=flags)).double()
     x = torch.from_numpy(given["x"]).double().requires_grad_()
     assert torch.autograd.gradcheck(twin, (x, torch.tensor(1)))
-
-
-@pytest.mark.parametrize("op", ["NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"])
-@pytest.mark.parametrize("opset", [12, 13])
-@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("ignored", [None, 1, -1, 7])
-def test_losses(op: str, opset: int, reduction: str, weighted: bool, ignored: int | None) -> None:
-    """Of rows and of images, with weights of classes and labels that do not count."""
-    random = np.random.default_rng(0)
-    for shape, kind in (((5, 4), np.int32), ((2, 4, 3, 2), np.int64), ((2, 4, 1, 3, 2), np.int64)):
-        labels = random.integers(0, 4, (shape[0], *shape[2:])).astype(kind)
-        if ignored is not None:
-            labels.ravel()[::3] = ignored
-        given = {"x": random.normal(size=shape).astype(np.float32), "labels": labels}
-        if weighted:
-            given["weights"] = np.array([0.5, 2, 1, 3], np.float32)
-        attributes = f'reduction = "{reduction}"'
-        attributes += "" if ignored is None else f", ignore_index = {ignored}"
-        outputs = "y log_prob" if op.startswith("Softmax") else "y"
-        twin = agrees(
-            node_model(op, opset, given, "x labels weights", outputs, attributes), *given.values()
-        )
-        x = torch.from_numpy(given["x"]).double().requires_grad_()
-        others = [torch.from_numpy(array) for array in list(given.values())[1:]]
-        others = [t.double() if t.is_floating_point() else t for t in others]
-        assert torch.autograd.gradcheck(twin.double(), (x, *others), fast_mode=True)
 
 
 def test_reductions_differentiate_in_all_ways() -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from onnxfit.twin import moving
 from onnxfit.twin.values import Variable
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def declared(node: "Node", index: int = 0) -> Shape | None:
 
 def is_batch_axis(node: "Node", axis: int) -> bool:
     """Tell whether a dimension of the first input may be the batch that the file fixes."""
-    shape, batch = declared(node), fixed_batch(node)
+    batch = fixed_batch(node)
+    shape = None if batch is None else declared(node)
     if batch is None or shape is None or not -len(shape) <= axis < len(shape):
         return False
     return shape[axis] == batch[0]
@@ -74,7 +76,7 @@ def whole(node: "Node", axis: int, x: object) -> object:
     batch = fixed_batch(node)
     if batch is None or not is_batch_axis(node, axis):
         return x
-    return node.emit(checked_whole, x, axis, *batch)
+    return moving.emit(node, checked_whole, x, axis, *batch)
 
 
 def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:

@@ -11,15 +11,16 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from onnxfit.element_types import element_types, every_graph
-from onnxfit.errors import ModelError
+from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.graph import scopes
 from onnxfit.lowering import SITE_PREFIX, Hardened, read
 from onnxfit.op import is_jump_relu, is_our_function
 from onnxfit.twin.folds import Folds
 from onnxfit.twin.frame import Frame, versions
+from onnxfit.twin.fusion import fuse
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Block
-from onnxfit.twin.shapes import inferred_shapes
+from onnxfit.twin.shapes import LARGEST, can_fold, inferred_shapes, is_small
 from onnxfit.twin.tensors import to_tensor
 from onnxfit.twin.values import Constant, Variable, Weight
 
@@ -59,12 +60,12 @@ class Builder:
         self.block.outputs = list(frame.run(graph.node, [o.name for o in graph.output]))
         self._check_batch(frame)
         self.block.drop_unused()
+        fuse(self.block)
         return self.block
 
     def weights_by_id(self) -> dict[int, Weight]:
         """Return the file's tensors by the id of each value that stands for one in a step."""
-        weights = [value for value in self._weights.values() if isinstance(value, Weight)]
-        found = {id(weight): weight for weight in weights}
+        found = {id(v): v for v in self._weights.values() if isinstance(v, Weight)}
         found.update((id(c), c.weight) for c in self._frozen.values() if c.weight is not None)
         return found
 
@@ -97,10 +98,14 @@ class Builder:
         return Weight(scope, name, tensor) if floating else Constant(tensor)
 
     def initializer(self, scope: str, proto: TensorProto) -> Weight | Constant:
-        """Return the value of an initializer, read from the file once."""
+        """Return the value of an initializer, read from the file once; gradients reach arrays."""
         key = (scope, proto.name)
         if key not in self._weights:
-            self._weights[key] = self.weight(*key, to_tensor(proto, self.folder))
+            weight = self.weight(*key, to_tensor(proto, self.folder))
+            self._weights[key] = weight
+            if isinstance(weight, Weight) and not weight.tensor.dim():
+                # A number of its own is a setting of the network, as an attention's scale is.
+                self._weights[key] = self.freeze(weight)
         return self._weights[key]
 
     def constant_node(self, scope: str, name: str, tensor: Any) -> Weight | Constant:
@@ -149,12 +154,32 @@ class Builder:
     @cached_property
     def partial_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shapes of the main graph's values, None for each dimension the file leaves open."""
-        return inferred_shapes(self.model)
+        return inferred_shapes(self.model, self.small_constants)
+
+    @cached_property
+    def small_constants(self) -> dict[str, torch.Tensor]:
+        """What nodes of the main graph compute out of small constants, as shapes often are."""
+        graph = self.model.graph
+        frame = Frame(self, Block(), "", versions(self.model.opset_import))
+        frame.hold(graph)
+        found = {t.name: to_tensor(t) for t in graph.initializer if is_small(t)}
+        for proto in graph.node:
+            if not can_fold(proto, found):
+                continue
+            try:
+                values = frame.run([proto], proto.output)
+            except OnnxfitError:
+                continue
+            for name, value in zip(proto.output, values, strict=True):
+                tensor = value.value if isinstance(value, Constant) else None
+                if isinstance(tensor, torch.Tensor) and tensor.numel() <= LARGEST:
+                    found[name] = tensor
+        return found
 
     @cached_property
     def folds(self) -> Folds:
         """The values of the main graph in which samples are folded into a larger dimension."""
-        return Folds(self.model, self.shapes)
+        return Folds(self.model, self.shapes, self.small_constants)
 
     def jump_relu(self, scope: str, site: Hardened, jump: Any) -> JumpReLU:
         """Return the module of a site; each call of a function that holds the site shares it."""

@@ -1,11 +1,12 @@
 """Which nodes keep the samples apart that a Reshape has folded into a larger dimension."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
+import torch
+from onnx import ModelProto, NodeProto
 
 from onnxfit.twin.batches import Place, Shape
 from onnxfit.twin.frame import reads
@@ -71,15 +72,17 @@ class Folds:
     Attributes:
         shapes: The values' shapes in the file.
         places: The values known so far, and where the samples are in them.
-        numbers: The integers of small constants.
+        numbers: What small constants hold.
     """
 
-    def __init__(self, model: ModelProto, shapes: dict[str, Shape]) -> None:
+    def __init__(
+        self, model: ModelProto, shapes: dict[str, Shape], constants: dict[str, torch.Tensor]
+    ) -> None:
         self.shapes = shapes
         self.places: dict[str, Place] = {}
         self.opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 1)
         graph = model.graph
-        self.numbers = dict(_numbers(graph))
+        self.numbers = {name: t.reshape(-1).tolist() for name, t in constants.items()}
         self._final = {value.name for value in graph.output}
         self._uses: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
         self._given = {v.name for v in graph.input} - {t.name for t in graph.initializer}
@@ -243,18 +246,3 @@ RULES: dict[str, Rule] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
 }
-
-
-def _numbers(graph: GraphProto) -> Iterator[tuple[str, list[int]]]:
-    """Yield the names and integers of a graph's small constants."""
-    tensors = [(tensor.name, tensor) for tensor in graph.initializer]
-    for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.type == AttributeProto.TENSOR:
-                tensors.append((node.output[0], attribute.t))
-            elif attribute.type == AttributeProto.INTS:
-                yield node.output[0], list(attribute.ints)
-    for name, tensor in tensors:
-        small = len(tensor.dims) <= 1 and sum(tensor.dims) <= 8
-        if small and tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
-            yield name, onnx.numpy_helper.to_array(tensor).ravel().tolist()

@@ -146,8 +146,9 @@ class Frame:
         if function is not None:
             return self._call(proto, function, function_scope(function))
         node = Node(self, proto, self.opsets.get(domain, 1))
-        on_host = registry.find_on_host(domain, proto.op_type)
-        if on_host is not None and self._is_on_host(proto):
+        rank = self._host_rank(proto)
+        on_host = None if rank is None else registry.find_on_host(domain, proto.op_type, rank)
+        if on_host is not None:
             results = on_host(node)
             if results is not NotImplemented:
                 return results
@@ -162,13 +163,19 @@ class Frame:
             node.unsupported("there is no converter for it")
         return self._call(proto, body, None)
 
-    def _is_on_host(self, proto: NodeProto) -> bool:
-        """Tell whether a node computes with integers known without a tensor, some at run time."""
+    def _host_rank(self, proto: NodeProto) -> int | None:
+        """Return the largest rank of a node's inputs where all are integers without a tensor.
+
+        Only a call must know one of them, at least; else, and for tensors, None is returned.
+        """
         values = [self.find(name) for name in proto.input if name]
-        return any(isinstance(v, Variable) and v.host for v in values) and all(
-            v.host if isinstance(v, Variable) else isinstance(v, Constant) and small_integers(v)
-            for v in values
-        )
+        variables = [value for value in values if isinstance(value, Variable)]
+        others = [value for value in values if not isinstance(value, Variable)]
+        if not variables or not all(value.host for value in variables):
+            return None
+        if not all(isinstance(value, Constant) and small_integers(value) for value in others):
+            return None
+        return max(1 if value.rank is None else value.rank for value in variables)
 
     def _jump_relu(self, proto: NodeProto, site: Hardened) -> Outputs:
         x = self.as_tensor(self.find(site.x))

@@ -47,9 +47,14 @@ def emit(node: Node, function: Callable[..., Any], *args: Any, outputs: int = 0)
         args: As for :meth:`onnxfit.twin.node.Node.emit`.
         outputs: As for :meth:`onnxfit.twin.node.Node.emit`.
     """
-    results = _emit(node, function, args, outputs)
+    return with_floats(node, _emit(node, function, args, outputs), function, *args)
+
+
+def with_floats(node: Node, results: Any, function: Callable[..., Any], *args: Any) -> Any:
+    """Return a step's results; where its first argument is quantised, gradients pass through."""
     floats = _floats(args[0])
     if floats is not None:
+        outputs = len(results) if isinstance(results, tuple) else 0
         moved = node.emit(function, floats, *args[1:], outputs=outputs)
         pairs = zip(results, moved, strict=True) if outputs else [(results, moved)]
         for result, other in pairs:

@@ -45,8 +45,8 @@ class Parity:
     Attributes:
         samples: How many samples were compared.
         largest_difference: Largest absolute difference of an output with every jump at 0.
-        relative_difference: The same as a share of the largest value of that output, or of 0.1 where
-            all are smaller.
+        relative_difference: The same as a share of the largest value of that output, or of 0.1
+            where all are smaller.
         tolerance: How large ``relative_difference`` may be.
         top1_agreement: Share of the samples for which both name the same class, with the jumps
             of the file; two classes whose logits are within tolerance count as the same.

@@ -17,11 +17,19 @@ if TYPE_CHECKING:
 # The newest version of each operator set whose operators were compared with the specification.
 # An operator that changed after it is refused: it may mean something else.
 NEWEST = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1}
-# What ONNX Runtime adds to ONNX's own domain; its optimiser writes them.
-ADDED = ("LayerNormalization", "SimplifiedLayerNormalization")
+# What ONNX Runtime adds to ONNX's own domain: its optimiser writes them, or old files hold them.
+ADDED = (
+    "Affine",
+    "Crop",
+    "ImageScaler",
+    "LayerNormalization",
+    "ParametricSoftplus",
+    "ScaledTanh",
+    "SimplifiedLayerNormalization",
+)
 
 _converters: dict[tuple[str, str], list[tuple[int, "Converter"]]] = {}
-_on_host: dict[str, "Converter"] = {}
+_on_host: dict[str, tuple["Converter", int]] = {}
 
 
 def converter(
@@ -44,15 +52,16 @@ def converter(
     return register
 
 
-def host_converter(*op_types: str) -> Callable[["Converter"], "Converter"]:
+def host_converter(*op_types: str, rank: int = 1) -> Callable[["Converter"], "Converter"]:
     """Make a function the converter of operators whose inputs are known without any tensor.
 
     It computes with Python integers and tuples of them, as in ``Shape → Gather → Concat``, and
-    returns ``NotImplemented`` for what needs tensors after all.
+    returns ``NotImplemented`` for what needs tensors after all. It gets inputs of at most a rank:
+    0 for a number, 1 for a row, 2 for a row of rows.
     """
 
     def register(function: "Converter") -> "Converter":
-        _on_host.update(dict.fromkeys(op_types, function))
+        _on_host.update(dict.fromkeys(op_types, (function, rank)))
         return function
 
     return register
@@ -70,9 +79,10 @@ def find(domain: str, op_type: str, opset: int) -> "Converter | None":
     return entries[position - 1][1]
 
 
-def find_on_host(domain: str, op_type: str) -> "Converter | None":
+def find_on_host(domain: str, op_type: str, rank: int) -> "Converter | None":
     """Return the converter of an operator on integers that are known without any tensor."""
-    return _on_host.get(op_type) if domain == "" else None
+    function, highest = _on_host.get(op_type, (None, 0))
+    return function if domain == "" and rank <= highest else None
 
 
 def is_known(domain: str, op_type: str, opset: int) -> bool:

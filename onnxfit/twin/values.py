@@ -41,7 +41,8 @@ class Variable:
     Attributes:
         host: It is a Python integer or a tuple of them, as the shape of a tensor is.
         dtype: Its type as a tensor, where ``host``.
-        rank: Where ``host``: 0 for an integer, 1 for a tuple, None where that is not known.
+        rank: Where ``host``: 0 for an integer, 1 for a tuple, 2 for a tuple of tuples, None where
+            that is not known.
         floats: The same numbers in a floating-point type, where quantisation made them: gradients
             pass through these, and not through integers.
     """

@@ -40,8 +40,8 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 
 
 def thresholded_relu(x: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Return ``x`` where it is above ``alpha``, else 0."""
-    return torch.where(x > alpha, x, 0.0)
+    """Return ``x`` where it is above ``alpha``, else 0; NaN passes through."""
+    return functional.threshold(x, alpha, 0.0)
 
 
 ACTIVATIONS: dict[str, tuple[Any, dict[str, float]]] = {

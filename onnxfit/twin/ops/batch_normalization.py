@@ -17,7 +17,7 @@ def batch_normalization_with_spatial(node: Node) -> Outputs:
     """Normalize as version 9 does, or each activation by statistics of its own."""
     if node.get("spatial", 1):
         return batch_normalization_by_outputs(node)
-    if node.number_of_outputs > 1:
+    if is_training(node):
         node.unsupported("it is in training mode with spatial = 0")
     return emit_given_statistics(node)
 
@@ -25,11 +25,16 @@ def batch_normalization_with_spatial(node: Node) -> Outputs:
 @converter("BatchNormalization", since=9)
 def batch_normalization_by_outputs(node: Node) -> Outputs:
     """Normalize in training mode where more outputs than one are named."""
-    if node.number_of_outputs == 1:
+    if not is_training(node):
         return emit_batch_norm(node)
     x = node.input(0)
     saved = (node.emit(batch_mean, x, x), node.emit_random(unspecified, "saved_var"))
     return (*emit_training(node), *saved)[: node.number_of_outputs]
+
+
+def is_training(node: Node) -> bool:
+    """Tell whether outputs are named that only training has."""
+    return any(node.wants(index) for index in range(1, node.number_of_outputs))
 
 
 @converter("BatchNormalization", since=14)

@@ -17,31 +17,34 @@ def _check_type(node: Node) -> None:
 @converter("DepthToSpace")
 def depth_to_space(node: Node) -> Outputs:
     _check_type(node)
-    by_channel = node.get("mode", "DCR") == "CRD"
-    function = functional.pixel_shuffle if by_channel else spread
-    return node.emit(function, node.input(0), node.get("blocksize"))
+    outer = node.get("mode", "DCR") == "DCR"
+    return node.emit(spread, node.input(0), node.get("blocksize"), outer)
 
 
-def spread(x: torch.Tensor, block: int) -> torch.Tensor:
-    """Move channels into blocks of the image, where the block is the outer axis of channels."""
+def spread(x: torch.Tensor, block: int, outer: bool) -> torch.Tensor:
+    """Move channels into blocks; ``outer`` tells that a block is the outer axis of channels."""
     n, c, h, w = x.shape
-    blocks = x.reshape(n, block, block, c // block**2, h, w).permute(0, 3, 4, 1, 5, 2)
-    return blocks.reshape(n, c // block**2, h * block, w * block)
+    c //= block**2
+    if outer:
+        blocks = x.reshape(n, block, block, c, h, w).permute(0, 3, 4, 1, 5, 2)
+    else:
+        blocks = x.reshape(n, c, block, block, h, w).permute(0, 1, 4, 2, 5, 3)
+    return blocks.reshape(n, c, h * block, w * block)
 
 
 @converter("SpaceToDepth")
 def space_to_depth(node: Node) -> Outputs:
     _check_type(node)
-    by_channel = node.get("mode", "DCR") == "CRD"
-    function = functional.pixel_unshuffle if by_channel else gather
-    return node.emit(function, node.input(0), node.get("blocksize"))
+    outer = node.get("mode", "DCR") == "DCR"
+    return node.emit(gather, node.input(0), node.get("blocksize"), outer)
 
 
-def gather(x: torch.Tensor, block: int) -> torch.Tensor:
-    """Move blocks of the image into channels, the inverse of :func:`spread`."""
+def gather(x: torch.Tensor, block: int, outer: bool) -> torch.Tensor:
+    """Move blocks into channels, the inverse of :func:`spread`."""
     n, c, h, w = x.shape
-    blocks = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
-    return blocks.reshape(n, c * block**2, h // block, w // block)
+    blocks = x.reshape(n, c, h // block, block, w // block, block)
+    order = (0, 3, 5, 1, 2, 4) if outer else (0, 1, 3, 5, 2, 4)
+    return blocks.permute(order).reshape(n, c * block**2, h // block, w // block)
 
 
 @converter("Col2Im", since=18)
@@ -63,7 +66,7 @@ def image_of(
     if rank == 2 and begins == ends and x.is_floating_point():
         return functional.fold(x, image, block, dilations, begins, strides)
     whole = [n + b + e for n, b, e in zip(image, begins, ends, strict=True)]
-    index: torch.Tensor | int = 0
+    index = torch.zeros((), dtype=torch.int64, device=x.device)
     for axis, span in enumerate(spans(block, dilations)):
         count = (whole[axis] - span) // strides[axis] + 1
         steps = torch.arange(block[axis], device=x.device) * dilations[axis]

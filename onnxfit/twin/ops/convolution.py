@@ -40,13 +40,15 @@ ACTIVATIONS = {
 
 @converter("Conv")
 def conv(node: Node) -> Outputs:
-    return emit_conv(node, *(node.input(index) for index in range(3)), kernel_of(node))
+    x, weight, bias = (node.input(index) for index in range(3))
+    return emit_conv(node, x, weight, bias, kernel_of(node))
 
 
 @converter("FusedConv", domain="com.microsoft")
 def fused_conv(node: Node) -> Outputs:
     """Convolve, add Z, then activate."""
-    y = emit_conv(node, *(node.input(index) for index in range(3)), kernel_of(node))
+    x, weight, bias = (node.input(index) for index in range(3))
+    y = emit_conv(node, x, weight, bias, kernel_of(node))
     if node.has(3):
         y = node.emit(torch.add, y, node.input(3))
     return activated(node, y)

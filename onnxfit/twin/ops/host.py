@@ -1,6 +1,5 @@
 """Rows of integers that are known without any tensor: taking, joining and reducing them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,7 @@ def emit(node: Node, function: Callable[..., Any], *args: Any, rank: int) -> Var
 
 
 def ranks(node: Node) -> list[int | None]:
-    """Return for each input 0 for a number, 1 for a row, None where that is not known."""
+    """Return for each input how deep it is: 0 for a number; None where that is not known."""
     return [rank_of(node.value(i)) if node.has(i) else None for i in range(len(node))]
 
 
@@ -44,7 +43,10 @@ def shape(node: Node) -> Outputs:
     rank, (start, end) = ranks(node)[0], (node.get("start", 0), node.get("end"))
     if rank is None:
         return NotImplemented
-    if range(rank)[start:end] == range(0):
+    length = declared(node) if rank else ()
+    if length is not None:
+        return Constant(torch.tensor(length[start:end], dtype=torch.int64))
+    if len(range(rank)[start:end]) == 0:
         return Constant(torch.zeros(0, dtype=torch.int64))
     return node.emit_host(length_as_row, node.host(0), rank=1)
 
@@ -80,16 +82,20 @@ def take(numbers: Row, indices: Numbers) -> Numbers:
     return numbers[indices]
 
 
-@host_converter("Slice")
+@host_converter("Slice", rank=2)
 def slice_(node: Node) -> Outputs:
-    """Take a part of a row."""
-    if ranks(node)[0] != 1:
+    """Take a part of a row, or of a row of rows."""
+    rank, axes = ranks(node)[0], known_row(node, 3, "axes")
+    along = (0, -1) if rank == 1 else (0, -2)
+    if not rank or (axes is None and node.has(3)) or (axes or (0,))[0] not in along:
         return NotImplemented
     if node.opset < 10:
-        (start,), (end,), step = node.get("starts"), node.get("ends"), None
+        start, end, step = node.get("starts"), node.get("ends"), None
     else:
         start, end, step = node.host(1), node.host(2), node.host(4)
-    return emit(node, part, node.host(0), start, end, step, rank=1)
+    if any(isinstance(numbers, tuple) and len(numbers) != 1 for numbers in (start, axes or (0,))):
+        return NotImplemented
+    return emit(node, part, node.host(0), start, end, step, rank=rank)
 
 
 def part(numbers: Row, start: Numbers, end: Numbers, step: Numbers) -> Row:
@@ -174,11 +180,15 @@ def row_of_one(number: int) -> Row:
     return (number,)
 
 
-@host_converter("Reshape")
+@host_converter("Reshape", rank=2)
 def reshape(node: Node) -> Outputs:
-    """Make a row of numbers, or a number of a row of one."""
+    """Make a row of numbers or of rows, or a number of a row of one."""
     rank, target = ranks(node)[0], known_row(node, 1, "shape")
-    if rank is None or target is None or len(target) > 1:
+    if rank is None or target is None:
+        return NotImplemented
+    if rank + len(target) == 3:
+        return matrix(node, rank, target)
+    if max(rank, len(target)) > 1:
         return NotImplemented
     if target == ():
         return emit(node, only, node.host(0), rank=0) if rank else node.value(0)
@@ -186,6 +196,41 @@ def reshape(node: Node) -> Outputs:
         return emit(node, row_of_one, node.host(0), rank=1) if target != (0,) else NotImplemented
     kept = target == (-1,) or (target == (0,) and not node.get("allowzero", 0))
     return node.value(0) if kept else emit(node, row_of, node.host(0), target[0], rank=1)
+
+
+def matrix(node: Node, rank: int, target: Row) -> Outputs:
+    """Make a row of rows, or a row of such."""
+    if rank == 2 and target == (-1,):
+        return emit(node, flat, node.host(0), rank=1)
+    if rank == 1 and target[0] == -1 and target[1] > 0:
+        return emit(node, rows_of, node.host(0), target[1], rank=2)
+    return NotImplemented
+
+
+def flat(rows: tuple[Row, ...]) -> Row:
+    """Join the rows of a row."""
+    return sum(rows, ())
+
+
+def rows_of(numbers: Row, length: int) -> tuple[Row, ...]:
+    """Make rows of a given length of a row."""
+    if len(numbers) % length:
+        raise ValueError(f"{len(numbers)} numbers do not make rows of {length}")
+    return tuple(numbers[start : start + length] for start in range(0, len(numbers), length))
+
+
+@host_converter("Transpose", rank=2)
+def transpose(node: Node) -> Outputs:
+    """Swap rows and columns; a row stays as it is."""
+    if ranks(node)[0] != 2:
+        return node.value(0)
+    swapped = node.get("perm", (1, 0)) == (1, 0)
+    return emit(node, columns, node.host(0), rank=2) if swapped else node.value(0)
+
+
+def columns(rows: tuple[Row, ...]) -> tuple[Row, ...]:
+    """Return the columns of rows."""
+    return tuple(zip(*rows, strict=True))
 
 
 def row_of(numbers: Row, length: int) -> Row:
@@ -226,30 +271,3 @@ def tile(node: Node) -> Outputs:
 def repeat(numbers: Row, times: int) -> Row:
     """Repeat a row."""
     return numbers * times
-
-
-REDUCTIONS: dict[str, Callable[..., Any]] = {
-    "ReduceMax": max,
-    "ReduceMin": min,
-    "ReduceProd": math.prod,
-    "ReduceSum": sum,
-}
-
-
-@host_converter(*REDUCTIONS)
-def reduction(node: Node) -> Outputs:
-    """Reduce a row to a number."""
-    axes = known_row(node, 1, "axes")
-    everything = axes is None and not node.has(1) and not node.get("noop_with_empty_axes", 0)
-    if ranks(node)[0] != 1 or dtype_of(node.value(0)) == torch.bool:
-        return NotImplemented
-    if not everything and axes not in ((0,), (-1,)):
-        return NotImplemented
-    keep = bool(node.get("keepdims", 1))
-    return emit(node, reduced, node.host(0), REDUCTIONS[node.op_type], keep, rank=int(keep))
-
-
-def reduced(numbers: Row, function: Callable[..., int], keep: bool) -> Numbers:
-    """Reduce a row to a number, or to a row of one."""
-    result = function(numbers)
-    return (result,) if keep else result

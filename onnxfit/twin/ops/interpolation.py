@@ -92,8 +92,12 @@ def by_sizes(
         scale = min(scales) if policy == "not_larger" else max(scales)
         scales = [scale] * len(axes)
         sizes = [math.floor(single(scale * shape[axis]) + 0.5) for axis in axes]
-    parts = zip(axes, sizes, scales, regions(roi, len(axes)), strict=True)
-    return [Scaling(axis, shape[axis], *rest) for axis, *rest in parts]
+    return [
+        Scaling(axis, shape[axis], size, scale, region)
+        for axis, size, scale, region in zip(
+            axes, sizes, scales, regions(roi, len(axes)), strict=True
+        )
+    ]
 
 
 def regions(roi: Sequence[float], count: int) -> list[tuple[float, float]]:

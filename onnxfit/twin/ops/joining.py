@@ -30,10 +30,7 @@ def concat(node: Node) -> Outputs:
 def joined(node: Node, function: Any, tensors: list[Any], *args: Any) -> Outputs:
     """Add a step that joins tensors, and one for the numbers behind quantised ones."""
     result = node.emit(function, tensors, *args)
-    floats = [value.floats if isinstance(value, Variable) else None for value in tensors]
-    if None not in floats:
-        result.floats = node.emit(function, floats, *args)
-    return result
+    return moving.with_floats(node, result, function, tensors, *args)
 
 
 def concat_batch(

@@ -18,10 +18,12 @@ def local_response(
     x: torch.Tensor, size: int, alpha: float, beta: float, bias: float
 ) -> torch.Tensor:
     """Divide by ``(bias + alpha·mean)^beta`` of the squares in a window of channels."""
-    squares = x.square().reshape(x.shape[0], 1, x.shape[1], x.shape[2:].numel())
-    padded = functional.pad(squares, (0, 0, (size - 1) // 2, size // 2))
-    means = functional.avg_pool2d(padded, (size, 1), stride=1).reshape(x.shape)
-    return x / torch.pow(bias + alpha * means, beta)
+    around = (0, 0) * (x.dim() - 2) + ((size - 1) // 2, size // 2)
+    padded = functional.pad(x.square(), around)
+    total = padded.narrow(1, 0, x.shape[1])
+    for start in range(1, size):
+        total = total + padded.narrow(1, start, x.shape[1])
+    return x / torch.pow(bias + alpha / size * total, beta)
 
 
 @converter("LpNormalization")

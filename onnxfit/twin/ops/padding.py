@@ -50,9 +50,10 @@ def padded(node: Node, pads: Any, axes: Any, value: Any) -> Outputs:
     if node.element_type(0) not in DTYPES:
         node.unsupported("strings can be padded with strings of their own alone")
     if isinstance(value, (int, float)):
-        if isinstance(pads, tuple) and axes is None:
-            return node.emit(functional.pad, x, pairs_of(pads), "constant", value)
-        return node.emit(pad_with_number, x, pads, axes, value)
+        known = isinstance(pads, tuple) and axes is None
+        function = functional.pad if known else pad_with_number
+        args = (x, pairs_of(pads), "constant", value) if known else (x, pads, axes, value)
+        return moving.with_floats(node, node.emit(function, *args), function, *args)
     return moving.emit(node, pad_with_tensor, x, pads, axes, value)
 
 

@@ -165,8 +165,7 @@ def emit_average_pool(node: Node, x: Any) -> Any:
     if set(window.dilations) == {1} and pads is not None and is_native(window, pads):
         begins = tuple(begin for begin, _ in pads)
         function: Callable[..., Any] = AVERAGE_POOL[len(begins)]
-        given = (window.kernel, window.strides, begins, ceil, count_pads)
-        return node.emit(function, x, *given)
+        return node.emit(function, x, window.kernel, window.strides, begins, ceil, count_pads)
     arguments = (window.kernel, window.strides, window.dilations)
     given = (*arguments, window.pads, window.auto_pad, ceil, count_pads)
     return node.emit(average_pool_padded, x, *given)

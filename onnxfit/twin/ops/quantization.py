@@ -5,8 +5,9 @@ numbers in floating point, :attr:`onnxfit.twin.values.Variable.floats`, that ope
 values read. Steps that nothing reads are left out, so mostly the second alone is computed.
 
 Gradients pass straight through the rounding: from a quantised value to what it was made of, the
-gradient is 1 / scale within the range of the integers and 0 beyond it, so that QuantizeLinear and
-DequantizeLinear together have the gradient of clipping. Scales and zero points have no gradient.
+gradient is 1 / scale where the integers are in their range, and 0 where they are cut to it, so that
+QuantizeLinear and DequantizeLinear together have the gradient of clipping. Scales and zero points
+have no gradient.
 """
 
 from typing import Any
@@ -202,7 +203,8 @@ def quantize(
 
 def rounded(ratio: torch.Tensor, zero: Zero, least: int, most: int) -> torch.Tensor:
     """Round to integers, add the zero point, and cut to a range; gradients pass through."""
-    y = round_straight_through(torch.clamp(ratio, least - zero, most - zero))
+    # Almost half a step more on both sides: what is rounded to the range is not cut.
+    y = round_straight_through(torch.clamp(ratio, least - zero - 0.49, most - zero + 0.49))
     return y if isinstance(zero, int) and zero == 0 else y + zero
 
 

@@ -7,6 +7,7 @@ from onnx import TensorProto
 from torch.nn import functional
 
 from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.ops.cast import type_name
 from onnxfit.twin.ops.pooling import average_pool
 from onnxfit.twin.ops.quantization import (
     CONTRIB,
@@ -103,24 +104,32 @@ def shifted(
     return within(x / scale + zero, least, most)
 
 
-@converter("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", domain=CONTRIB)
+@converter("QLinearLeakyRelu", "QLinearSigmoid", domain=CONTRIB)
 def activation(node: Node) -> Outputs:
     """Apply a function to the numbers that the integers stand for."""
     x = real(node, 0)
     if node.op_type == "QLinearSigmoid":
-        y = node.emit(torch.sigmoid, x)
-    elif node.op_type == "QLinearLeakyRelu":
-        y = node.emit(functional.leaky_relu, x, node.get("alpha", 0.01))
+        return requantized(node, node.emit(torch.sigmoid, x), 3)
+    return requantized(node, node.emit(functional.leaky_relu, x, node.get("alpha", 0.01)), 3)
+
+
+@converter("QLinearSoftmax", domain=CONTRIB)
+def softmax(node: Node) -> Outputs:
+    """Take the softmax along an axis, or before opset 13 along all from it on."""
+    axis, flat = node.get("axis", -1), node.get("opset") < 13
+    floats = node.emit(probabilities, real(node, 0), axis, flat, *result(node, 3))
+    return quantized(node, floats, result_type(node, 4))
+
+
+def probabilities(
+    x: torch.Tensor, axis: int, flat: bool, scale: torch.Tensor, zero: Zero, least: int, most: int
+) -> torch.Tensor:
+    """Return the quantised softmax, for which 1 / scale is rounded down."""
+    if flat:
+        y = torch.softmax(x.flatten(axis % x.dim()), -1).reshape(x.shape)
     else:
-        y = node.emit(softmax, x, node.get("axis", -1), node.get("opset") < 13)
-    return requantized(node, y, 3)
-
-
-def softmax(x: torch.Tensor, axis: int, flat: bool) -> torch.Tensor:
-    """Take the softmax along an axis, or along all from it on."""
-    if not flat:
-        return torch.softmax(x, axis)
-    return torch.softmax(x.flatten(axis % x.dim()), -1).reshape(x.shape)
+        y = torch.softmax(x, axis)
+    return rounded(y * torch.floor(1 / scale), zero, least, most)
 
 
 @converter("QLinearConcat", domain=CONTRIB)
@@ -154,5 +163,5 @@ def result_type(node: Node, zero: int) -> int:
     first = 2 if node.op_type == "QLinearConcat" else 0
     target = node.element_type(zero) or node.element_type(first)
     if target not in (TensorProto.UINT8, TensorProto.INT8):
-        node.unsupported("its result is not of 8-bit integers")
+        node.unsupported(f"its result would be of {type_name(target)}")
     return target

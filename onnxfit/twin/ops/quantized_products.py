@@ -10,13 +10,15 @@ import torch
 from onnx import TensorProto
 
 from onnxfit.twin.node import Node, Outputs
-from onnxfit.twin.ops.cast import as_type_of
+from onnxfit.twin.ops.cast import as_type_of, type_name
 from onnxfit.twin.ops.convolution import emit_conv
 from onnxfit.twin.ops.quantization import (
     CONTRIB,
     RANGES,
     Zero,
     centered,
+    dynamic_parameters,
+    quantize,
     quantized,
     rounded,
     scale_of,
@@ -25,9 +27,9 @@ from onnxfit.twin.ops.quantization import (
     zero_point,
 )
 from onnxfit.twin.registry import converter
+from onnxfit.twin.small_types import FLOAT8
 from onnxfit.twin.values import Constant
 
-BYTES = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UNDEFINED)
 # The largest distance of two 8-bit integers, and the sums that float32 holds exactly.
 LARGEST = 255
 EXACT = 2**24
@@ -69,17 +71,49 @@ def qgemm(node: Node) -> Outputs:
     alpha = node.get("alpha", 1.0)
     if node.has(7):
         return requantized(node, total, (1, 4, 7), 8, alpha=alpha)
-    factor = node.emit(ratio, scale_of(node, 1), scale_of(node, 4), None, alpha)
-    return node.emit(scaled, total, factor)
+    return rescaled(node, total, scale_of(node, 1), scale_of(node, 4), None, alpha)
+
+
+@converter("MatMulIntegerToFloat", domain=CONTRIB)
+def matmul_integer_to_float(node: Node) -> Outputs:
+    """Multiply quantised matrices to numbers, and add a bias."""
+    total = product(node, (0, 4), (1, 5))
+    first = node.emit(as_column, scale_of(node, 2))
+    return rescaled(node, total, first, scale_of(node, 3), node.input(6))
+
+
+@converter("DynamicQuantizeMatMul", domain=CONTRIB)
+def dynamic_quantize_matmul(node: Node) -> Outputs:
+    """Quantise the first matrix by its own range, multiply to numbers, and add a bias."""
+    x = node.input(0)
+    scale, zero = node.emit(dynamic_parameters, x, outputs=2)
+    floats = node.emit(quantize, x, scale, zero, *RANGES[TensorProto.UINT8])
+    left = node.emit(matrix, floats, zero, node.like(torch.float32), False)
+    right = operand(node, 1, 3)
+    total = node.emit(multiply, left, right, None, accumulator(right, (-2,), None))
+    return rescaled(node, total, scale, scale_of(node, 2), node.input(4))
+
+
+def rescaled(
+    node: Node, total: Any, first: Any, second: Any, bias: Any, alpha: float = 1.0
+) -> Outputs:
+    """Return the numbers that sums of products stand for, with a bias added."""
+    y = node.emit(scaled, total, node.emit(ratio, first, second, None, alpha))
+    return y if bias is None else node.emit(torch.add, y, bias)
 
 
 Places = tuple[int, int]  # Of a tensor and its zero point among a node's inputs.
 
 
+def refuse_float8(node: Node, index: int) -> None:
+    """Refuse an input that is not of integers."""
+    if node.element_type(index) in FLOAT8:
+        node.unsupported(f"its input {node.input_name(index)} is of float8")
+
+
 def operand(node: Node, index: int, zero: int, turned: bool = False, rows: bool = False) -> Any:
     """Return a quantised matrix, or any tensor with one zero point, less its zero point."""
-    if node.element_type(index) not in BYTES:
-        node.unsupported(f"its input {node.input_name(index)} is not of 8-bit integers")
+    refuse_float8(node, index)
     zeros = zero_point(node, zero)
     if rows and not isinstance(zeros, int):
         zeros = node.emit(as_column, zeros)
@@ -116,8 +150,7 @@ def multiply(
 
 def convolution(node: Node, x: Places, weight: Places, bias: int | None) -> Any:
     """Add the steps of an exact convolution."""
-    if node.element_type(weight[0]) not in BYTES:
-        node.unsupported(f"its input {node.input_name(weight[0])} is not of 8-bit integers")
+    refuse_float8(node, weight[0])
     like = node.like(torch.float32)
     zero = zero_point(node, weight[1])
     kernels = node.emit(filters, node.floats(weight[0]), zero, like)
@@ -175,8 +208,8 @@ def requantized(
         alpha: What the sums are multiplied with.
     """
     target = node.element_type(zero) or node.element_type(0)
-    if target not in BYTES or target == TensorProto.UNDEFINED:
-        node.unsupported("its result is not of 8-bit integers")
+    if target not in (TensorProto.UINT8, TensorProto.INT8):
+        node.unsupported(f"its result would be of {type_name(target)}")
     first, second, result = (scale_of(node, index) for index in scales)
     if axis is None:
         first = node.emit(as_column, first)

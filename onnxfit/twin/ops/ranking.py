@@ -11,6 +11,9 @@ from onnxfit.twin.moving import on_bits
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
 
+# So many elements are sorted as fast as the largest are found.
+FEW = 256
+
 
 @converter("ArgMax", "ArgMin")
 def arg_max_or_min(node: Node) -> Outputs:
@@ -67,22 +70,42 @@ def extremes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the largest or smallest elements and where they are; among equals the first counts.
 
-    ``torch.topk`` makes no promise on which of equal elements it takes.
+    ``torch.topk`` makes no promise on which of equal elements it takes, so it gets unequal ones.
     """
-    count, keys = _number(k), _sortable(x)
+    count = _number(k)
     if count == 1 and largest:
-        indices = torch.argmax(keys, axis, keepdim=True)
-    else:
-        order = torch.sort(keys, stable=True, dim=axis, descending=largest).indices
+        indices = torch.argmax(_signed(x), axis, keepdim=True)
+    elif x.element_size() == 8 or x.shape[axis] <= FEW:
+        order = torch.sort(_signed(x), stable=True, dim=axis, descending=largest).indices
         indices = order.narrow(axis, 0, count)
+    else:
+        indices = torch.topk(_unequal(x.detach(), axis, largest), count, axis).indices
     return on_bits(torch.gather, x, axis, indices), indices
 
 
-def _sortable(x: torch.Tensor) -> torch.Tensor:
+def _signed(x: torch.Tensor) -> torch.Tensor:
     """Return unsigned integers as signed ones of the same order."""
     if x.dtype == torch.uint64:
         return torch.bitwise_xor(x.view(torch.int64), torch.iinfo(torch.int64).min)
     return x.to(torch.int64) if x.dtype in integers.SIGNED else x
+
+
+def _unequal(x: torch.Tensor, axis: int, largest: bool) -> torch.Tensor:
+    """Return integers whose order is that of the elements, or the reverse, and of equals' places.
+
+    The elements have 32 bits or fewer, which become the upper ones of 64. NaN is the largest.
+    """
+    if x.is_floating_point():
+        one_zero = torch.where(x.isnan(), x.abs(), x).float() + 0.0
+        bits = one_zero.view(torch.int32)
+        bits = torch.where(bits < 0, bits ^ torch.iinfo(torch.int32).max, bits)
+        numbers = bits.to(torch.int64)
+    else:
+        numbers = x.to(torch.int64) - (2**31 if x.dtype == torch.uint32 else 0)
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    places = torch.arange(x.shape[axis] - 1, -1, -1, device=x.device).reshape(shape)
+    return ((numbers if largest else ~numbers) << 32) + places
 
 
 def _number(value: int | tuple[int, ...]) -> int:

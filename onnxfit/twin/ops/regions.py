@@ -1,5 +1,6 @@
 """Regions of images: RoiAlign, MaxRoiPool and NonMaxSuppression."""
 
+import functools
 import itertools
 import math
 
@@ -59,21 +60,18 @@ def align(
     columns = _points(left, right, width, size[1], ratio, half_pixel)
     elements = x.permute(0, 2, 3, 1).flatten(0, 2)
     images = samples.to(torch.int64)[:, None, None, None, None] * height
-    total = None
-    for (row, row_weight), (column, column_weight) in itertools.product(rows[0], columns[0]):
-        index = (images + row[:, :, None, :, None]) * width + column[:, None, :, None, :]
-        weight = row_weight[:, :, None, :, None] * column_weight[:, None, :, None, :]
-        part = elements[index] * weight.unsqueeze(-1)
-        if mode == "avg":
-            part = part.sum((3, 4))
-            total = part if total is None else total + part
-        else:
-            total = part if total is None else torch.maximum(total, part)
+    parts = (
+        elements[(images + row[:, :, None, :, None]) * width + column[:, None, :, None, :]]
+        * (row_weight[:, :, None, :, None, None] * column_weight[:, None, :, None, :, None])
+        for (row, row_weight), (column, column_weight) in itertools.product(rows[0], columns[0])
+    )
     if mode == "avg":
+        total = functools.reduce(torch.add, (part.sum((3, 4)) for part in parts))
         count = (rows[1].sum(-1) * columns[1].sum(-1)).clamp(min=1)
         return (total / count[:, None, None, None]).permute(0, 3, 1, 2)
     used = rows[1][:, None, None, :, None] & columns[1][:, None, None, None, :]
-    most = total.masked_fill(~used.unsqueeze(-1), -torch.inf).amax((3, 4))
+    most = functools.reduce(torch.maximum, parts)
+    most = most.masked_fill(~used.unsqueeze(-1), -torch.inf).amax((3, 4))
     return most.masked_fill(most == -torch.inf, 0).permute(0, 3, 1, 2)
 
 

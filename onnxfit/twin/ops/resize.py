@@ -157,7 +157,8 @@ def resized(
     if scales:
         plan = by_scales(x.shape, scales, axes)
     elif sizes:
-        sizes = (batch, *sizes[1:]) if batch == x.shape[0] else sizes
+        if batch is not None and batch == x.shape[0]:
+            sizes = (batch, *sizes[1:])
         plan = by_sizes(x.shape, sizes, axes, roi, policy)
     else:
         raise ValueError("neither scales nor sizes are given")

@@ -60,8 +60,7 @@ def affine_grid(node: Node) -> Outputs:
 
 def grid_of(theta: torch.Tensor, size: Sizes, align_corners: bool) -> torch.Tensor:
     """Return the grid of an affine map for each sample there is."""
-    size = (theta.shape[0], *size[1:])
-    return functional.affine_grid(theta, size, align_corners)
+    return functional.affine_grid(theta, [theta.shape[0], *size[1:]], align_corners)
 
 
 @converter("DeformConv", since=19)

@@ -115,7 +115,9 @@ def flat_shape(x: Tensor, axis: int) -> Shape:
 @converter("Transpose")
 def transpose(node: Node) -> Outputs:
     """Permute the dimensions; without an order they are reversed."""
-    order = node.get("perm")
+    order, known = node.get("perm"), node.known(0)
+    if order is None and isinstance(known, Tensor):
+        order = tuple(reversed(range(known.dim())))
     if order is None:
         return moving.emit(node, reverse_dimensions, node.input(0))
     return moving.emit(node, torch.permute, node.input(0), order)
@@ -138,9 +140,9 @@ def squeeze(node: Node) -> Outputs:
 
 def squeezed(node: Node, axes: Shape | Variable | None) -> Outputs:
     """Add the step that takes out dimensions of 1; without axes, all that are 1 in the file."""
-    shape = batches.declared(node)
-    if axes is None and batches.fixed_batch(node) is not None and shape is not None:
-        axes = tuple(axis for axis, size in enumerate(shape) if size == 1)
+    if axes is None and batches.fixed_batch(node) is not None:
+        shape = batches.declared(node)
+        axes = shape and tuple(axis for axis, size in enumerate(shape) if size == 1)
     if axes is None:
         return moving.emit(node, torch.squeeze, node.input(0))
     return moving.emit(node, squeeze_axes, node.input(0), axes)
