@@ -226,11 +226,11 @@ def optimised(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 
 BLOCKED = """<ir_version: 8, opset_import: ["": 9]>
-g (float[2, 12, 12, 3] image) => (float[2, 12, 12, 64] left, float[2, 24] right) {
+g (float[N, H, W, 3] image) => (float[N, H, W, 64] left, float[N, 24] right) {
     x = Transpose<perm = [0, 3, 1, 2]>(image)
     a = Conv<pads = [1, 1, 1, 1]>(x, w1, b1)
     b = Relu(a)
-    c = Conv<group = 32, pads = [1, 1, 1, 1]>(b, w2, b2)
+    c = Conv<group = 32, dilations = [2, 2], pads = [2, 2, 2, 2]>(b, w2, b2)
     d = Add(c, b)
     e = Relu(d)
     g = GlobalAveragePool(e)
@@ -241,7 +241,7 @@ g (float[2, 12, 12, 3] image) => (float[2, 12, 12, 64] left, float[2, 24] right)
     l = Conv<pads = [1, 1, 1, 1]>(k, w4)
     m = AveragePool<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(l)
     n = Upsample(m, scales)
-    o = Concat<axis = 1>(j, j)
+    o = Concat<axis = 1>(c, e)
     p = Transpose<perm = [0, 2, 3, 1]>(o)
     left = Identity(p)
     q = Upsample<mode = "linear">(n, scales)
@@ -271,6 +271,7 @@ def test_the_layout_of_an_optimised_file(tmp_path: Path) -> None:
     file = optimised(with_weights(model, **weights), tmp_path / "optimised.onnx")
     used = {node.op_type for node in file.graph.node if node.domain == "com.microsoft.nchwc"}
     assert {"Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample"} <= used
+    assert {"Reshape", "Concat"} <= {node.op_type for node in file.graph.node if not node.domain}
     image = normal(2, 12, 12, 3)
     twin = agrees(file, image, atol=1e-4)
     twin.double()
@@ -278,3 +279,22 @@ def test_the_layout_of_an_optimised_file(tmp_path: Path) -> None:
     assert torch.autograd.gradcheck(twin, x, fast_mode=True)
     sum(y.sum() for y in twin(x)).backward()
     assert all(parameter.grad is not None for parameter in twin.parameters())
+
+
+def test_channels_that_fill_no_block(tmp_path: Path) -> None:
+    """They are filled up with zeros, also where they are the last axis."""
+    if not block_size():
+        pytest.skip("ONNX Runtime has no such layout on this machine")
+    model = parse(
+        """<ir_version: 8, opset_import: ["": 13]>
+        g (float[N, 6, 5, 20] image) => (float[N, 4, 3, 12] y) {
+            x = Transpose<perm = [0, 3, 1, 2]>(image)
+            a = Conv(x, w, b)
+            y = Transpose<perm = [0, 2, 3, 1]>(a)
+        }"""
+    )
+    weights = {"w": normal(12, 20, 3, 3), "b": normal(12)}
+    file = optimised(with_weights(model, **weights), tmp_path / "optimised.onnx")
+    kinds = [node.op_type for node in file.graph.node]
+    assert ["ReorderInput", "Conv", "ReorderOutput"] == kinds
+    agrees(file, normal(2, 6, 5, 20))

@@ -148,10 +148,11 @@ def clipped(node: Node, least: Any, most: Any) -> Outputs:
     """Add the step that clips."""
     if least is None and most is None:
         return node.value(0)
-    numbers = isinstance(least, float) and isinstance(most, float)
+    # Those of quantised numbers are integers.
+    numbers = isinstance(least, (int, float)) and isinstance(most, (int, float))
     if numbers and least <= most and node.element_type(0) in FLOATS:
         # The same with a faster backward pass, and no gradient at the bounds: as ReLU at 0.
-        return node.emit(torch.nn.functional.hardtanh, node.input(0), least, most)
+        return node.emit(torch.nn.functional.hardtanh, node.input(0), float(least), float(most))
     return integers.emit(node, torch.clamp, np.clip, node.input(0), least, most)
 
 

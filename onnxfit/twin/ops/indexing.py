@@ -179,11 +179,12 @@ def one_hot(node: Node) -> Outputs:
 def one_hot_of(indices: Tensor, depth: Any, values: Tensor, axis: int) -> Tensor:
     """Write the second of two values where an index points, and the first elsewhere."""
     depth = int(depth[0] if isinstance(depth, tuple) else depth)
-    indices = indices.to(torch.int64)
+    indices = indices if indices.is_floating_point() else indices.to(torch.int64)
     axis = axis + indices.dim() + 1 if axis < 0 else axis
     classes = torch.arange(depth, device=indices.device)
     classes = classes.reshape((-1, *(1,) * (indices.dim() - axis)))
-    pointed = wrapped(indices, depth).unsqueeze(axis) == classes
+    indices = torch.where(indices < 0, indices + depth, indices)
+    pointed = indices.unsqueeze(axis) == classes
     off, on = values.unbind(0)
     return torch.where(pointed, on, off)
 

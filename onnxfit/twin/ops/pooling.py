@@ -23,7 +23,8 @@ from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Constant, Variable
 
 CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
-MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
+MAX_POOL = {1: torch.max_pool1d, 2: torch.max_pool2d, 3: torch.max_pool3d}
+INDEXED = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
 
 def average_pool3d(
@@ -138,7 +139,7 @@ def max_pool_with_indices(
     _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
     values = x if x.is_floating_point() else x.to(torch.float32)
     values = padded(values, exact, -torch.inf)
-    y, indices = MAX_POOL[len(size)](values, kernel, strides, 0, dilations, return_indices=True)
+    y, indices = INDEXED[len(size)](values, kernel, strides, 0, dilations, return_indices=True)
     positions = []
     for width, (begin, _) in zip(values.shape[:1:-1], reversed(exact), strict=True):
         positions.append(indices % width - begin)

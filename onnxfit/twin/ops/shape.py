@@ -140,6 +140,8 @@ def squeeze(node: Node) -> Outputs:
 
 def squeezed(node: Node, axes: Shape | Variable | None) -> Outputs:
     """Add the step that takes out dimensions of 1; without axes, all that are 1 in the file."""
+    if axes == ():
+        node.unsupported("its axes are given and empty, which programs read in two ways")
     if axes is None and batches.fixed_batch(node) is not None:
         shape = batches.declared(node)
         axes = shape and tuple(axis for axis, size in enumerate(shape) if size == 1)

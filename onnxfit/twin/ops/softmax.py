@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from onnx import TensorProto
 
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
@@ -49,11 +50,26 @@ def along(function: Any, axis: int) -> "Converter":
     return convert
 
 
-FUNCTIONS: dict[str, tuple[Any, Any]] = {
-    "Softmax": (torch.softmax, softmax_of_rest),
-    "LogSoftmax": (torch.log_softmax, log_softmax_of_rest),
-    "Hardmax": (hardmax, hardmax_of_rest),
+def softmax_by_steps(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """Compute Softmax with every step rounded to the type of the values."""
+    powers = (x - x.amax(axis, keepdim=True)).exp()
+    return powers / powers.sum(axis, keepdim=True)
+
+
+OF_REST = {
+    "Softmax": softmax_of_rest,
+    "LogSoftmax": log_softmax_of_rest,
+    "Hardmax": hardmax_of_rest,
 }
-for op_type, (function, of_rest) in FUNCTIONS.items():
+for op_type, of_rest in OF_REST.items():
     converter(op_type)(along(of_rest, 1))
-    converter(op_type, since=13)(along(function, -1))
+converter("LogSoftmax", since=13)(along(torch.log_softmax, -1))
+converter("Hardmax", since=13)(along(hardmax, -1))
+
+
+@converter("Softmax", since=13)
+def softmax(node: Node) -> Outputs:
+    """Normalise along an axis; in float16 step by step, as the specification's reference does."""
+    halves = node.element_type(0) == TensorProto.FLOAT16
+    function = softmax_by_steps if halves else torch.softmax
+    return node.emit(function, node.input(0), node.get("axis", -1))
