@@ -1,25 +1,33 @@
-"""The command line: one short function per verb, and the only file that prints."""
+"""The command line: one short function per verb."""
 
 import contextlib
 import dataclasses
 import io
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxfit import __version__
-from onnxfit.cli_options import DataOptions, data_options, parse_number
+from onnxfit.cli_options import (
+    DataOptions,
+    as_json,
+    copy_option,
+    data_options,
+    force_option,
+    model_argument,
+    number,
+    output_option,
+)
+from onnxfit.cli_output import joined, print_json, print_pairs, print_sites, progress
 from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
 
 if TYPE_CHECKING:
     from onnxfit.data import Dataset
-    from onnxfit.inspection import Inspection
 
 BAD_INPUT = 2
 CANNOT = 3
@@ -37,16 +45,6 @@ SOFTMAX = (
 )
 
 LOWERINGS = ("function", "custom", "standard")
-
-
-def number(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
-    """Read a finite number of at least 0, which may be written as a fraction: ``8/255``."""
-    if text is None:
-        return None
-    value = parse_number(text)
-    if value < 0:
-        raise click.BadParameter(f"{text} is not a finite number of at least 0.")
-    return value
 
 
 class Group(click.Group):
@@ -87,25 +85,6 @@ def main() -> None:
     """Harden a trained ONNX classifier against adversarial inputs, without retraining it."""
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-model_argument = click.argument("model", type=click.Path(path_type=Path))
-copy_option = click.option(
-    "--copy-data", is_flag=True, help="Copy external data to OUT's folder, make no hard link."
-)
-force_option = click.option("--force", is_flag=True, help="Replace OUT where it exists.")
-
-
-def output_option(default: str) -> Callable[..., Any]:
-    """Make the option that names the file to write."""
-    return click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        metavar="OUT",
-        help=f"File to write, by default {default}.",
-    )
-
-
 @main.command()
 @model_argument
 @as_json
@@ -115,10 +94,10 @@ def inspect(model: Path, as_json: bool) -> None:
 
     found = look(model)
     if as_json:
-        _print_json({"path": str(model), **dataclasses.asdict(found)})
+        print_json({"path": str(model), **dataclasses.asdict(found)})
         return
     opsets = ", ".join(f"{domain} {version}" for domain, version in found.opset_imports.items())
-    _print_pairs(
+    print_pairs(
         {
             "model": str(model),
             "SHA-256": found.sha256,
@@ -126,7 +105,7 @@ def inspect(model: Path, as_json: bool) -> None:
             **{key.replace("_", " "): value for key, value in found.provenance.items()},
         }
     )
-    _print_sites(found)
+    print_sites(found)
 
 
 @main.command()
@@ -187,9 +166,9 @@ def retrofit(
     found = look(hard)
     if as_json:
         document = {"source": str(model), "path": str(output), "written": not dry_run}
-        _print_json({**document, **dataclasses.asdict(found)})
+        print_json({**document, **dataclasses.asdict(found)})
         return
-    _print_sites(found)
+    print_sites(found)
     standard = [site for site in found.sites if site.lowering == "standard"]
     if standard and lowering == "function":
         click.echo(
@@ -218,7 +197,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     _write(plain, output, model.parent, copy_data=copy_data)
     digest = read(output)[1]
     if as_json:
-        _print_json({"path": str(output), "sha256": digest, "source_sha256": source})
+        print_json({"path": str(output), "sha256": digest, "source_sha256": source})
         return
     same = "byte for byte the source" if digest == source else "the source has other bytes"
     if source is None:
@@ -277,7 +256,7 @@ def gradients(
         for map_ in older(saliency, dataset.n)[:1]:
             raise DataError(f"{map_} exists; give --force to replace the maps in {saliency}")
     settings: Any = {"logit": logit, "batch_size": data.batch_size, "pictures": saliency}
-    with _progress(dataset.n, "gradients") as advance:
+    with progress(dataset.n, "gradients") as advance:
         exported = export_gradients(twin, dataset, output, advance=advance, **settings)
     if as_json:
         used = {"path": str(data.path), "sha256": dataset.sha256, "n": dataset.n}
@@ -289,7 +268,7 @@ def gradients(
             "path": str(output),
             "saliency": None if saliency is None else str(saliency),
         }
-        _print_json({**document, **dataclasses.asdict(exported)})
+        print_json({**document, **dataclasses.asdict(exported)})
         return
     what = "the loss" if logit is None else f"logit {logit}"
     click.echo(f"{dataset.n} gradients of {what}; the twin's accuracy is {exported.accuracy:.2%}")
@@ -310,15 +289,15 @@ def doctor(as_json: bool) -> None:
 
     diagnosis = diagnose()
     if as_json:
-        _print_json({**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy})
+        print_json({**dataclasses.asdict(diagnosis), "healthy": diagnosis.healthy})
     else:
         build = diagnosis.build or {}
-        _print_pairs(
+        print_pairs(
             {
                 **diagnosis.versions,
                 "providers": ", ".join(diagnosis.providers),
                 "library": diagnosis.library or "none was built",
-                **{f"library {key}": _joined(value) for key, value in build.items()},
+                **{f"library {key}": joined(value) for key, value in build.items()},
             }
         )
         words = {True: "ok", False: "FAILED", None: "not tried"}
@@ -408,68 +387,3 @@ def _open_classifier(model: Path, options: DataOptions) -> tuple[Any, "Dataset",
     if classifier.ends_in_softmax:
         click.echo(SOFTMAX, err=True)
     return twin, data, digest
-
-
-@contextlib.contextmanager
-def _progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far a verb is; give the function that counts on."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    shown = sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """Replace the numbers that JSON does not have by null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _print_pairs(pairs: dict[str, str]) -> None:
-    width = max(len(key) for key in pairs)
-    for key, value in pairs.items():
-        click.echo(f"{key:{width}}  {value}")
-
-
-def _print_sites(found: "Inspection") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    # Names are shown as they are, and a table in a pipe or file is as wide as it needs to be.
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(highlight=False, markup=False, emoji=False, width=width)
-    if found.sites:
-        table = Table("site", "kind", "type", "jump", "written as", box=box.SIMPLE)
-        for site in found.sites:
-            jump = (
-                "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
-            )
-            cells = (_shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
-            table.add_row(*cells)
-        console.print(table)
-    click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
-    if found.unreplaced:
-        table = Table("stays", "operator", "reason", box=box.SIMPLE)
-        for item in found.unreplaced:
-            table.add_row(_shown(item.name), item.op_type, item.reason)
-        console.print(table)
-
-
-def _shown(name: str) -> str:
-    """Return a name without the characters that would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
-
-
-def _joined(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

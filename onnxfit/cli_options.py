@@ -29,6 +29,35 @@ def parse_number(text: str) -> float:
     return value
 
 
+def number(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
+    """Read a finite number of at least 0, which may be written as a fraction: ``8/255``."""
+    if text is None:
+        return None
+    value = parse_number(text)
+    if value < 0:
+        raise click.BadParameter(f"{text} is not a finite number of at least 0.")
+    return value
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+copy_option = click.option(
+    "--copy-data", is_flag=True, help="Copy external data to OUT's folder, make no hard link."
+)
+force_option = click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+
+
+def output_option(default: str) -> Callable[..., Any]:
+    """Make the option that names the file to write."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        help=f"File to write, by default {default}.",
+    )
+
+
 def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[float, ...]:
     return tuple(parse_number(part.strip()) for part in text.split(","))
 

@@ -87,7 +87,7 @@ def test_interpolation_to_sizes(mode: str, coordinates: str, opset: int) -> None
 @pytest.mark.parametrize("coordinates", [*COORDINATES, "half_pixel_symmetric"])
 def test_linear_interpolation_by_scales(coordinates: str, rank: int) -> None:
     """By whole factors, and by factors whose lengths are rounded down."""
-    x = normal(2, 2, 7, 5, 4)[(slice(None), slice(None), *[0] * (3 - rank))]
+    x = normal(2, 2, *(7, 5, 4)[:rank])
     attributes = f'mode = "linear", coordinate_transformation_mode = "{coordinates}"'
     for scales in ([2.0, 2.0, 2.0], [0.7, 2.3, 1.6]):
         agrees(resize_model(19, x, attributes, scales=[1.0, 1.0, *scales[:rank]]), x)

@@ -96,13 +96,17 @@ def on_bits(function: Callable[..., Any], x: torch.Tensor, *args: Any) -> Any:
 
 
 def on_strings(function: Callable[..., Any], x: NDArray[Any], *args: Any) -> Any:
-    """Move strings: the function moves their numbers in place of them."""
-    result = function(torch.arange(x.size).reshape(x.shape), *args)
+    """Move strings, in all arguments that have some: the function moves their numbers."""
+    arrays = [a for a in (x, *args) if isinstance(a, np.ndarray)]
+    table = np.concatenate([array.ravel() for array in arrays])
+    numbers = torch.arange(table.size).split([array.size for array in arrays])
+    given = iter([n.reshape(a.shape) for n, a in zip(numbers, arrays, strict=True)])
+    result = function(*(next(given) if isinstance(a, np.ndarray) else a for a in (x, *args)))
     if isinstance(result, (tuple, list)):
-        return tuple(_strings(x, item) for item in result)
-    return _strings(x, result)
+        return tuple(_strings(table, item) for item in result)
+    return _strings(table, result)
 
 
-def _strings(x: NDArray[Any], numbers: torch.Tensor) -> NDArray[Any]:
-    taken: NDArray[Any] = x.ravel()[numbers.numpy().ravel()].reshape(tuple(numbers.shape))
+def _strings(table: NDArray[Any], numbers: torch.Tensor) -> NDArray[Any]:
+    taken: NDArray[Any] = table[numbers.numpy().ravel()].reshape(tuple(numbers.shape))
     return taken

@@ -8,6 +8,7 @@ import torch
 from onnxfit.twin.batches import declared
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.ops.host_arithmetic import dtype_of, rank_of
+from onnxfit.twin.ops.indexing import backwards
 from onnxfit.twin.registry import host_converter
 from onnxfit.twin.values import Constant, Variable
 
@@ -100,7 +101,10 @@ def slice_(node: Node) -> Outputs:
 
 def part(numbers: Row, start: Numbers, end: Numbers, step: Numbers) -> Row:
     """Take a part of a row."""
-    return numbers[slice(number(start), number(end), None if step is None else number(step))]
+    first, last, stride = number(start), number(end), 1 if step is None else number(step)
+    if stride > 0:
+        return numbers[first:last:stride]
+    return numbers[backwards(len(numbers), first, last, stride)][::-1]
 
 
 def number(numbers: Numbers) -> int:

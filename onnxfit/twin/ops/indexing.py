@@ -95,6 +95,16 @@ def take_features(x: Tensor, indices: Tensor) -> Tensor:
     return x.index_select(-1, indices.reshape(-1))
 
 
+# Larger integers make PyTorch warn.
+LARGEST = 2**62
+# What a slice to the end of a dimension has for its end.
+FORWARD_ENDS = (2**31 - 1, 2**63 - 1)
+FORWARD_END = (
+    "it goes backwards to an end of INT_MAX, which the specification and ONNX Runtime read "
+    "differently"
+)
+
+
 @converter("Slice")
 def slice_attributes(node: Node) -> Outputs:
     return sliced(node, node.get("starts"), node.get("ends"), node.get("axes"), None)
@@ -119,6 +129,8 @@ def sliced(node: Node, starts: Any, ends: Any, axes: Any, steps: Any) -> Outputs
     for axis, start, end, step in zip(axes, starts, ends, steps or (1,) * len(axes), strict=True):
         if start == 0 and end >= 2**31 - 1 and step == 1:
             continue
+        if step < 0 and end in FORWARD_ENDS:
+            node.unsupported(FORWARD_END)
         if batches.is_batch_axis(node, axis):
             x = batches.whole(node, axis, x)
         parts.append((start, end, axis, step))
@@ -141,16 +153,21 @@ def slice_axis(x: Tensor, start: int, end: int, axis: int, step: int) -> Tensor:
     """Slice along an axis; a negative step goes backwards."""
     axis = axis + x.dim() if axis < 0 else axis
     if step > 0:
-        return x[(slice(None),) * axis + (slice(start, end, step),)]
+        part = slice(max(start, -LARGEST), max(end, -LARGEST), step)
+        return x[(slice(None),) * axis + (part,)]
+    return x[(slice(None),) * axis + (backwards(x.shape[axis], start, end, step),)].flip(axis)
+
+
+def backwards(size: int, start: int, end: int, step: int) -> slice:
+    """Return the slice that takes forwards what one with a negative step takes backwards."""
     if step == 0:
         raise ValueError("its steps are 0")
-    size = x.shape[axis]
-    first = min(start + size if start < 0 else start, size - 1)
-    last = max(end + size if end < 0 else end, -1)
-    count = max(-((last - first) // -step), 0) if first >= 0 else 0
-    least = first + (count - 1) * step
-    part = slice(least, first + 1, -step) if count else slice(0, 0)
-    return x[(slice(None),) * axis + (part,)].flip(axis)
+    if end in FORWARD_ENDS:
+        raise ValueError(FORWARD_END)
+    first = max(min(start + size if start < 0 else start, size - 1), 0)
+    last = max(min(end + size if end < 0 else end, size - 1), -1)
+    count = max((first - last - step - 1) // -step, 0) if size else 0
+    return slice(first + (count - 1) * step, first + 1, -step) if count else slice(0, 0)
 
 
 def _row(numbers: Any) -> Any:
@@ -218,6 +235,8 @@ def occurrences(x: Any, axis: int | None, in_order: bool) -> tuple[Tensor, Tenso
     if isinstance(x, torch.Tensor):
         x = x.detach().cpu()
         x = (x.float() if x.dtype == torch.bfloat16 else x).numpy()
+    elif axis is not None:
+        x = x.astype(str)
     _, first, inverse, counts = np.unique(
         x, return_index=True, return_inverse=True, return_counts=True, axis=axis, equal_nan=True
     )

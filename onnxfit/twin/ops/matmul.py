@@ -73,7 +73,7 @@ def einsum(node: Node) -> Outputs:
 
 def einsum_of(first: Tensor, others: list[Tensor], equation: str) -> Tensor:
     """Multiply and sum as the equation says."""
-    return torch.einsum(equation, first, *others)
+    return torch.einsum(equation, first, *others).to(first.dtype)
 
 
 def explicit(equation: str) -> str:

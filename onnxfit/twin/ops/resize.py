@@ -29,7 +29,9 @@ COORDINATES = (
     "asymmetric",
     "tf_crop_and_resize",
 )
-NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+MODES = ("nearest", "linear", "cubic")
+POLICIES = ("stretch", "not_larger", "not_smaller")
+ROUNDINGS = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 # Mode and number of axes besides batch and channels → PyTorch's name for it.
 NATIVE = {
@@ -75,12 +77,8 @@ def resize(node: Node) -> Outputs:
     coordinates = node.get("coordinate_transformation_mode", "half_pixel")
     rounding = node.get("nearest_mode", "round_prefer_floor")
     policy = node.get("keep_aspect_ratio_policy", "stretch")
-    known = mode in ("nearest", "linear", "cubic") and policy in (
-        "stretch",
-        "not_larger",
-        "not_smaller",
-    )
-    if not known or coordinates not in COORDINATES or rounding not in NEAREST:
+    known = mode in MODES and policy in POLICIES
+    if not known or coordinates not in COORDINATES or rounding not in ROUNDINGS:
         node.unsupported(f"its modes are {mode!r}, {coordinates!r}, {rounding!r} and {policy!r}")
     scales, sizes = node.host(2) or None, node.host(3) or None
     if coordinates == "align_corners" and isinstance(scales, Variable):
@@ -164,8 +162,10 @@ def resized(
         raise ValueError("neither scales nor sizes are given")
     crops = coordinates == "tf_crop_and_resize"
     plan = [s for s in plan if not s.is_identity]
+    if not plan:
+        return x
     kept = [s for s in plan if s.resized == s.length]
-    if ((crops or antialias) and kept) or (plan and len(kept) == len(plan)):
+    if ((crops or antialias) and kept) or len(kept) == len(plan):
         # The specification interpolates, ONNX Runtime takes the elements as they are.
         raise ValueError("a change of scale that keeps a length has no agreed meaning")
     if mode == "nearest":

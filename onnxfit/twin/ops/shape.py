@@ -12,6 +12,10 @@ from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable
 
+EMPTY_AXES = (
+    "its axes are given and empty, which the specification and ONNX Runtime read differently"
+)
+
 
 @converter("Reshape", since=5)
 def reshape(node: Node) -> Outputs:
@@ -141,7 +145,7 @@ def squeeze(node: Node) -> Outputs:
 def squeezed(node: Node, axes: Shape | Variable | None) -> Outputs:
     """Add the step that takes out dimensions of 1; without axes, all that are 1 in the file."""
     if axes == ():
-        node.unsupported("its axes are given and empty, which programs read in two ways")
+        node.unsupported(EMPTY_AXES)
     if axes is None and batches.fixed_batch(node) is not None:
         shape = batches.declared(node)
         axes = shape and tuple(axis for axis, size in enumerate(shape) if size == 1)
@@ -152,6 +156,8 @@ def squeezed(node: Node, axes: Shape | Variable | None) -> Outputs:
 
 def squeeze_axes(x: Tensor, axes: Shape) -> Tensor:
     """Take out dimensions, which must be 1."""
+    if not axes:
+        raise ValueError(EMPTY_AXES)
     for axis in axes:
         if x.shape[axis] != 1:
             raise ValueError(f"dimension {axis} to take out is {x.shape[axis]}, not 1")

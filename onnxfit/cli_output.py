@@ -1,0 +1,82 @@
+"""What the verbs show: tables, pairs and JSON on stdout, progress on stderr."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from onnxfit.inspection import Inspection
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how far a verb is; give the function that counts on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    shown = sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document, with null for the numbers that JSON does not have."""
+    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Replace the numbers that JSON does not have by null."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_pairs(pairs: dict[str, str]) -> None:
+    """Print one pair a line, the values below each other."""
+    width = max(len(key) for key in pairs)
+    for key, value in pairs.items():
+        click.echo(f"{key:{width}}  {value}")
+
+
+def print_sites(found: "Inspection") -> None:
+    """Print the sites of a model and the activations that stay, as tables."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    # Names are shown as they are, and a table in a pipe or file is as wide as it needs to be.
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    if found.sites:
+        table = Table("site", "kind", "type", "jump", "written as", box=box.SIMPLE)
+        for site in found.sites:
+            jump = (
+                "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
+            )
+            cells = (_shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
+            table.add_row(*cells)
+        console.print(table)
+    click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
+    if found.unreplaced:
+        table = Table("stays", "operator", "reason", box=box.SIMPLE)
+        for item in found.unreplaced:
+            table.add_row(_shown(item.name), item.op_type, item.reason)
+        console.print(table)
+
+
+def _shown(name: str) -> str:
+    """Return a name without the characters that would move a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
+
+
+def joined(value: Any) -> str:
+    """Return a list as text."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
