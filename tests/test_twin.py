@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support import MODELS, parse
+from support import MODELS, parse, relu_model
 
 torch = pytest.importorskip("torch")
 
@@ -17,6 +17,7 @@ from twin_support import agrees  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
+from onnxfit.twin import registry  # noqa: E402
 
 NETWORK = """<ir_version: 8, opset_import: ["": 17]>
 g (float[N,2,4,4] x) => (float[N,3] logits) {
@@ -309,6 +310,16 @@ def test_an_unsupported_operator_is_named() -> None:
         "there is no converter for it"
     ) == str(error)
     assert str(error) == str(pickle.loads(pickle.dumps(error)))  # noqa: S301
+
+
+def test_an_operator_that_changed_since_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that no converter was compared with may mean something else."""
+    model = relu_model(17)
+    monkeypatch.setitem(registry.NEWEST, "", 13)
+    with pytest.raises(UnsupportedOperator, match=r"node '', Relu of opset 17 in the domain"):
+        onnxfit.to_torch(model)
+    monkeypatch.setitem(registry.NEWEST, "", 14)
+    assert [0.0, 2.0] == onnxfit.to_torch(model)(torch.tensor([-1.0, 2.0])).tolist()
 
 
 def test_wrong_inputs_are_one_sentence_that_names_the_node() -> None:

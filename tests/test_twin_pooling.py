@@ -87,6 +87,14 @@ def test_max_pool_of_small_integers(rank: int, kind: Any) -> None:
     agrees(model, x, rtol=0, atol=0)
 
 
+def test_max_pool_whose_channels_come_last() -> None:
+    """As ONNX Runtime writes it for quantised models."""
+    x = RNG.integers(0, 256, (2, 7, 6, 3)).astype(np.uint8)
+    attributes = "kernel_shape = [3, 2], strides = [2, 2], pads = [1, 0, 1, 1]"
+    model = node_model("com.microsoft.NhwcMaxPool", 12, {"x": x}, "x", "y", attributes, "uint8")
+    agrees(model, x, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("count", ["", ", count_include_pad = 1"])
 @pytest.mark.parametrize(
     ("opset", "rank", "attributes"),

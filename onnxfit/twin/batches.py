@@ -1,16 +1,14 @@
-"""Batches of another size than the one that a file fixes: where the samples are in its values.
+"""Batches of another size than the one that a file fixes: what Reshape makes of them.
 
 Exporters write the batch size into the target of a Reshape, alone as in ``[1, 512]`` or folded
 into another dimension as in ``[1 · heads, tokens, size]``. Where a call brings n samples in place
-of the file's b, that dimension becomes n / b times as long. Nodes could mix folded samples before
-another Reshape unfolds them: :class:`~onnxfit.twin.folds.Folds` admits those that do not.
+of the file's b, that dimension becomes n / b times as long.
 """
 
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from onnxfit.twin import moving
 from onnxfit.twin.values import Variable
 
 if TYPE_CHECKING:
@@ -59,26 +57,6 @@ def declared(node: "Node", index: int = 0) -> Shape | None:
     return node.frame.builder.shapes.get(node.proto.input[index])
 
 
-def is_batch_axis(node: "Node", axis: int) -> bool:
-    """Tell whether a dimension of the first input may be the batch that the file fixes."""
-    batch = fixed_batch(node)
-    shape = None if batch is None else declared(node)
-    if batch is None or shape is None or not -len(shape) <= axis < len(shape):
-        return False
-    return shape[axis] == batch[0]
-
-
-def whole(node: "Node", axis: int, x: object) -> object:
-    """Return the first input as an argument for a step that takes parts of a dimension.
-
-    Where samples are along the dimension, it is refused when there are others than in the file.
-    """
-    batch = fixed_batch(node)
-    if batch is None or not is_batch_axis(node, axis):
-        return x
-    return moving.emit(node, checked_whole, x, axis, *batch)
-
-
 def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:
     """Plan a Reshape's treatment of a batch of another size.
 
@@ -103,19 +81,30 @@ def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:
 
 
 def _moves(node: "Node", shape: Shape, target: Shape, fixed: int) -> Iterator[tuple[int, int, int]]:
-    folds = node.frame.builder.folds
-    known = folds.places.get(node.proto.input[0])
+    known = node.frame.builder.places.places.get(node.proto.input[0])
     sources = [Place(axis, 1) for axis, size in enumerate(shape) if size == fixed]
     for place in sources if known is None else [known]:
-        goal = goal_of(place, shape, target, fixed)
-        if goal is not None and goal.outer == 1 and target[goal.axis] == fixed:
-            yield place.axis, 0, goal.axis
-        elif fixed == 1 and target[:1] == (1,):
-            # Each sample can be reshaped by itself.
-            yield place.axis, place.outer, 0
-        elif goal is not None and place == (known or sources[0]):
-            admitted = folds.admit(node.proto.output[0], goal)
-            yield from [(place.axis, 0, goal.axis)] if admitted else []
+        move = move_to(place, shape, target, fixed)
+        if move is not None:
+            goal, by_itself = move
+            # Nobody looks after samples that are folded where their place is a guess.
+            if known is not None or (goal.outer == 1 and target[goal.axis] == fixed):
+                yield place.axis, place.outer if by_itself else 0, goal.axis
+
+
+def move_to(place: Place, shape: Shape, target: Shape, fixed: int) -> tuple[Place, bool] | None:
+    """Return where samples are after a Reshape.
+
+    Returns:
+        The place, and whether each sample has to be reshaped by itself. None where no dimension
+        keeps samples together.
+    """
+    goal = goal_of(place, shape, target, fixed)
+    if goal is not None and goal.outer == 1 and target[goal.axis] == fixed:
+        return goal, False
+    if fixed == 1 and target[:1] == (1,):
+        return Place(0, 1), True
+    return None if goal is None else (goal, False)
 
 
 def goal_of(place: Place, shape: Shape, target: Shape, fixed: int) -> Place | None:
@@ -194,10 +183,19 @@ def rows_shape(shape: Shape, target: Shape, rows: bool | None, fixed: int, batch
     return (batch, *rest) if fits and sure and target[0] in (fixed, -1, batch) else None
 
 
-def checked_whole(x: object, axis: int, fixed: int, batch: int) -> object:
-    """Return a tensor of which a step takes parts of one dimension, unless these are samples."""
-    if batch != fixed and x.shape[axis] == batch:  # type: ignore[attr-defined]
+def kept_apart(x: Any, axis: int, size: int, fixed: int, batch: int) -> Any:
+    """Return a tensor whose samples the next node mixes, unless they are not as in the file.
+
+    Args:
+        x: The tensor.
+        axis: The dimension that may have the samples.
+        size: Its size in the file.
+        fixed: The file's batch size.
+        batch: The one given.
+    """
+    if batch != fixed and x.shape[axis] * fixed == size * batch:
         raise ValueError(
-            f"the file fixes its batch to {fixed}, and here takes samples of one of {batch} apart"
+            f"the file fixes its batch to {fixed}, and here the samples of one of {batch} would "
+            "be mixed"
         )
     return x

@@ -15,10 +15,10 @@ from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.graph import scopes
 from onnxfit.lowering import SITE_PREFIX, Hardened, read
 from onnxfit.op import is_jump_relu, is_our_function
-from onnxfit.twin.folds import Folds
 from onnxfit.twin.frame import Frame, versions
 from onnxfit.twin.fusion import fuse
 from onnxfit.twin.jump_relu import JumpReLU
+from onnxfit.twin.places import Places
 from onnxfit.twin.program import Block
 from onnxfit.twin.shapes import LARGEST, can_fold, inferred_shapes, is_small
 from onnxfit.twin.tensors import to_tensor
@@ -91,6 +91,9 @@ class Builder:
                 self.block.outputs[index] = frame.emit(
                     f"output {output.name!r}", checked_batch, (value, fixed, batch), {}, 0
                 )
+            elif self.places.is_folded(output.name):
+                frame.keep_apart([output.name], f"output {output.name!r}")
+                self.block.outputs[index] = frame.find(output.name)
 
     def weight(self, scope: str, name: str, tensor: Any) -> Weight | Constant:
         """Return the value of a tensor of the file: a weight where gradients can reach it."""
@@ -177,9 +180,10 @@ class Builder:
         return found
 
     @cached_property
-    def folds(self) -> Folds:
-        """The values of the main graph in which samples are folded into a larger dimension."""
-        return Folds(self.model, self.shapes, self.small_constants)
+    def places(self) -> Places:
+        """Where the samples are in the main graph's values, if the file fixes the batch."""
+        fixed = 0 if self.batch is None else self.batch[0]
+        return Places(self.model, fixed, self.shapes, self.small_constants)
 
     def jump_relu(self, scope: str, site: Hardened, jump: Any) -> JumpReLU:
         """Return the module of a site; each call of a function that holds the site shares it."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnxfit.twin import batches, moving
+from onnxfit.twin import moving
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable, Weight
@@ -19,8 +19,7 @@ def gather(node: Node) -> Outputs:
     axis, known = node.get("axis", 0), node.known(1)
     if known is None and isinstance(node.value(0), Weight) and axis == 0:
         return node.emit(embedding, node.input(1), node.input(0))
-    x = batches.whole(node, axis, node.input(0))
-    index = node.value(1)
+    x, index = node.input(0), node.value(1)
     if isinstance(index, Variable) and index.host and index.rank == 0:
         return moving.emit(node, torch.select, x, axis, index)
     if known is None:
@@ -131,8 +130,6 @@ def sliced(node: Node, starts: Any, ends: Any, axes: Any, steps: Any) -> Outputs
             continue
         if step < 0 and end in FORWARD_ENDS:
             node.unsupported(FORWARD_END)
-        if batches.is_batch_axis(node, axis):
-            x = batches.whole(node, axis, x)
         parts.append((start, end, axis, step))
     if len(parts) == 1:
         return moving.emit(node, slice_axis, x, *parts[0])

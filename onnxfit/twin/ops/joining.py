@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from onnxfit.twin import batches, moving
+from onnxfit.twin import moving
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable
@@ -70,7 +70,7 @@ def split(node: Node) -> Outputs:
 def split_into(node: Node, sizes: Any, count: int) -> Outputs:
     """Add the step that splits into parts of given sizes, or else into some of equal size."""
     axis = node.get("axis", 0)
-    x = batches.whole(node, axis, node.input(0))
+    x = node.input(0)
     if sizes is not None:
         return moving.emit(node, split_sizes, x, sizes, axis, outputs=node.number_of_outputs)
     uneven = node.opset >= 18

@@ -1,5 +1,6 @@
 """Labels of ai.onnx.ml: tables that turn words to numbers and back; they have no gradients."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.ops.ml import DOMAIN
+from onnxfit.twin.ops.ml_scores import pick, strings
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Constant
 
-DOMAIN = "ai.onnx.ml"
 KINDS = ("strings", "int64s", "floats")
 DEFAULTS = {
     "strings": ("default_string", "_Unused"),
@@ -44,7 +46,7 @@ def label_encoder(node: Node) -> Outputs:
         default = node.get(name, otherwise)
     elif not isinstance(default, str):
         default = default.reshape(-1).tolist()[0]
-    if node.opset < 4 and any(key != key for key in keys):
+    if node.opset < 4 and any(map(is_nan, keys)):
         node.unsupported("ONNX Runtime does not find NaN among the keys before version 4")
     tensor = node.get("values_tensor")
     dtype = DTYPES.get(out) if tensor is None else getattr(tensor, "dtype", None)
@@ -81,16 +83,14 @@ def _listed(node: Node, what: str) -> tuple[list[Any], str]:
 def _table(values: list[Any], dtype: torch.dtype | None) -> Constant:
     """Return values as a constant: strings where there is no type."""
     if dtype is None:
-        words = np.empty(len(values), dtype=object)
-        words[:] = values
-        return Constant(words)
+        return strings(values)
     return Constant(torch.tensor(values, dtype=dtype))
 
 
 def _look_up(node: Node, keys: Sequence[Any], table: Constant, *, words: bool) -> Outputs:
-    order = sorted(range(len(keys)), key=lambda i: (keys[i] != keys[i], keys[i]))  # NaN last.
+    order = sorted(range(len(keys)), key=lambda i: (is_nan(keys[i]), keys[i]))  # NaN last.
     ordered = [keys[i] for i in order]
-    if any(one == other or (one != one and other != other) for one, other in pairwise(ordered)):
+    if any(a == b or (is_nan(a) and is_nan(b)) for a, b in pairwise(ordered)):
         node.unsupported(
             "of two values of a key ONNX Runtime takes the first, the specification the last"
         )
@@ -99,6 +99,10 @@ def _look_up(node: Node, keys: Sequence[Any], table: Constant, *, words: bool) -
         return node.emit(look_up_words, node.input(0), places, table, node.like(torch.float32))
     sorted_keys = Constant(torch.tensor(ordered))
     return node.emit(look_up_numbers, node.input(0), sorted_keys, tuple(order), table)
+
+
+def is_nan(key: Any) -> bool:
+    return isinstance(key, float) and math.isnan(key)
 
 
 def look_up_words(x: Any, places: dict[str, int], table: Any, like: Tensor) -> Any:
@@ -115,10 +119,3 @@ def look_up_numbers(x: Tensor, keys: Tensor, places: tuple[int, ...], table: Any
         hits = hits | (keys[found].isnan() & x.isnan())
     order = torch.tensor(places, device=x.device)
     return pick(table, torch.where(hits, order[found], len(table) - 1))
-
-
-def pick(table: Any, places: Tensor) -> Any:
-    """Return the values at places of a table, of numbers or of strings."""
-    if isinstance(table, np.ndarray):
-        return np.asarray(table[places.cpu().numpy()], dtype=object)
-    return table[places]
