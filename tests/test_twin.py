@@ -18,6 +18,7 @@ from twin_support import agrees  # noqa: E402
 import onnxfit  # noqa: E402
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
 from onnxfit.twin import registry  # noqa: E402
+from onnxfit.twin.builder import checked_batch  # noqa: E402
 
 NETWORK = """<ir_version: 8, opset_import: ["": 17]>
 g (float[N,2,4,4] x) => (float[N,3] logits) {
@@ -250,8 +251,28 @@ def test_a_batch_that_the_file_mixes_is_refused() -> None:
     )
     twin = onnxfit.to_torch(model)
     assert (1, 1) == twin(torch.ones(1, 4)).shape
-    with pytest.raises(ModelError, match=r"for a batch of 1 and mixes the samples of one of 3"):
+    with pytest.raises(ModelError, match=r"^ReduceSum 'a' .* fixes its batch to 1, and here"):
         twin(torch.ones(3, 4))
+
+
+def test_an_output_without_a_row_for_each_sample_is_refused() -> None:
+    """The last check of a file that fixes its batch, whatever came before it."""
+    assert (1, 3) == checked_batch(torch.ones(1, 3), 1, 1).shape
+    assert (5, 3) == checked_batch(torch.ones(5, 3), 1, 5).shape
+    with pytest.raises(ValueError, match=r"^the model is made for a batch of 1 and mixes the"):
+        checked_batch(torch.ones(1, 3), 1, 5)
+
+
+def test_what_was_computed_ahead_is_no_state() -> None:
+    """Constants of nodes, and what follows from them, stay out of the state_dict."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[N,2] y) '
+        "<float[2] w = {1, 2}> { t = Constant<value = float {3}>() u = Exp(t) "
+        "h = Mul(x, u) y = Add(h, w) }"
+    )
+    twin = onnxfit.to_torch(model)
+    assert ["w"] == list(twin.state_dict())
+    assert "exp" not in twin.source
 
 
 def test_functions_of_the_model_are_inlined_with_their_attributes() -> None:

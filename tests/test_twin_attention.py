@@ -83,7 +83,7 @@ def test_attention_has_gradients(attributes: str, masked: bool | None) -> None:
     q, k, v = (torch.from_numpy(a[:1, :2]).double().requires_grad_() for a in SQUARE.values())
     rest = [torch.from_numpy(given["m"])] if "m" in given else []
     rest = [m.double() if m.is_floating_point() else m for m in rest]
-    assert torch.autograd.gradcheck(lambda *x: twin(*x, *rest), (q, k, v))
+    assert torch.autograd.gradcheck(lambda *x: twin(*x, *rest), (q, k, v), fast_mode=True)
 
 
 @pytest.mark.parametrize("attributes", ["", "is_causal=1"])
@@ -208,9 +208,34 @@ def test_runtime_attention_agrees(given: Any, outputs: str, attributes: str) -> 
     agrees(node_model(op, 17, given, "x w b m past a", outputs, text), *given.values())
 
 
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+def test_linear_attention_goes_on_from_its_state(rule: str) -> None:
+    """Two halves of a sequence, the state of one given to the other, make the whole."""
+    given = {"q": normal(2, 6, 8), "k": normal(2, 6, 4), "v": normal(2, 6, 6)}
+    given |= {"d": -abs(normal(2, 6, 2))} if "gated" in rule else {}
+    given |= {"b": abs(normal(2, 6, 2))} if "delta" in rule else {}
+    text = f'q_num_heads=4, kv_num_heads=2, update_rule="{rule}"'
+    twin = to_torch(node_model("LinearAttention", 27, given, "q k v s d b", "y e", text))
+    x = [torch.from_numpy(a).double().requires_grad_() for a in given.values()]
+    y, state = twin.double()(*x)
+    first, between = twin(*(a[:, :3] for a in x))
+    given["s"] = between.detach().float().numpy()
+    again = node_model("LinearAttention", 27, given, "q k v s d b", "y e", text)
+    second, last = to_torch(again).double()(*(a[:, 3:] for a in x), between)
+    torch.testing.assert_close(torch.cat((first, second), 1), y)
+    torch.testing.assert_close(last, state)
+    assert torch.autograd.gradcheck(twin, x, fast_mode=True)
+
+
 @pytest.mark.parametrize(
     ("op", "given", "attributes", "reason"),
     [
+        (
+            "LinearAttention",
+            FOUR,
+            "q_num_heads=4, kv_num_heads=2",
+            "its update_rule gated_delta needs decay",
+        ),
         ("Attention", FOUR, "scale=-1.0", "its scale is -1, and it takes the root of that"),
         (
             "com.microsoft.MultiHeadAttention",
@@ -229,7 +254,7 @@ def test_runtime_attention_agrees(given: Any, outputs: str, attributes: str) -> 
 def test_what_is_refused(op: str, given: Any, attributes: str, reason: str) -> None:
     """What the twin cannot compute is refused when it is built."""
     with pytest.raises(UnsupportedOperator, match=f"{re.escape(reason)}$"):
-        to_torch(node_model(op, 23, given, "q k v", "y", attributes))
+        to_torch(node_model(op, 27, given, "q k v", "y", attributes))
 
 
 def test_queries_that_look_ahead_are_refused() -> None:

@@ -1,7 +1,7 @@
 """Build the twin: walk the nodes that the outputs need, in the order of the file."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from onnxfit.twin.fusion import fuse
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.places import Places
 from onnxfit.twin.program import Block
-from onnxfit.twin.shapes import LARGEST, can_fold, inferred_shapes, is_small
+from onnxfit.twin.shapes import LARGEST, can_fold, inferred_shapes, is_small, shape_of
 from onnxfit.twin.tensors import to_tensor
 from onnxfit.twin.values import Constant, Variable, Weight
 
 # The types whose tensors gradients reach.
 TRAINABLE = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 MAX_DEPTH = 100
+# Shapes that follow from shapes that follow from shapes …
+MAX_ROUNDS = 16
 
 
 class Builder:
@@ -154,26 +156,44 @@ class Builder:
         known = {n: tuple(d for d in s if d is not None) for n, s in self.partial_shapes.items()}
         return {name: s for name, s in known.items() if len(s) == len(self.partial_shapes[name])}
 
-    @cached_property
+    @property
     def partial_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """The shapes of the main graph's values, None for each dimension the file leaves open."""
-        return inferred_shapes(self.model, self.small_constants)
+        return self._inferred[0]
+
+    @property
+    def small_constants(self) -> dict[str, torch.Tensor]:
+        """Small values of the main graph that are the same in every call as the file has it."""
+        return self._inferred[1]
 
     @cached_property
-    def small_constants(self) -> dict[str, torch.Tensor]:
-        """What nodes of the main graph compute out of small constants, as shapes often are."""
+    def _inferred(self) -> tuple[dict[str, tuple[int | None, ...]], dict[str, torch.Tensor]]:
+        """Infer shapes, compute what follows from them, and so on until nothing new is found."""
+        shapes: dict[str, tuple[int | None, ...]] = {}
+        constants = self._fold({})
+        for _ in range(MAX_ROUNDS):
+            shapes = inferred_shapes(self.model, constants)
+            more = self._fold(shapes)
+            if len(more) == len(constants):
+                break
+            constants = more
+        return shapes, constants
+
+    def _fold(self, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, torch.Tensor]:
+        """Compute the nodes of the main graph that need small constants and known shapes only."""
         graph = self.model.graph
         frame = Frame(self, Block(), "", versions(self.model.opset_import))
         frame.hold(graph)
         found = {t.name: to_tensor(t) for t in graph.initializer if is_small(t)}
         for proto in graph.node:
-            if not can_fold(proto, found):
-                continue
-            try:
-                values = frame.run([proto], proto.output)
-            except OnnxfitError:
-                continue
-            for name, value in zip(proto.output, values, strict=True):
+            values: Sequence[Any] = ()
+            if proto.op_type == "Shape" and (known := shape_of(proto, shapes)) is not None:
+                values = [Constant(known)]
+                frame.bind(proto.output, values)
+            elif can_fold(proto, found):
+                with contextlib.suppress(OnnxfitError):
+                    values = frame.run([proto], proto.output)
+            for name, value in zip(proto.output, values, strict=False):
                 tensor = value.value if isinstance(value, Constant) else None
                 if isinstance(tensor, torch.Tensor) and tensor.numel() <= LARGEST:
                     found[name] = tensor
@@ -193,7 +213,7 @@ class Builder:
             self._jump_relus[key] = JumpReLU(jump, site=name)
         return self._jump_relus[key]
 
-    @contextmanager
+    @contextlib.contextmanager
     def call(self, label: str) -> Iterator[None]:
         """Guard against functions that call themselves."""
         self.depth += 1

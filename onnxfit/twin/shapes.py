@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Container, Mapping
+from typing import Any
 
 import onnx
 import torch
@@ -24,7 +25,7 @@ def inferred_shapes(
         inferred = onnx.shape_inference.infer_shapes(_slim(model, constants), data_prop=True)
     except onnx.shape_inference.InferenceError:
         return {}
-    found = {}
+    found: dict[str, tuple[int | None, ...]] = {n: tuple(t.shape) for n, t in constants.items()}
     graph = inferred.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -74,3 +75,11 @@ def can_fold(node: NodeProto, known: Container[str]) -> bool:
         return False
     inputs = [name for name in node.input if name]
     return all(name in known for name in inputs) if inputs else node.op_type == "Constant"
+
+
+def shape_of(node: NodeProto, shapes: Mapping[str, tuple[int | None, ...]]) -> Any:
+    """Return what a Shape node gives for a known shape, None for another one."""
+    shape = shapes.get(node.input[0], (None,))
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    part = shape[bounds.get("start") : bounds.get("end")]
+    return None if None in part else torch.tensor(part, dtype=torch.int64)
