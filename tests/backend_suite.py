@@ -241,7 +241,10 @@ def table() -> str:
         f"Of the suite's {len(found)} operators **{len(supported)}** pass every case, and of its "
         f"{len(cases())} cases {passed} pass. Every other case raises",
         "`onnxfit.errors.UnsupportedOperator`, which names node, operator, version and domain: the",
-        "twin computes an operator as the specification says, or refuses it.",
+        "twin computes an operator as the specification says, or refuses it. Tolerances are the",
+        f"suite's own, but for {' and '.join(f'`{name}`' for name in ROUGH)}:",
+        "what these expect has a rounding error of its own that is larger, so 1e-6 is allowed.",
+        "Each case is run twice, with all inputs given and with all but the first in the file.",
         "",
         "Versions are those of the operator's domain at which a converter takes over from the one",
         "before; \"by definition\" means that the operator is computed as the function which the",

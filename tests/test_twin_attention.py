@@ -4,10 +4,12 @@ import re
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from twin_support import agrees, node_model  # noqa: E402
 
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
@@ -97,6 +99,25 @@ def test_attention_is_transformed(attributes: str) -> None:
     torch.testing.assert_close(torch.func.jacfwd(lambda x: twin(x, k, v))(q), expected)
     compiled = torch.compile(twin, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(q, k, v), twin(q, k, v))
+
+
+def test_attention_has_second_derivatives() -> None:
+    """They are there where PyTorch is told to write attention out."""
+    twin = to_torch(node_model("Attention", 23, SQUARE, "q k v")).double()
+    inputs = [torch.from_numpy(a[:1, :1, :3]).double().requires_grad_() for a in SQUARE.values()]
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(twin, inputs, fast_mode=True)
+
+
+def test_masks_are_no_parameters() -> None:
+    """A mask that hides keys is not trained; a bias that weighs them is."""
+    hidden = np.where(chosen(KEYS, KEYS), 0.0, -np.inf).astype(np.float32)
+    for mask, parameters in ((hidden, []), (normal(KEYS, KEYS), ["m"])):
+        model = node_model("Attention", 23, {**SQUARE, "m": mask}, "q k v m")
+        model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "m"))
+        twin = to_torch(model)
+        assert parameters == [name for name, _ in twin.named_parameters()]
+        assert "m" in twin.state_dict()
 
 
 def test_attention_uses_the_fused_kernel() -> None:

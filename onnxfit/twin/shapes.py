@@ -1,7 +1,7 @@
 """Shapes of a model's values, as far as the file fixes them."""
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -68,13 +68,15 @@ def is_small(tensor: TensorProto) -> bool:
     return inside and math.prod(tensor.dims) <= LARGEST
 
 
-def can_fold(node: NodeProto, known: Container[str]) -> bool:
+def can_fold(node: NodeProto, known: Mapping[str, torch.Tensor]) -> bool:
     """Tell whether a node computes with known values alone, or is a small constant."""
     kinds = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
     if any(a.type in kinds or not is_small(a.t) for a in node.attribute):
         return False
     inputs = [name for name in node.input if name]
-    return all(name in known for name in inputs) if inputs else node.op_type == "Constant"
+    if not inputs or any(name not in known for name in inputs):
+        return node.op_type == "Constant"
+    return node.op_type != "ConstantOfShape" or int(known[inputs[0]].prod()) <= LARGEST
 
 
 def shape_of(node: NodeProto, shapes: Mapping[str, tuple[int | None, ...]]) -> Any:

@@ -103,7 +103,11 @@ def _allowed(
 def attend(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, causal: bool, scale: float | None
 ) -> Tensor:
-    """Compute attention the fast way; ``causal`` only where there is no bias."""
+    """Compute attention the fast way; ``causal`` only where there is no bias.
+
+    PyTorch's fused kernels have no second derivative: who needs one runs the twin under
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+    """
     if q.is_cpu and q.dtype in HALF:
         wide = None if bias is None or bias.dtype == torch.bool else bias.float()
         wide = bias if wide is None else wide

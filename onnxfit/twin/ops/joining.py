@@ -16,15 +16,25 @@ from onnxfit.twin.values import Variable
 
 @converter("Concat", since=4)
 def concat(node: Node) -> Outputs:
-    """Concatenate; the rows of a batch that the file fixes to 1 include constant ones."""
+    """Concatenate; where the file fixes the batch, constants may have a row for each sample."""
     tensors, axis = node.inputs, node.get("axis")
     if node.element_type(0) == TensorProto.STRING:
         return node.emit(concat_strings, tensors, axis)
     batch = node.frame.builder.batch
-    constant = not any(isinstance(value, Variable) for value in tensors)
-    if constant or batch is None or batch[0] != 1:
+    if batch is None or not any(isinstance(value, Variable) for value in tensors):
         return joined(node, torch.cat, tensors, axis)
-    return joined(node, concat_batch, tensors, axis, *batch)
+    alike = tuple(has_equal_rows(node.known(index), batch[0]) for index in range(len(node)))
+    return joined(node, concat_batch, tensors, axis, alike, *batch)
+
+
+def has_equal_rows(tensor: Any, rows: int) -> bool:
+    """Tell whether a constant has so many rows, and the same in each."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.dim() > 0
+        and tensor.shape[0] == rows
+        and bool((tensor == tensor[:1]).all())
+    )
 
 
 def joined(node: Node, function: Any, tensors: list[Any], *args: Any) -> Outputs:
@@ -34,22 +44,37 @@ def joined(node: Node, function: Any, tensors: list[Any], *args: Any) -> Outputs
 
 
 def concat_batch(
-    tensors: Sequence[torch.Tensor], axis: int, fixed: int, batch: int
+    tensors: Sequence[torch.Tensor], axis: int, alike: Sequence[bool], fixed: int, batch: int
 ) -> torch.Tensor:
-    """Concatenate, with a constant row for each sample of a batch that the file fixes to 1."""
+    """Concatenate tensors of a file that fixes its batch, some with a row for each sample.
+
+    Args:
+        tensors: The tensors.
+        axis: The dimension along which they are put together.
+        alike: Which of them are constants with the same row for each of the file's samples.
+        fixed: The file's batch size.
+        batch: The one given.
+    """
     if batch == fixed:
         return torch.cat(tensors, axis)
     rank = tensors[0].dim()
     axis = axis + rank if axis < 0 else axis
-    sizes = [-1] * rank
     for place in range(rank):
         if place != axis and {x.shape[place] for x in tensors} == {fixed, batch}:
-            sizes[place] = batch
-    return torch.cat([_spread(x, sizes) for x in tensors], axis)
+            tensors = [
+                x if x.shape[place] == batch else spread(x, place, same and not place, fixed, batch)
+                for x, same in zip(tensors, alike, strict=True)
+            ]
+    return torch.cat(tensors, axis)
 
 
-def _spread(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    return x.expand(sizes) if any(size != -1 for size in sizes) else x
+def spread(x: torch.Tensor, axis: int, alike: bool, fixed: int, batch: int) -> torch.Tensor:
+    """Return a constant with a row for each sample."""
+    if fixed != 1 and not alike:
+        raise ValueError(f"the file has constants for a batch of {fixed}, not for one of {batch}")
+    sizes = [-1] * x.dim()
+    sizes[axis] = batch
+    return x.narrow(axis, 0, 1).expand(sizes)
 
 
 def concat_strings(arrays: Sequence[NDArray[Any]], axis: int) -> NDArray[Any]:
