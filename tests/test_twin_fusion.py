@@ -13,7 +13,7 @@ from twin_support import agrees  # noqa: E402
 import onnxfit  # noqa: E402
 
 X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
-HEAD = '<ir_version: 8, opset_import: ["": 17]> g (float[N,5,3] x) => (float[N,5,O] y)'
+HEAD = '<ir_version: 8, opset_import: ["": 17]> g (float[N,5,I] x) => (float[N,5,O] y)'
 NORM = """m = ReduceMean<axes = [-1]>(x) d = Sub(x, m) two = Constant<value = float {2}>()
 p = Pow(d, two) v = ReduceMean<axes = [-1]>(p) e = Constant<value = float {0.00001}>()
 s = Add(v, e) t = Sqrt(s) n = Div(d, t) k = Mul(n, scale) y = Add(k, shift)"""
@@ -31,7 +31,7 @@ FOUND = {
         "t = Transpose(W) h = MatMul(x, t) y = Add(h, b)",
         "linear",
     ),
-    "layer norm": (NORMS, NORM, "layer_norm"),
+    "layer norm": (NORMS, NORM, "norm_of_rows"),
     "gelu": ("", GATE + HALVED, "gelu"),
     "gelu, half of x": ("", GATE + "h = Mul(half, x) y = Mul(h, g)", "gelu"),
     "gelu, half of the gate": ("", GATE + "h = Mul(g, half) y = Mul(h, x)", "gelu"),
@@ -50,6 +50,14 @@ NOT_FOUND = {
         GATE.replace("Div(x, r)", "Div(half, r)") + HALVED,
     ),
     "sigmoid of another": ("", "t = Tanh(x) s = Sigmoid(t) y = Mul(x, s)"),
+    "a transpose that changes nothing": (
+        "<float[3,3] W = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[3] b = {1, 2, 3}>",
+        "t = Transpose<perm = [0, 1]>(W) h = MatMul(x, t) y = Add(h, b)",
+    ),
+    "constants with dimensions": (
+        "<float[1,1,1,1] half = {0.5}>",
+        GATE.replace("half = Constant<value = float {0.5}>()", "") + HALVED,
+    ),
     "bias for rows": (
         "<float[3,3] W = {1, 2, 3, 4, 5, 6, 7, 8, 9}, float[5,1] b = {1, 2, 3, 4, 5}>",
         "h = MatMul(x, W) y = Add(h, b)",
@@ -75,7 +83,7 @@ def test_a_group_becomes_one_step(name: str) -> None:
     x = np.abs(X) if name == "cube" else X
     twin = agrees(text(weights, nodes), x, rtol=1e-4, atol=1e-5)
     assert 1 == twin.source.count(" = ")
-    assert f"{function}(" in twin.source
+    assert f" {function}(" in twin.source
     twin.double()
     given = torch.from_numpy(X).double().requires_grad_()
     assert torch.autograd.gradcheck(twin, [given])
@@ -88,8 +96,17 @@ def test_a_group_becomes_one_step(name: str) -> None:
 def test_what_only_looks_alike_stays(name: str) -> None:
     """Another constant, axis, shape or operand is another computation."""
     twin = agrees(text(*NOT_FOUND[name]), np.abs(X))
-    for function in ("linear(", "gelu(", "silu(", "layer_norm("):
+    for function in ("linear(", "gelu(", "silu(", "norm_of_rows("):
         assert function not in twin.source
+
+
+@pytest.mark.parametrize(("width", "length"), [(3, 1), (1, 3), (3, 3)])
+def test_a_norm_whose_scale_is_of_another_length(width: int, length: int) -> None:
+    """Scale and shift broadcast to the normalised values, or these to them."""
+    numbers = ", ".join(str(i + 1) for i in range(length))
+    weights = f"<float[{length}] scale = {{{numbers}}}, float[{length}] shift = {{{numbers}}}>"
+    twin = agrees(text(weights, NORM), X[..., :width].copy(), rtol=1e-4, atol=1e-4)
+    assert "norm_of_rows(" in twin.source
 
 
 def test_a_group_whose_inner_value_is_read_elsewhere_stays() -> None:

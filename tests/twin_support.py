@@ -1,6 +1,6 @@
 """Helpers of the tests that compare operators of the twin with ONNX Runtime."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,44 @@ def node_model(
     )
 
 
+def constants_in(model: onnx.ModelProto, given: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """Copy a model, with some inputs of the graph as constants."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [value for value in model.graph.input if value.name not in given]
+    del copy.graph.input[:]
+    copy.graph.input.extend(kept)
+    copy.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in given.items()
+    )
+    return copy
+
+
+def agrees_both_ways(
+    op: str, opset: int, arrays: Sequence[Any], attributes: str = "", outputs: str = "y"
+) -> Twin:
+    """Compare a node with ONNX Runtime, with its inputs but the first given and as constants.
+
+    Args:
+        op: The operator, after its domain and a dot.
+        opset: The version of ONNX's own domain.
+        arrays: Its inputs, None for one left out.
+        attributes: Its attributes as ONNX text.
+        outputs: The names of its outputs.
+
+    Returns:
+        The twin with constants.
+    """
+    names = [f"i{index}" for index in range(len(arrays))]
+    given = {n: np.asarray(a) for n, a in zip(names, arrays, strict=True) if a is not None}
+    model = node_model(op, opset, given, " ".join(names), outputs, attributes)
+    for value in model.graph.output:
+        value.ClearField("type")
+    agrees(model, *given.values())
+    first = given.pop("i0")
+    return agrees(constants_in(model, given), first)
+
+
 def runtime_outputs(model: onnx.ModelProto, *arrays: NDArray[Any]) -> list[Any]:
     """Return what ONNX Runtime computes on the CPU, without its optimisations."""
     options = ort.SessionOptions()
@@ -92,7 +130,11 @@ def agrees(
     expected = runtime_outputs(model, *arrays)
     found = twin_outputs(twin, model, *arrays)
     for one, other, value in zip(expected, found, model.graph.output, strict=True):
-        array = to_numpy(other, value.type.tensor_type.elem_type)
+        element_type = value.type.tensor_type.elem_type
+        if not element_type:
+            element_type = onnx.helper.np_dtype_to_tensor_dtype(one.dtype)
+            assert from_numpy(one, element_type).dtype == other.dtype
+        array = to_numpy(other, element_type)
         assert one.dtype == array.dtype
         assert one.shape == array.shape
         if one.dtype.kind in "OUS":

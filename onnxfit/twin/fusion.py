@@ -33,6 +33,15 @@ def fuse(block: Block) -> None:
     block.drop_unused()
 
 
+def norm_of_rows(
+    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilon: float
+) -> torch.Tensor:
+    """Normalise along the last axis; scale and shift may be longer than it or shorter."""
+    if x.shape[-1:] == scale.shape:
+        return functional.layer_norm(x, scale.shape, scale, shift, epsilon)
+    return functional.layer_norm(x, x.shape[-1:], None, None, epsilon) * scale + shift
+
+
 def in_out_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Compute ``x @ weight + bias`` with a weight of inputs × outputs."""
     return functional.linear(x, weight.t(), bias)
@@ -81,6 +90,8 @@ def linear(steps: _Steps, step: Step) -> Found:
         weight = _tensor(turned[0] if turned else matrix)
         if row is None or weight is None or weight.dim() != 2 or row.dim() != 1:
             continue
+        if turned and tuple(axis % 2 for axis in turned[1]) != (1, 0):
+            continue
         if turned and len(row) == weight.shape[0]:
             return functional.linear, (x, turned[0], bias)
         if not turned and len(row) == weight.shape[1]:
@@ -113,7 +124,7 @@ def layer_norm(steps: _Steps, step: Step) -> Found:
                 continue
             x, epsilon = _centred(steps, centred), _epsilon(steps, deviation, centred)
             if x is not None and epsilon is not None:
-                return functional.layer_norm, (x, tuple(row.shape), scale, shift, epsilon)
+                return norm_of_rows, (x, scale, shift, epsilon)
     return None
 
 
@@ -171,11 +182,11 @@ def _tensor(value: Any) -> torch.Tensor | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return the number that a value is, if the file has it and it is a single one."""
+    """Return the number that a value is, if the file has it and it adds no dimension."""
     if isinstance(value, (int, float)):
         return float(value)
     tensor = None if isinstance(value, Variable) else _tensor(value)
-    return float(tensor) if tensor is not None and tensor.numel() == 1 else None
+    return float(tensor) if tensor is not None and not tensor.dim() else None
 
 
 def _is(value: Any, number: float) -> bool:
