@@ -5,10 +5,12 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -33,18 +35,42 @@ BAD_INPUT = 2
 CANNOT = 3
 INTERRUPTED = 130
 PIPE_CLOSED = 141
+TERMINATED = 143
 
 OPTIONAL = {
     "torch": "this needs PyTorch: pip install 'onnxfit[twin]'",
     "PIL": "images need Pillow: pip install 'onnxfit[twin]'",
 }
 
-SOFTMAX = (
-    "The model ends in Softmax: its probabilities are taken as logits, so that losses and "
+PROBABILITIES = (
+    "The model ends in {}: its probabilities are taken as logits, so that losses and "
     "gradients are not those of the logits before it."
 )
 
 LOWERINGS = ("function", "custom", "standard")
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), and cleans up as after Ctrl-C."""
+
+
+@contextlib.contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """Turn SIGTERM into an exception, where nothing else was made of it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Group(click.Group):
@@ -57,7 +83,8 @@ class Group(click.Group):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with _ending_cleanly():
+                return super().invoke(ctx)
         except OnnxfitError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(CANNOT if isinstance(error, (NativeLibraryError, ParityError)) else BAD_INPUT)
@@ -74,6 +101,9 @@ class Group(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             click.echo(f"Error: {where}{error.strerror}", err=True)
             ctx.exit(BAD_INPUT)
+        except Terminated:
+            click.echo("Terminated.", err=True)
+            ctx.exit(TERMINATED)
         except KeyboardInterrupt:
             click.echo("Interrupted.", err=True)
             ctx.exit(INTERRUPTED)
@@ -156,7 +186,7 @@ def retrofit(
     if jump is None and jumps is None:
         raise click.UsageError("Give --jump or --jumps.")
     output = output or model.parent / f"{_stem(model)}.jump.onnx"
-    _check_output(model, output, force)
+    _check_output([model] if jumps is None else [model, jumps], output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     try:
         hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
@@ -191,7 +221,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     from onnxfit.hardening import restore as take_back
 
     output = output or model.parent / f"{_stem(model).removesuffix('.jump')}.restored.onnx"
-    _check_output(model, output, force)
+    _check_output([model], output, force)
     plain = take_back(model)
     source = provenance(load(model)).get("source_sha256")
     _write(plain, output, model.parent, copy_data=copy_data)
@@ -228,7 +258,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     metavar="DIR",
     help="Draw each image beside its saliency map, a PNG each.",
 )
-@click.option("--force", is_flag=True, help="Replace OUT, and maps in DIR, where they exist.")
+@click.option("--force", is_flag=True, help="Replace OUT, and all maps in DIR, where they exist.")
 @as_json
 def gradients(
     model: Path,
@@ -248,13 +278,16 @@ def gradients(
     from onnxfit.saliency import older
     from onnxfit.twin.gradients import export_gradients
 
-    for file in (model, data.path):
-        _check_output(file, output, force)
-    torch.manual_seed(data.seed)
-    twin, dataset, digest = _open_classifier(model, data)
+    _check_output([model, data.path], output, force)
     if saliency is not None and not force and saliency.is_dir():
-        for map_ in older(saliency, dataset.n)[:1]:
+        for map_ in older(saliency)[:1]:
             raise DataError(f"{map_} exists; give --force to replace the maps in {saliency}")
+    torch.manual_seed(data.seed)
+    twin, dataset, digest, files = _open_classifier(model, data)
+    _check_output(files, output, force)
+    for place in (output, saliency):
+        if place is not None and data.path.is_dir():
+            _check_outside(place, data.path)
     settings: Any = {"logit": logit, "batch_size": data.batch_size, "pictures": saliency}
     with progress(dataset.n, "gradients") as advance:
         exported = export_gradients(twin, dataset, output, advance=advance, **settings)
@@ -317,13 +350,21 @@ def _stem(model: Path) -> str:
     return model.name.removesuffix(".onnx")
 
 
-def _check_output(model: Path, output: Path, force: bool) -> None:
-    """Refuse to overwrite the input, or another file without being told to."""
+def _check_output(inputs: Sequence[Path], output: Path, force: bool) -> None:
+    """Refuse to overwrite an input, or another file without being told to."""
     if output.exists():
-        if model.exists() and output.samefile(model):
-            raise ModelError(f"the output {output} is the input")
+        for path in inputs:
+            if path.exists() and output.samefile(path):
+                what = "the input" if path.name == output.name else f"the input {path}"
+                raise ModelError(f"the output {output} is {what}")
         if not force and not output.is_dir():
             raise ModelError(f"{output} exists; give --force to replace it")
+
+
+def _check_outside(output: Path, folder: Path) -> None:
+    """Refuse to write into the folder of the data."""
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{output} lies in the folder of the data, {folder}")
 
 
 def _write(
@@ -368,12 +409,25 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return names
 
 
-def _open_classifier(model: Path, options: DataOptions) -> tuple[Any, "Dataset", str]:
-    """Open a model and the data for it, and see that its twin computes what the file does.
+class _Opened(NamedTuple):
+    """A classifier and data for it.
 
-    Returns:
-        The twin with the normalisation of the options, the data, and the SHA-256 of the model.
+    Attributes:
+        twin: With the normalisation of the options.
+        data: The samples.
+        digest: SHA-256 of the model.
+        files: Everything that is read.
     """
+
+    twin: Any
+    data: "Dataset"
+    digest: str
+    files: list[Path]
+
+
+def _open_classifier(model: Path, options: DataOptions) -> _Opened:
+    """Open a model and the data for it, and see that its twin computes what the file does."""
+    from onnxfit.external_data import external_files
     from onnxfit.files import read_with_digest
     from onnxfit.twin.classifier import Classifier
     from onnxfit.twin.preprocessing import Preprocessed
@@ -384,6 +438,7 @@ def _open_classifier(model: Path, options: DataOptions) -> tuple[Any, "Dataset",
     classifier.check(data.shape)
     twin = Preprocessed(classifier, options.mean, options.std)
     classifier.require_parity(proto, twin.normalised(next(data.batches(64)).x), model.parent)
-    if classifier.ends_in_softmax:
-        click.echo(SOFTMAX, err=True)
-    return twin, data, digest
+    if classifier.probabilities is not None:
+        click.echo(PROBABILITIES.format(classifier.probabilities), err=True)
+    files = [model, *external_files(proto, model.parent), *data.source.files]
+    return _Opened(twin, data, digest, files)

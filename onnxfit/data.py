@@ -126,7 +126,8 @@ def open_data(
       gets a channel axis: 1×H×W;
     - a folder with a sub-folder of images for each class, read with Pillow; images may also lie
       deeper. A label is an index into the sorted names of the sub-folders. Samples are C×H×W with
-      one channel if grey, else with red, green and blue, in order of class and name.
+      one channel if grey, else with red, green and blue, in order of class and name, turned as
+      their EXIF orientation says. Hidden files and folders are left out.
 
     uint8 is mapped evenly: 0 to the lower bound, 255 to the upper one; with the bounds 0 and 1 it
     is divided by 255. Float values stay as they are and must be finite and within the bounds.

@@ -54,4 +54,7 @@ class DataError(OnnxfitError):
 
 
 class ParityError(OnnxfitError):
-    """The twin and the file in ONNX Runtime disagree, so the twin's gradients mean nothing."""
+    """The twin and the file in ONNX Runtime disagree, or a sample alone and in a batch.
+
+    Its gradients mean nothing then.
+    """

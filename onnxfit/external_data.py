@@ -17,6 +17,15 @@ def has_external_data(model: ModelProto) -> bool:
     return next(_external_tensors(model), None) is not None
 
 
+def external_files(model: ModelProto, folder: Path) -> list[Path]:
+    """List the files in which the model's external data lies.
+
+    Raises:
+        ModelError: A path leaves the model's folder.
+    """
+    return [folder / location for location in _locations(model)]
+
+
 def check_external_data(model: ModelProto, folder: Path) -> None:
     """Check that every external file that the model names is there and long enough.
 

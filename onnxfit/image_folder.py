@@ -1,6 +1,7 @@
 """Labelled samples from a folder with a sub-folder of images for each class."""
 
 import importlib
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,15 @@ def _batches(files: list[Path], channels: int | None, size: int) -> Iterator[NDA
 
 
 def _images(folder: Path) -> list[Path]:
-    """List the images in a folder and the folders below it, by name."""
+    """List the images in a folder and the folders below it, by name, without hidden ones."""
     files = folder.rglob("*")
-    return sorted(file for file in files if file.suffix.lower() in _SUFFIXES and file.is_file())
+    return sorted(
+        file
+        for file in files
+        if file.suffix.lower() in _SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and file.is_file()
+    )
 
 
 def _spread(counts: list[int], limit: int) -> list[int]:
@@ -96,8 +103,9 @@ def _spread(counts: list[int], limit: int) -> list[int]:
 
 
 def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
-    """Return an image as C×H×W, with as many channels as it has or as are asked for."""
+    """Return an image as C×H×W, upright, with as many channels as it has or as are asked for."""
     library = pillow()
+    upright = importlib.import_module("PIL.ImageOps").exif_transpose
     try:
         with reading(file), library.open(file) as image:
             if image.mode in _DEEP or ";" in image.mode:
@@ -105,7 +113,7 @@ def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
             grey = image.mode in _GREY if channels is None else channels == 1
             # Pillow warns when a palette with transparent entries becomes anything but RGBA.
             plain = image.convert("RGBA") if image.mode == "P" else image
-            pixels = np.asarray(plain.convert("L" if grey else "RGB"))
-    except (SyntaxError, library.DecompressionBombError) as error:
+            pixels = np.asarray(upright(plain.convert("L" if grey else "RGB")))
+    except (SyntaxError, struct.error, library.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return pixels[np.newaxis] if grey else pixels.transpose(2, 0, 1)

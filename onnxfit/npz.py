@@ -160,6 +160,18 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
 Append = Callable[..., None]
 
 
+def check_target(path: Path) -> None:
+    """Check that a file can be where it is to be written.
+
+    Raises:
+        DataError: It is a folder, or there is none around it.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a directory")
+    if not path.parent.is_dir():
+        raise DataError(f"the folder {path.parent} does not exist")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Append]:
     """Give a function that appends to the arrays of an ``.npz`` file, and write it at the end.
@@ -173,10 +185,7 @@ def writing(path: Path) -> Iterator[Append]:
         DataError: The file cannot be written where it should be.
         ValueError: A batch does not fit the ones before.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a directory")
-    if not path.parent.is_dir():
-        raise DataError(f"the folder {path.parent} does not exist")
+    check_target(path)
     columns: dict[str, _Column] = {}
     with contextlib.ExitStack() as files:
 

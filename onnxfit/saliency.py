@@ -3,9 +3,8 @@
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,6 @@ from onnxfit.image_folder import pillow
 MIN_HEIGHT = 128
 _PERCENTILE = 99
 _NAME = re.compile(r"(\d+)-label\d+-predicted\d+\.png")
-
-Show = Callable[
-    [NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]], None
-]
 
 
 def picture(
@@ -53,26 +48,79 @@ def picture(
     return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
 
 
-def older(folder: Path, n: int) -> list[Path]:
-    """List the saliency maps of the first ``n`` samples that are in a folder, by name."""
-    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    return sorted(path for path in found if int(path.name.partition("-")[0]) < n)
+def older(folder: Path) -> list[Path]:
+    """List the saliency maps that are in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+class Maps:
+    """Saliency maps that wait in a folder of their own until all are drawn.
+
+    Args:
+        folder: Where they belong.
+        waiting: Where they wait, on the same file system.
+        data: The samples.
+    """
+
+    def __init__(self, folder: Path, waiting: Path, data: Dataset) -> None:
+        self._folder, self._bounds = folder, data.bounds
+        self._digits = max(5, len(str(data.n - 1)))
+        self._names: list[str] = []
+        self._new, self._old = waiting / "new", waiting / "old"
+        self._new.mkdir()
+        self._old.mkdir()
+        self._made_folder = False
+
+    def draw(
+        self,
+        x: NDArray[np.float32],
+        gradients: NDArray[np.float32],
+        labels: NDArray[np.int64],
+        predictions: NDArray[np.int64],
+    ) -> None:
+        """Draw the next samples."""
+        from_array = pillow().fromarray
+        for sample, gradient, *numbers in zip(x, gradients, labels, predictions, strict=True):
+            index = f"{len(self._names):0{self._digits}}"
+            name = f"{index}-label{numbers[0]}-predicted{numbers[1]}.png"
+            from_array(picture(sample, gradient, self._bounds)).save(self._new / name)
+            self._names.append(name)
+
+    def publish(self) -> None:
+        """Put the maps into their folder, in place of all that are there."""
+        self._made_folder = not self._folder.exists()
+        self._folder.mkdir(exist_ok=True)
+        for path in older(self._folder):
+            path.replace(self._old / path.name)
+        for name in self._names:
+            (self._new / name).replace(self._folder / name)
+
+    def take_back(self) -> None:
+        """Make the folder what it was before the maps were put there."""
+        if not self._folder.is_dir():
+            return
+        for name in self._names:
+            if not (self._new / name).exists():
+                (self._folder / name).unlink(missing_ok=True)
+        for path in self._old.iterdir():
+            path.replace(self._folder / path.name)
+        if self._made_folder:
+            self._folder.rmdir()
 
 
 @contextlib.contextmanager
-def writing(folder: Path, data: Dataset) -> Iterator[Show]:
-    """Give a function that draws the next samples, and put the pictures into a folder at the end.
+def writing(folder: Path, data: Dataset) -> Iterator[Maps]:
+    """Give what draws the samples, in order, and puts the pictures into a folder when told to.
 
-    ``show(x, gradients, labels, predictions)`` takes a batch. The files are named by index, label
-    and prediction: ``00007-label3-predicted5.png``. The folder is made if need be. Where something
-    fails, it stays as it was.
+    The files are named by index, label and prediction: ``00007-label3-predicted5.png``. The folder
+    is made if need be. Where something fails before the context is left, it stays as it was.
 
     Raises:
         DataError: The samples are no images of one or three channels, or the folder cannot be
             made.
         ModuleNotFoundError: Pillow is not installed.
     """
-    from_array = pillow().fromarray
+    pillow()
     if len(data.shape) != 3 or data.shape[0] not in (1, 3):
         raise DataError(
             "saliency maps are for images of 1 or 3 channels, channels first; "
@@ -82,22 +130,12 @@ def writing(folder: Path, data: Dataset) -> Iterator[Show]:
         raise DataError(f"{folder} is no folder")
     if not folder.parent.is_dir():
         raise DataError(f"the folder {folder.parent} does not exist")
-    digits = max(5, len(str(data.n - 1)))
-    names: list[str] = []
     parent = folder if folder.is_dir() else folder.parent
-    with tempfile.TemporaryDirectory(
-        dir=parent, prefix=f".{folder.name}.", suffix=".part"
-    ) as drawn:
-
-        def show(x: Any, gradients: Any, labels: Any, predictions: Any) -> None:
-            for sample, gradient, *numbers in zip(x, gradients, labels, predictions, strict=True):
-                name = f"{len(names):0{digits}}-label{numbers[0]}-predicted{numbers[1]}.png"
-                from_array(picture(sample, gradient, data.bounds)).save(Path(drawn, name))
-                names.append(name)
-
-        yield show
-        folder.mkdir(exist_ok=True)
-        for path in older(folder, data.n):
-            path.unlink()
-        for name in names:
-            Path(drawn, name).replace(folder / name)
+    prefix = f".{folder.name}."
+    with tempfile.TemporaryDirectory(dir=parent, prefix=prefix, suffix=".part") as waiting:
+        maps = Maps(folder, Path(waiting), data)
+        try:
+            yield maps
+        except BaseException:
+            maps.take_back()
+            raise

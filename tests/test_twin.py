@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ torch = pytest.importorskip("torch")
 from twin_support import agrees  # noqa: E402
 
 import onnxfit  # noqa: E402
+from onnxfit.deployed import Deployed  # noqa: E402
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
 from onnxfit.twin import registry  # noqa: E402
 from onnxfit.twin.builder import checked_batch  # noqa: E402
@@ -242,17 +244,57 @@ def test_a_file_that_fixes_its_batch_takes_any() -> None:
         torch.testing.assert_close(one_by_one, together)
 
 
-def test_a_batch_that_the_file_mixes_is_refused() -> None:
-    """Where samples cannot be told apart any more, a sentence says so."""
+MIXING = {
+    "a mean of all": "a = ReduceMean<keepdims = 0>(x) y = Sub(x, a)",
+    "a sum over rows": "s = Constant<value_ints = [0]>() a = ReduceSum(x, s) y = Sub(x, a)",
+    "the batch size as a number": "s = Shape(x) n = ReduceProd<keepdims = 0>(s) "
+    "f = Cast<to = 1>(n) y = Div(x, f)",
+    "a running sum over rows": "a = Constant<value_int = 0>() y = CumSum(x, a)",
+    "rows written to": "i = Constant<value = int64[1,1] {0}>() "
+    "u = Constant<value = float[1,4] {9, 9, 9, 9}>() r = Relu(x) y = ScatterND(r, i, u)",
+    "a branch for all": "m = ReduceMax<keepdims = 0>(x) l = Constant<value_float = 0.7>() "
+    "c = Greater(m, l) y = If(c) <then_branch = t () => (float[1,4] p) { p = Neg(x) }, "
+    "else_branch = e () => (float[1,4] q) { q = Abs(x) }>",
+    "a function": "y = local.Centre(x)",
+    "a letter summed": 'a = Einsum<equation = "bi->i">(x) y = Add(x, a)',
+    "two letters": 'a = Einsum<equation = "bi,cj->bj">(x, x) y = Add(x, a)',
+    "a triangle": "a = Trilu(x) y = Add(a, x)",
+}
+CENTRE = """<domain: "local", opset_import: ["": 17]>
+Centre (X) => (Y) { m = ReduceMean<keepdims = 0>(X) Y = Sub(X, m) }"""
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("fixed", [1, 2])
+def test_a_file_that_mixes_its_samples_is_computed_in_parts(name: str, fixed: int) -> None:
+    """Each part of the size that the file is made for gives what ONNX Runtime gives for it."""
+    nodes = re.sub(r"float\[1,4\] (?=[pq]\))", f"float[{fixed},4] ", MIXING[name])
     model = parse(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[1,4] x) => (float[1,1] y) '
-        "<int64[1] axes = {0}> { a = ReduceSum(x, axes) "
-        "b = ReduceMax<keepdims = 1>(a) s = Constant<value_ints = [1,1]>() y = Reshape(b, s) }"
+        '<ir_version: 8, opset_import: ["": 17, "local": 1]> '
+        f"g (float[{fixed},4] x) => (float[{fixed},4] y) {{ {nodes} }} {CENTRE}"
     )
     twin = onnxfit.to_torch(model)
-    assert (1, 1) == twin(torch.ones(1, 4)).shape
-    with pytest.raises(ModelError, match=r"^ReduceSum 'a' .* fixes its batch to 1, and here"):
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    expected = Deployed(model)(x.numpy())[0]
+    np.testing.assert_allclose(expected, twin(x).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_what_has_no_row_for_each_sample_is_refused() -> None:
+    """Outputs that cannot be put together, inputs that disagree, and no samples at all."""
+    head = '<ir_version: 8, opset_import: ["": 17]> g '
+    text = "(float[1,4] x) => (float y) { y = ReduceMax<keepdims = 0>(x) }"
+    twin = onnxfit.to_torch(parse(head + text))
+    with pytest.raises(ValueError, match=r"^the file is made for a batch of 1, and one of its out"):
         twin(torch.ones(3, 4))
+    text = "(float[1,4] x, float[1,4] z) => (float[1,4] y) { y = Add(x, z) }"
+    twin = onnxfit.to_torch(parse(head + text))
+    with pytest.raises(ValueError, match=r"^the file is made for a batch of 1, and the first dim"):
+        twin(torch.ones(3, 4), torch.ones(2, 4))
+    twin = onnxfit.to_torch(
+        parse(head + "(float[2] s, float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
+    )
+    with pytest.raises(ValueError, match=r"do not fit together: 3 in place of 1$"):
+        twin(torch.ones(2), torch.ones(3, 4))
 
 
 def test_an_output_without_a_row_for_each_sample_is_refused() -> None:

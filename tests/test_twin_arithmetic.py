@@ -113,6 +113,16 @@ UNARY = [
 WITHOUT_DOUBLE = ("Tan", "Atan", "Sinh", "Cosh", "Asinh", "Erf")
 
 
+@pytest.mark.parametrize("kind", ["float", "double"])
+def test_sign_of_what_is_no_number(kind: str) -> None:
+    """NaN has the sign NaN, and infinities theirs; the gradient is 0 everywhere."""
+    x = np.array([[np.nan, np.inf, -np.inf, 0, 1e-45, -2]], FLOATS[kind])
+    twin = agrees(model_of("Sign(a)", [kind], kind, 13), x)
+    given = torch.from_numpy(x).requires_grad_()
+    twin(given).sum().backward()
+    assert [[0.0] * 6] == given.grad.tolist()
+
+
 @pytest.mark.parametrize(
     ("op_type", "kind"),
     [(o, k) for o in UNARY for k in FLOATS if k == "float" or o not in WITHOUT_DOUBLE],
@@ -173,10 +183,15 @@ def test_any_number_of_inputs(op_type: str, count: int, opset: int) -> None:
     ],
 )
 def test_clip(node: str, opset: int) -> None:
-    """Bounds are attributes or inputs; the upper one wins."""
+    """Bounds are attributes or inputs; the upper one wins, and attributes have finite defaults."""
     constants = "<float l = {-1.5}, float m = {2}>" if "(a, " in node else ""
     text = model_of(node, ["float"], "float", opset, constants)
-    agrees(text, numbers(np.float32, 9, 9))
+    x = numbers(np.float32, 9, 9)
+    if opset < 11:
+        x[0, :2] = [np.inf, -np.inf]
+    twin = agrees(text, x)
+    halves = twin.half()(torch.from_numpy(x[1:]).half())
+    torch.testing.assert_close(twin.float()(torch.from_numpy(x[1:])).half(), halves)
 
 
 @pytest.mark.parametrize("node", ["Clip(a, b, c)", "Clip(a, b)", "Clip(a, , c)", "Clip(a, b, two)"])

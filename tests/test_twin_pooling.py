@@ -1,5 +1,6 @@
 """Pools against ONNX Runtime, over versions and paddings, and their gradients."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,13 @@ def test_max_unpool(slots: str, opset: int) -> None:
         tensor = model.graph.initializer.add(name="shape", data_type=7, dims=[4])
         tensor.int64_data.extend([1, 2, 6, 9])
     agrees(model, *given.values())
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_a_norm_of_what_is_no_number(p: int) -> None:
+    """NaN and infinity stay in the windows that have them."""
+    x = np.array([[[math.nan, 1, 2, math.inf, 0, 0]]], np.float32)
+    agrees(node_model("LpPool", 18, {"x": x}, "x", attributes=f"kernel_shape = [2], p = {p}"), x)
 
 
 def test_a_norm_of_zeros_has_no_gradient() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch")
 
-from twin_support import agrees, node_model, parse, twin_outputs  # noqa: E402
+from twin_support import agrees, agrees_both_ways, node_model, parse, twin_outputs  # noqa: E402
 
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
 from onnxfit.twin.module import to_torch  # noqa: E402
@@ -173,6 +173,33 @@ def test_reducing_nothing(op: str) -> None:
     expected = -math.inf if op in REAL else neutral.get(op, 0)
     found = to_torch(reduction(op, 20, x, [1], "keepdims = 0"))(torch.from_numpy(x))
     assert torch.equal(torch.full((2, 3), float(expected)), found)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64"])
+def test_the_mean_of_no_integers(dtype: str) -> None:
+    """It is 0 as in ONNX Runtime, which has no kernel for the unsigned ones."""
+    x = np.zeros((2, 0), dtype)
+    model = reduction("ReduceMean", 20, x, [1], "keepdims = 0", dtype)
+    assert [0, 0] == twin_outputs(to_torch(model), model, x)[0].tolist()
+    if dtype != "uint64":
+        agrees(model, x)
+
+
+def test_the_mean_of_integers_compiles() -> None:
+    """As one graph without breaks."""
+    x = np.array([[-7, 2, 1], [4, 3, 9]])
+    twin = to_torch(reduction("ReduceMean", 20, x, [1], "keepdims = 0", "int64"))
+    compiled = torch.compile(twin, fullgraph=True, backend="eager")
+    assert [-1, 5] == compiled(torch.from_numpy(x)).tolist()
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+@pytest.mark.parametrize("opset", [11, 13])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_nothing_along_an_axis(op: str, opset: int, dtype: str) -> None:
+    """No elements give no elements."""
+    for shape in ((2, 0), (0, 3)):
+        agrees_both_ways(op, opset, [np.zeros(shape, dtype)], "axis = 1")
 
 
 @pytest.mark.parametrize("op", ["ReduceMax", "ReduceMin"])

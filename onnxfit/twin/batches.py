@@ -6,8 +6,10 @@ of the file's b, that dimension becomes n / b times as long.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from onnxfit.twin.values import Variable
 
@@ -110,6 +112,8 @@ def move_to(place: Place, shape: Shape, target: Shape, fixed: int) -> tuple[Plac
 def goal_of(place: Place, shape: Shape, target: Shape, fixed: int) -> Place | None:
     """Return where samples are after a Reshape, None where no dimension keeps them together."""
     before = math.prod(shape[: place.axis]) * place.outer
+    if not before or 0 in target:
+        return None
     found = []
     done = 1
     for axis, size in enumerate(target):
@@ -183,19 +187,76 @@ def rows_shape(shape: Shape, target: Shape, rows: bool | None, fixed: int, batch
     return (batch, *rest) if fits and sure and target[0] in (fixed, -1, batch) else None
 
 
-def kept_apart(x: Any, axis: int, size: int, fixed: int, batch: int) -> Any:
-    """Return a tensor whose samples the next node mixes, unless they are not as in the file.
+class FixedBatch(NamedTuple):
+    """The batch size that a file fixes.
 
-    Args:
-        x: The tensor.
-        axis: The dimension that may have the samples.
-        size: Its size in the file.
-        fixed: The file's batch size.
-        batch: The one given.
+    Attributes:
+        size: How many samples it is made for.
+        lengths: The first dimension of each input in the file, None where that is open.
+        mixed: The first value in which samples may be mixed; None where none are.
     """
-    if batch != fixed and x.shape[axis] * fixed == size * batch:
-        raise ValueError(
-            f"the file fixes its batch to {fixed}, and here the samples of one of {batch} would "
-            "be mixed"
-        )
-    return x
+
+    size: int
+    lengths: tuple[int | None, ...]
+    mixed: str | None
+
+    def given(self, inputs: Sequence[torch.Tensor]) -> int:
+        """Return how many samples a call brings.
+
+        Raises:
+            ValueError: The inputs disagree on that, or one that has no samples is of another
+                length than in the file.
+        """
+        # Strings come in arrays, sequences in lists.
+        lengths = [next(iter(getattr(x, "shape", ())), None) for x in inputs]
+        found = {n for n, own in zip(lengths, self.lengths, strict=True) if own == self.size}
+        others = [
+            f"{n} in place of {own}"
+            for n, own in zip(lengths, self.lengths, strict=True)
+            if own not in (None, self.size, n)
+        ]
+        n = found.pop()
+        if found or others or n is None:
+            raise ValueError(
+                f"the file is made for a batch of {self.size}, and the first dimensions of its "
+                f"inputs do not fit together: {', '.join(others) or lengths}"
+            )
+        return n
+
+    def in_parts(
+        self, run: Callable[..., Any], inputs: Sequence[torch.Tensor]
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Compute a batch as many samples at a time as the file is made for.
+
+        The last part is filled up with copies of its last sample.
+
+        Args:
+            run: Computes as many samples: from the inputs an output, or a tuple of them.
+            inputs: The inputs.
+
+        Raises:
+            ValueError: There are no samples, or an output has no row for each of them.
+        """
+        n = self.given(inputs)
+        if not n:
+            raise ValueError(f"the file is made for a batch of {self.size}, none was given")
+        parts = []
+        for start in range(0, n, self.size):
+            rows = [min(row, n - 1) for row in range(start, start + self.size)]
+            part = [
+                x[rows] if own == self.size else x
+                for x, own in zip(inputs, self.lengths, strict=True)
+            ]
+            outputs = run(*part)
+            parts.append(outputs if isinstance(outputs, tuple) else (outputs,))
+        joined = tuple(self._joined(column)[:n] for column in zip(*parts, strict=True))
+        return joined if isinstance(outputs, tuple) else joined[0]
+
+    def _joined(self, parts: tuple[Any, ...]) -> torch.Tensor:
+        """Put the rows of an output's parts together."""
+        if any(not isinstance(p, torch.Tensor) or p.shape[:1] != (self.size,) for p in parts):
+            raise ValueError(
+                f"the file is made for a batch of {self.size}, and one of its outputs has no row "
+                "for each sample"
+            )
+        return torch.cat(parts)

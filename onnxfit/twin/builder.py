@@ -15,6 +15,7 @@ from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.graph import scopes
 from onnxfit.lowering import SITE_PREFIX, Hardened, read
 from onnxfit.op import is_jump_relu, is_our_function
+from onnxfit.twin.batches import FixedBatch
 from onnxfit.twin.frame import Frame, versions
 from onnxfit.twin.fusion import fuse
 from onnxfit.twin.jump_relu import JumpReLU
@@ -81,6 +82,19 @@ class Builder:
         batch = frame.emit_host("", first_dimension, (self.block.inputs[0],), torch.int64)
         return dims[0].dim_value, batch
 
+    def fixed_batch(self) -> FixedBatch | None:
+        """Describe the batch size that the file fixes, and whether the samples stay apart."""
+        if self.batch is None:
+            return None
+        given = {tensor.name for tensor in self.model.graph.initializer}
+        shapes = [
+            value.type.tensor_type.shape.dim
+            for value in self.model.graph.input
+            if value.name not in given
+        ]
+        lengths = tuple((dims[0].dim_value or None) if dims else None for dims in shapes)
+        return FixedBatch(self.batch[0], lengths, self.places.mixed)
+
     def _check_batch(self, frame: Frame) -> None:
         """Refuse a call whose batch size did not make its way through a file that fixes it."""
         if self.batch is None:
@@ -93,9 +107,6 @@ class Builder:
                 self.block.outputs[index] = frame.emit(
                     f"output {output.name!r}", checked_batch, (value, fixed, batch), {}, 0
                 )
-            elif self.places.is_folded(output.name):
-                frame.keep_apart([output.name], f"output {output.name!r}")
-                self.block.outputs[index] = frame.find(output.name)
 
     def weight(self, scope: str, name: str, tensor: Any) -> Weight | Constant:
         """Return the value of a tensor of the file: a weight where gradients can reach it."""

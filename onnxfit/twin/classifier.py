@@ -17,15 +17,23 @@ _TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT16: torch.float16,
     TensorProto.BFLOAT16: torch.bfloat16,
 }
+_SAME_NUMBERS = {
+    "Cast",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
 
 
 class Classifier(torch.nn.Module):
     """The twin of a model that turns samples, N×…, into logits, N×classes.
 
     Samples are converted to the input's type, and logits back to the type of the samples. Logits
-    are the first output of the graph; axes of length 1 after the classes are dropped. Where the
-    file fixes the batch size and samples computed at once would give something else, they are
-    computed that many at a time.
+    are the first output of the graph; axes of length 1 after the classes are dropped.
 
     Args:
         model: A model or its path.
@@ -36,7 +44,8 @@ class Classifier(torch.nn.Module):
         input_name: The graph's only input.
         shape: Of one sample as the file declares it, with None for lengths that it leaves open;
             None where it declares no shape.
-        ends_in_softmax: Whether what it calls logits are probabilities.
+        probabilities: The operator that makes probabilities of what it calls logits: Softmax,
+            Sigmoid or None. What only changes their shape or type may follow.
 
     Raises:
         ModelError: The model cannot be read, or has not one input of a floating-point type.
@@ -53,12 +62,8 @@ class Classifier(torch.nn.Module):
             raise ModelError(f"a classifier has one input, the model has {len(inputs)}: {names}")
         self._dtype = _dtype_of(inputs[0])
         self.input_name = inputs[0].name
-        self.shape, self._batch = _shape_of(inputs[0])
-        self._whole: bool | None = None
-        self.ends_in_softmax = any(
-            node.op_type == "Softmax" and proto.graph.output[0].name in node.output
-            for node in proto.graph.node
-        )
+        self.shape = _shape_of(inputs[0])
+        self.probabilities = _last_operator(proto, ("Softmax", "Sigmoid"))
         self.twin = to_torch(proto, folder_of(model, base_dir))
 
     @property
@@ -101,8 +106,7 @@ class Classifier(torch.nn.Module):
         """
         # ONNX Runtime takes no bfloat16 from Python, and so has nothing to compare with.
         if self._dtype is not torch.bfloat16:
-            size = self._batch or len(x)
-            require_parity(model, self.twin, x.to(self._dtype), base_dir, batch_size=size)
+            require_parity(model, self.twin, x.to(self._dtype), base_dir, batch_size=len(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of samples.
@@ -110,39 +114,8 @@ class Classifier(torch.nn.Module):
         Raises:
             ModelError: The model cannot be computed, or its first output is not N×classes.
         """
-        if self._batch is None or self._batch == len(x):
-            return self._logits(x)
-        if self._whole is None:
-            self._whole = self._takes_any_batch(x[: 2 * self._batch + 1], self._batch)
-        return self._logits(x) if self._whole else self._in_parts(x, self._batch)
-
-    def _takes_any_batch(self, x: torch.Tensor, size: int) -> bool:
-        """Tell whether samples can be computed at once although the file fixes the batch size.
-
-        The twin may refuse, or mix the samples up: a file for one sample can hold, say, a mean
-        over all axes.
-        """
-        with torch.no_grad():
-            parts = self._in_parts(x, size)
-            try:
-                whole = self._logits(x)
-            except ModelError:
-                return False
-        if whole.shape != parts.shape:
-            return False
-        near = {"rtol": 1e-3, "atol": 1e-4 * float(parts.abs().max()), "equal_nan": True}
-        return bool(torch.allclose(whole, parts, **near))
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
         outputs = self.twin(x if self._dtype is torch.float32 else x.to(self._dtype))
         return as_logits(outputs, len(x)).to(x.dtype)
-
-    def _in_parts(self, x: torch.Tensor, size: int) -> torch.Tensor:
-        """Compute ``size`` samples at a time, the last ones filled up with copies."""
-        missing = -len(x) % size
-        full = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
-        logits = torch.cat([self._logits(part) for part in full.split(size)])
-        return logits[: len(x)]
 
 
 def as_logits(outputs: object, n: int) -> torch.Tensor:
@@ -163,6 +136,15 @@ def as_logits(outputs: object, n: int) -> torch.Tensor:
     return logits.reshape(n, shape[1])
 
 
+def _last_operator(model: ModelProto, wanted: tuple[str, ...]) -> str | None:
+    """Return which of some operators is the last one that changes the first output's numbers."""
+    makers = {name: node for node in model.graph.node for name in node.output if name}
+    node = makers.get(model.graph.output[0].name) if model.graph.output else None
+    while node is not None and node.op_type in _SAME_NUMBERS:
+        node = makers.get(node.input[0])
+    return node.op_type if node is not None and node.op_type in wanted else None
+
+
 def _dtype_of(value: ValueInfoProto) -> torch.dtype:
     element_type = value.type.tensor_type.elem_type
     if element_type not in _TYPES:
@@ -173,9 +155,9 @@ def _dtype_of(value: ValueInfoProto) -> torch.dtype:
     return _TYPES[element_type]
 
 
-def _shape_of(value: ValueInfoProto) -> tuple[tuple[int | None, ...] | None, int | None]:
-    """Return the shape of one sample and the batch size, as far as an input fixes them."""
+def _shape_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
+    """Return the shape of one sample, as far as an input fixes it."""
     if not value.type.tensor_type.HasField("shape"):
-        return None, None
+        return None
     lengths = [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
-    return tuple(lengths[1:]), lengths[0] if lengths else None
+    return tuple(lengths[1:])

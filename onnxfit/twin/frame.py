@@ -12,7 +12,6 @@ from onnxfit.element_types import UNKNOWN, function_scope
 from onnxfit.errors import ModelError
 from onnxfit.lowering import Hardened
 from onnxfit.twin import registry
-from onnxfit.twin.batches import kept_apart
 from onnxfit.twin.definitions import definition
 from onnxfit.twin.node import Node, Outputs, call, describe
 from onnxfit.twin.program import Block, Step, leaves
@@ -112,25 +111,10 @@ class Frame:
     def run(self, nodes: Sequence[NodeProto], outputs: Sequence[str]) -> tuple[Value, ...]:
         """Turn the nodes that some names need into steps; return the values of the names."""
         for proto in self._needed(nodes, outputs):
-            if self.block is self.builder.block and not self.scope and self.builder.batch:
-                self.keep_apart(
-                    self.builder.places.mixing.get(proto.output[0], ()), describe(proto)
-                )
             results = self._convert(proto)
             results = results if isinstance(results, tuple) else (results,)
             self.bind(proto.output, results)
         return tuple(self.output(name) for name in outputs)
-
-    def keep_apart(self, names: Iterable[str], label: str) -> None:
-        """Check values whose samples are about to be mixed, where the file fixes the batch."""
-        for name in names:
-            value, place = self.find(name), self.builder.places.places[name]
-            if self.builder.batch and isinstance(value, Variable) and not value.host:
-                size = self.builder.places.shapes[name][place.axis]
-                args = (value, place.axis, size, *self.builder.batch)
-                checked = self.emit(label, kept_apart, args, {}, 0)
-                checked.floats = value.floats
-                self.bind([name], [checked])
 
     def _needed(self, nodes: Sequence[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
         """Return the nodes that some values depend on, in order."""

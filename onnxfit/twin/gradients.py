@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 
 from onnxfit import npz, saliency
 from onnxfit.data import Dataset
-from onnxfit.errors import DataError, ModelError
+from onnxfit.errors import DataError, ModelError, ParityError
+from onnxfit.replacing import replacing
 from onnxfit.twin.classifier import as_logits
+
+# How many samples of the first batch are computed alone, and how far they may then differ, as a
+# share of the largest logit: rounding moves a quantised value by a step, in few samples by more.
+_ALONE = 4
+_TOLERANCE = 1e-2
 
 
 class Gradients(NamedTuple):
@@ -64,7 +70,8 @@ def input_gradients(
     """Yield gradients, logits and losses of all samples in order, a batch at a time.
 
     A sample's gradient is of its own loss, not of a mean, so that but for rounding the batch size
-    does not matter.
+    does not matter. A module that mixes the samples of a batch is refused: some of the first batch
+    are computed alone as well.
 
     Args:
         twin: Takes float32 samples, N×…, and returns logits, N×classes. It is put into evaluation
@@ -75,18 +82,21 @@ def input_gradients(
 
     Raises:
         DataError: The data is damaged, or a label is not below the number of classes.
-        ModelError: The module does not return logits, has not that many, or no gradient reaches
-            its input.
+        ModelError: The module does not return logits, has not that many or a single one, whose
+            cross-entropy is always 0, or no gradient reaches its input.
+        ParityError: The module mixes the samples of a batch.
         ValueError: ``batch_size`` is less than 1.
     """
     twin.eval()
     tensors = itertools.chain(twin.parameters(), twin.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     highest = int(data.labels.argmax())
-    for x, y in data.batches(batch_size):
+    for number, (x, y) in enumerate(data.batches(batch_size)):
         inputs = torch.from_numpy(x).to(device).requires_grad_()
         logits = as_logits(twin(inputs), len(x))
         _check_classes(data, highest, logits.shape[1], logit)
+        if number == 0:
+            _check_apart(twin, inputs.detach(), logits.detach())
         labels = torch.from_numpy(y).to(device)
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         target = losses if logit is None else logits[:, logit]
@@ -116,20 +126,30 @@ def export_gradients(
         logit: As in :func:`input_gradients`.
         batch_size: As in :func:`input_gradients`.
         pictures: Folder for a picture of each sample and its saliency map, made if need be; see
-            :func:`onnxfit.saliency.picture`. Older maps of the samples are replaced.
+            :func:`onnxfit.saliency.picture`. All older maps in it give way.
         advance: Is called with the number of samples after each batch.
 
     Raises:
         DataError: As in :func:`input_gradients`; the output cannot be written there; or pictures
             are asked for of samples that are no images.
         ModelError: As in :func:`input_gradients`.
+        ParityError: As in :func:`input_gradients`.
         ModuleNotFoundError: Pictures are asked for, and Pillow is not installed.
     """
     classes = correct = zero = not_finite = 0
+    output = Path(output)
+    npz.check_target(output)
+    if pictures is not None and Path(pictures).resolve() == output.resolve():
+        raise DataError(f"{output} cannot be both the file and the folder of the pictures")
     with contextlib.ExitStack() as files:
-        append = files.enter_context(npz.writing(Path(output)))
+        maps = None
         if pictures is not None:
-            show = files.enter_context(saliency.writing(Path(pictures), data))
+            maps = files.enter_context(saliency.writing(Path(pictures), data))
+        # Both are finished before either is in its place, the file last.
+        complete = files.enter_context(replacing(output))
+        if maps is not None:
+            files.push(_when_done(maps.publish))
+        append = files.enter_context(npz.writing(complete))
         for batch in input_gradients(twin, data, logit=logit, batch_size=batch_size):
             append(
                 gradients=batch.gradients,
@@ -137,8 +157,8 @@ def export_gradients(
                 losses=batch.losses,
                 labels=batch.labels,
             )
-            if pictures is not None:
-                show(batch.x, batch.gradients, batch.labels, batch.predictions)
+            if maps is not None:
+                maps.draw(batch.x, batch.gradients, batch.labels, batch.predictions)
             flat = batch.gradients.reshape(len(batch.x), -1)
             classes = batch.logits.shape[1]
             correct += int((batch.predictions == batch.labels).sum())
@@ -153,8 +173,41 @@ def export_gradients(
     )
 
 
+def _when_done(action: Callable[[], object]) -> Callable[..., None]:
+    """Make the exit of a context that does something unless an error is on its way."""
+
+    def leave(kind: object, *_: object) -> None:
+        if kind is None:
+            action()
+
+    return leave
+
+
+def _check_apart(twin: torch.nn.Module, inputs: torch.Tensor, logits: torch.Tensor) -> None:
+    """Compare a batch with its first samples alone."""
+    count = min(_ALONE, len(inputs))
+    if len(inputs) == 1:
+        return
+    with torch.no_grad():
+        alone = torch.cat([as_logits(twin(inputs[i : i + 1]), 1) for i in range(count)])
+    finite = torch.nan_to_num(logits, posinf=0, neginf=0)
+    near = {"rtol": 0, "atol": _TOLERANCE * float(finite.abs().max()), "equal_nan": True}
+    apart = [torch.allclose(alone[i], logits[i], **near) for i in range(count)]
+    # A value may lie within rounding of the jump of a JumpReLU, but not so in most samples.
+    if 2 * sum(apart) < count:
+        raise ParityError(
+            "the model mixes the samples of a batch: alone they have other logits than in a batch "
+            f"of {len(inputs)}, so that gradients would depend on the batch size"
+        )
+
+
 def _check_classes(data: Dataset, highest: int, classes: int, logit: int | None) -> None:
     """Check the sample with the highest label, and the logit that is asked for."""
+    if classes == 1 and logit is None:
+        raise ModelError(
+            "the model has one logit, and the cross-entropy of one class is always 0: "
+            "ask for the gradient of logit 0"
+        )
     if data.labels[highest] >= classes:
         raise DataError(
             f"{data.path}: the label of sample {highest} is {data.labels[highest]}, "

@@ -9,9 +9,13 @@ from onnx import ModelProto
 from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.builder import Builder
+from onnxfit.twin.frame import versions
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Program
 from onnxfit.twin.state import attach
+
+
+OLDEST_OPSET = 7
 
 
 class Twin(torch.nn.Module):
@@ -40,6 +44,7 @@ class Twin(torch.nn.Module):
             if key in paths
         }
         self._program = Program(block, paths)
+        self._fixed_batch = builder.fixed_batch()
 
     @property
     def source(self) -> str:
@@ -63,6 +68,13 @@ class Twin(torch.nn.Module):
                 f"the model takes {len(self.input_names)} inputs "
                 f"({', '.join(self.input_names)}), {len(inputs)} were given"
             )
+        fixed = self._fixed_batch
+        if fixed is not None and fixed.given(inputs) != fixed.size and fixed.mixed is not None:
+            return fixed.in_parts(self._run, inputs)
+        return self._run(*inputs)
+
+    def _run(self, *inputs: torch.Tensor) -> Any:
+        """Compute the outputs of a batch of a size that the code is made for."""
         try:
             return self._program.run(self, *inputs)
         except (OnnxfitError, torch.OutOfMemoryError):
@@ -85,7 +97,15 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
 
     Raises:
         UnsupportedOperator: The twin cannot compute a node; the error names it.
-        ModelError: The file is no ONNX model, or its weights cannot be read.
+        ModelError: The file is no ONNX model, is of an older opset, has no outputs, or its
+            weights cannot be read.
     """
     proto = as_model(model)
+    if not proto.graph.output:
+        raise ModelError("the model has no outputs")
+    if not proto.opset_import:
+        raise ModelError("the model does not say of which opset it is")
+    opset = versions(proto.opset_import).get("", OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        raise ModelError(f"the model is of opset {opset}; the twin needs {OLDEST_OPSET} or newer")
     return Twin(Builder(proto, folder_of(model, base_dir)))

@@ -1,12 +1,11 @@
-"""Where the samples of a batch are in the values of a graph, and which nodes mix them.
+"""Does a file that fixes its batch treat the samples one by one, and where are they in its values?
 
-A file made for a batch of one size can be computed with another as long as each node treats the
-samples one by one. The rules here follow the dimension that has them from node to node, also where
-a Reshape has folded it into a larger one. A node that mixes samples, or may, is refused in calls
-with another batch size.
+A file made for a batch of one size can be computed with another in one go where each node treats
+the samples one by one. The rules here follow the dimension that has them from node to node, also
+where a Reshape has folded it into a larger one. A node without a rule is taken to mix them: such
+a file is computed as many samples at a time as it was made for.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,8 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto
 
+from onnxfit.op import DEFAULT_DOMAINS, DOMAIN, is_our_function
+from onnxfit.sites import FUSED_DOMAINS
 from onnxfit.twin.batches import Place, Shape, move_to
 from onnxfit.twin.frame import reads
 
@@ -70,7 +71,8 @@ class Places:
         numbers: What small constants hold.
         given: The values that depend on the graph's inputs.
         places: Value → where the samples are in it.
-        mixing: First output of a node → its inputs whose samples it may mix.
+        mixed: The first output of the first node that mixes samples, or may; None where all treat
+            them one by one.
     """
 
     def __init__(
@@ -85,60 +87,87 @@ class Places:
         self.numbers = {name: t.reshape(-1).tolist() for name, t in constants.items()}
         self.given = {v.name for v in graph.input} - {t.name for t in graph.initializer}
         self.places: dict[str, Place] = {}
-        self.mixing: dict[str, list[str]] = defaultdict(list)
+        self.mixed: str | None = None
         self.opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 1)
         self._fixed = fixed
-        for name in self.given:
-            if shapes.get(name, ())[:1] == (fixed,):
-                self.places[name] = Place(0, 1)
+        self._functions = {(f.domain, f.name) for f in model.functions if not is_our_function(f)}
+        # Values with samples in them, wherever that is; and numbers that follow from how many.
+        self._samples = set()
+        self._counts: set[str] = set()
+        for value in graph.input:
+            dims = value.type.tensor_type.shape.dim
+            if value.name in self.given and dims and dims[0].dim_value == fixed:
+                self._samples.add(value.name)
+                if value.name in shapes:
+                    self.places[value.name] = Place(0, 1)
         for node in graph.node:
             if not self.given.isdisjoint(reads(node)):
                 self.given.update(node.output)
-                self._follow(node)
+                if self.mixed is None and not self._follow(node):
+                    self.mixed = node.output[0]
+        if self.mixed is None:
+            self.mixed = next((o.name for o in graph.output if not self._is_row(o.name)), None)
 
-    def is_folded(self, name: str) -> bool:
-        """Tell whether a dimension of a value has samples and more."""
-        place = self.places.get(name)
-        return place is not None and self.shapes[name][place.axis] != self._fixed
+    def _is_row(self, name: str) -> bool:
+        """Tell whether an output has a row for each sample, or no samples at all."""
+        if name in self._counts:
+            return False
+        return name not in self._samples or (
+            self.places.get(name) == Place(0, 1) and self.shapes[name][0] == self._fixed
+        )
 
-    def _follow(self, node: NodeProto) -> None:
-        """Find the places in a node's outputs from those in its inputs."""
-        goals: set[Place] = set()
+    def _follow(self, node: NodeProto) -> bool:
+        """Find the places in a node's outputs; tell whether it treats samples one by one."""
+        everything = set(reads(node))
+        if self._counts & everything and not self._counted(node):
+            return False
+        touched = self._samples & everything
+        if touched and node.op_type in ("Shape", "Size") and node.domain in DEFAULT_DOMAINS:
+            self._counts.update(node.output)
+            return True
+        return not touched or self._placed(node, touched)
+
+    def _placed(self, node: NodeProto, touched: set[str]) -> bool:
+        """Find the places in the outputs of a node that reads samples."""
+        goals = set()
         for position, name in enumerate(node.input):
-            place = self.places.get(name)
-            if place is None or node.op_type in ("Shape", "Size"):
-                continue
-            goal = self._goal(node, position, place)
-            if goal is None or (goals and goal not in goals):
-                self.mixing[node.output[0]].append(name)
-            elif goal.axis >= 0:
-                goals.add(goal)
-        inside = set(reads(node)) - set(node.input)
-        self.mixing[node.output[0]] += [name for name in inside if self.is_folded(name)]
-        for output in node.output:
-            for goal in goals:
-                shape = self.shapes.get(output, ())
-                if goal.axis < len(shape) and shape[goal.axis] % (goal.outer * self._fixed) == 0:
-                    self.places[output] = goal
+            if name in touched:
+                place = self.places.get(name)
+                goals.add(None if place is None else self._goal(node, position, place))
+        goal = goals.pop() if len(goals) == 1 and touched <= set(node.input) else None
+        if goal is None:
+            return False
+        for output in filter(None, node.output):
+            shape = self.shapes.get(output, ())
+            self._samples.add(output)
+            if goal.axis < len(shape) and not shape[goal.axis] % (goal.outer * self._fixed):
+                self.places[output] = goal
+        return True
+
+    def _counted(self, node: NodeProto) -> bool:
+        """Tell whether a node only carries the batch size on, or reshapes to it."""
+        if node.op_type == "Reshape":
+            return node.input[0] not in self._counts
+        if node.op_type not in CARRYING or node.domain not in DEFAULT_DOMAINS:
+            return False
+        self._counts.update(node.output)
+        return True
 
     def _goal(self, node: NodeProto, position: int, place: Place) -> Place | None:
-        """Return the place in a node's outputs, UNKNOWN, or None where samples may be mixed."""
+        """Return the place in a node's outputs, or None where samples may be mixed."""
         shape, after = self.shapes[node.input[position]], self.shapes.get(node.output[0])
-        rule = RULES.get(node.op_type)
-        if node.op_type in ("Reshape", "Flatten"):
-            # The step of a Reshape refuses by itself what it cannot keep apart.
-            move = None if after is None else move_to(place, shape, after, self._fixed)
-            return UNKNOWN if move is None else move[0]
-        if rule is not None and after is not None:
-            axis = rule(Use(self, node, position, place.axis))
-            return None if axis is None else Place(axis, place.outer)
-        if self.is_folded(node.input[position]):
+        if after is None or (node.domain, node.op_type) in self._functions:
             return None
-        rows = place.axis == 0 and after is not None and after[:1] == (self._fixed,)
-        return place if rows else UNKNOWN
+        if node.domain not in (*DEFAULT_DOMAINS, *FUSED_DOMAINS, DOMAIN):
+            return None
+        if node.op_type in ("Reshape", "Flatten"):
+            move = move_to(place, shape, after, self._fixed) if position == 0 else None
+            return None if move is None else move[0]
+        rule = RULES.get(node.op_type)
+        axis = None if rule is None else rule(Use(self, node, position, place.axis))
+        return None if axis is None else Place(axis, place.outer)
 
 
-UNKNOWN = Place(-1, 1)
 Rule = Callable[[Use], int | None]
 
 
@@ -156,6 +185,9 @@ def _from_axis(use: Use) -> int | None:
 
 
 def _along_axis(use: Use) -> int | None:
+    if use.node.op_type == "CumSum":
+        axes = use.numbers("axis", 1)
+        return use.axis if axes and use.position == 0 and use.along(axes[0]) != use.axis else None
     old = use.places.opset < 13 and use.node.op_type in ("Hardmax", "LogSoftmax", "Softmax")
     axis = use.along(use.get("axis", DEFAULT_AXES.get(use.node.op_type, 1 if old else -1)))
     return (
@@ -176,7 +208,14 @@ def _reduction(use: Use) -> int | None:
 
 
 def _of_samples(use: Use) -> int | None:
-    return 0 if use.axis == 0 and use.position == 0 else None
+    # FusedConv adds its fourth input to what it computes.
+    added = use.position == 3 and use.node.op_type == "FusedConv"
+    by_batch = use.get("training_mode", 0)
+    return 0 if use.axis == 0 and (use.position == 0 or added) and not by_batch else None
+
+
+def _attention(use: Use) -> int | None:
+    return 0 if use.axis == 0 and use.position < 3 else None
 
 
 def _transpose(use: Use) -> int | None:
@@ -276,6 +315,8 @@ ELEMENTWISE = {
     *("Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Swish", "Tanh"),
     *("ThresholdedRelu", "Where", "Xor"),
 }
+# They carry a row of sizes on as it is.
+CARRYING = {"Cast", "Concat", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze"}
 ALONG_AXIS = {"CumSum", "Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "TopK"}
 DEFAULT_AXES = {"LpNormalization": -1, "TopK": -1}
 REDUCTIONS = {
@@ -286,7 +327,8 @@ OF_SAMPLES = {
     *("AveragePool", "BatchNormalization", "Conv", "ConvInteger", "ConvTranspose", "DepthToSpace"),
     *("FusedConv", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "GroupNormalization"),
     *("InstanceNormalization", "LRN", "LpPool", "MaxPool", "QLinearAveragePool", "QLinearConv"),
-    *("QLinearGlobalAveragePool", "Resize", "SpaceToDepth", "Upsample"),
+    *("QLinearGlobalAveragePool", "ReorderInput", "ReorderOutput", "Resize", "SpaceToDepth"),
+    "Upsample",
 }
 RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
@@ -296,6 +338,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(OF_SAMPLES, _of_samples),
     **dict.fromkeys(("Concat", "Split"), _join_or_split),
+    **dict.fromkeys(("Attention", "RotaryEmbedding"), _attention),
     "Gather": _gather,
     "Gemm": _gemm,
     "MatMul": _matmul,

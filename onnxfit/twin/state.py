@@ -8,6 +8,8 @@ from onnxfit.twin.values import Constant, Part, Weight
 # Where the twin keeps what has no name in the file.
 CONSTANTS = "constants"
 PARTS = "parts"
+# What the twin gets when all its tensors have their places.
+LATER = ("weight_names", "_fixed_batch", "_program")
 
 
 class Tensors(torch.nn.Module):
@@ -22,7 +24,7 @@ def attach(twin: torch.nn.Module, block: Block) -> dict[int, str]:
     """
     found = {id(v): v for step in block.steps for v in reads(step)}
     found.update((id(v), v) for v in leaves(block.outputs))
-    twin.add_module(CONSTANTS, Tensors())
+    twin.add_module(CONSTANTS, torch.nn.Module())
     twin.add_module(PARTS, torch.nn.Module())
     paths: dict[int, str] = {}
     for value in found.values():
@@ -41,19 +43,26 @@ def put(twin: torch.nn.Module, name: str, tensor: torch.Tensor) -> str:
     owner, path = twin, []
     for name_part in groups:
         group = name_part
-        while hasattr(owner, group) and not isinstance(getattr(owner, group), Tensors):
+        while _is_taken(owner, group) and not isinstance(getattr(owner, group, None), Tensors):
             group += "_"
         if not hasattr(owner, group):
             owner.add_module(group, Tensors())
         owner = getattr(owner, group)
         path.append(group)
-    while hasattr(owner, last):
+    while _is_taken(owner, last):
         last += "_"
     if isinstance(tensor, torch.nn.Parameter):
         owner.register_parameter(last, tensor)
     else:
         owner.register_buffer(last, tensor)
     return ".".join([*path, last])
+
+
+def _is_taken(owner: torch.nn.Module, name: str) -> bool:
+    """Tell whether a name means something else; a property may not work yet, and yet be there."""
+    if not isinstance(owner, Tensors) and name in LATER:
+        return True
+    return hasattr(type(owner), name) or hasattr(owner, name)
 
 
 def _constant(twin: torch.nn.Module, value: Constant, paths: dict[int, str]) -> str:

@@ -122,7 +122,8 @@ def from_numpy(array: NDArray[Any], element_type: int) -> Any:
         return torch.from_numpy(bits).view(DTYPES[element_type])
     if element_type in _NARROW:
         array = array.astype(_NARROW[element_type])
-    return torch.from_numpy(np.array(array, order="C"))
+    # NumPy has two types of 64 bits of the same name, and PyTorch reads one of them.
+    return torch.from_numpy(array.astype(np.dtype(array.dtype.name), order="C"))
 
 
 def to_numpy(value: Any, element_type: int) -> NDArray[Any]:

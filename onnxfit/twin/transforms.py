@@ -9,6 +9,10 @@ def transformed() -> bool:
 
     PyTorch's fused kernels of attention and of recurrent networks know neither.
     """
-    return (
-        forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
-    )
+    in_function = torch._C._functorch.peek_interpreter_stack() is not None
+    return in_function or has_forward_derivatives()
+
+
+def has_forward_derivatives() -> bool:
+    """Tell whether this runs with forward derivatives."""
+    return forward_ad._current_level >= 0

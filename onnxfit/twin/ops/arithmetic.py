@@ -131,8 +131,17 @@ def mean(node: Node) -> Outputs:
 
 @converter("Clip", since=6)
 def clip_of_attributes(node: Node) -> Outputs:
-    """Clip to numbers; one that is not given leaves that side open, infinity included."""
-    return clipped(node, node.get("min"), node.get("max"))
+    """Clip to numbers; one that is not given is the largest there is, which infinity exceeds."""
+    least, most = node.get("min"), node.get("max")
+    if least is not None and most is not None:
+        return clipped(node, least, most)
+    return node.emit(clip_finite, node.input(0), least, most)
+
+
+def clip_finite(x: torch.Tensor, least: float | None, most: float | None) -> torch.Tensor:
+    """Clip to numbers, or to the largest of float32 that the type holds."""
+    limit = min(torch.finfo(x.dtype).max, torch.finfo(torch.float32).max)
+    return torch.clamp(x, -limit if least is None else least, limit if most is None else most)
 
 
 @converter("Clip", since=11)

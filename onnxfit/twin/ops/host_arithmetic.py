@@ -93,7 +93,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
 @host_converter(*NUMBERS)
 def number(node: Node) -> Outputs:
     """Compute numbers of the type of the last input."""
-    return emit(node, NUMBERS[node.op_type], dtype_of(node.value(len(node) - 1)))
+    return emit(node, NUMBERS[node.op_type], dtype_of(node.value(len(node) - 1)), wrap=True)
 
 
 @host_converter(*ANSWERS)
@@ -115,17 +115,39 @@ def cast(node: Node) -> Outputs:
     if target == TensorProto.BOOL:
         return emit(node, bool, torch.bool)
     if target in (TensorProto.INT64, TensorProto.INT32):
-        return emit(node, int, DTYPES[target])
+        return emit(node, int, DTYPES[target], wrap=True)
     return NotImplemented
 
 
-def emit(node: Node, function: Callable[..., Any], dtype: torch.dtype) -> Outputs:
-    """Add the step that applies a function of numbers element by element."""
+def emit(
+    node: Node, function: Callable[..., Any], dtype: torch.dtype, *, wrap: bool = False
+) -> Outputs:
+    """Add the step that applies a function of numbers element by element.
+
+    With ``wrap`` results stay within the bits of ``dtype``, as the file's integers do.
+    """
     operands = tuple(node.host(index) for index in range(len(node)))
     ranks = [rank_of(node.value(index)) for index in range(len(node))]
     known = [rank for rank in ranks if rank is not None]
     rank = max(known) if len(known) == len(ranks) else None
+    if wrap and dtype in (torch.int64, torch.int32):
+        limit = 2 ** (dtype.itemsize * 8 - 1)
+        return node.emit_host(wrapped, function, operands, limit, dtype=dtype, rank=rank)
     return node.emit_host(elementwise, function, operands, dtype=dtype, rank=rank)
+
+
+def wrapped(function: Callable[..., Any], operands: tuple[Numbers, ...], limit: int) -> Numbers:
+    """Apply a function of numbers as :func:`elementwise`, and wrap results beyond the limit."""
+    found = elementwise(function, operands)
+    if isinstance(found, tuple):
+        return tuple(within(number, limit) for number in found)
+    return within(found, limit)
+
+
+def within(number: int, limit: int) -> int:
+    """Wrap a number into ``-limit`` to ``limit - 1``."""
+    # Most are, and PyTorch's compiler cannot reason about a remainder of this size.
+    return number if -limit <= number < limit else (number + limit) % (2 * limit) - limit
 
 
 def elementwise(function: Callable[..., Any], operands: tuple[Numbers, ...]) -> Numbers:

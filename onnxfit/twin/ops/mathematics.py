@@ -52,8 +52,14 @@ for op_type, function in UNARY.items():
 @converter("Abs", "Sign")
 def abs_or_sign(node: Node) -> Outputs:
     """Take the absolute value or the sign."""
-    functions = (torch.abs, np.abs) if node.op_type == "Abs" else (torch.sign, np.sign)
+    functions = (torch.abs, np.abs) if node.op_type == "Abs" else (sign, np.sign)
     return integers.emit(node, *functions, node.input(0))
+
+
+def sign(x: torch.Tensor) -> torch.Tensor:
+    """Take the sign; that of NaN is NaN, for which PyTorch's function gives 0."""
+    signs = torch.sign(x)
+    return torch.clamp(x.detach(), signs, signs) if x.is_floating_point() else signs
 
 
 @converter("Erf")

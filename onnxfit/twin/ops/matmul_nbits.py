@@ -16,6 +16,8 @@ def matmul_nbits(node: Node) -> Outputs:
     bits = node.get("bits", 4)
     if bits not in WIDTHS:
         node.unsupported(f"weights of {bits} bits are not supported")
+    if node.get("weight_prepacked", 0):
+        node.unsupported("its weight is in the order of a GPU's kernel")
     if node.has(4):
         node.unsupported("its input g_idx is not supported")
     sizes = node.get("N"), node.get("K"), node.get("block_size")

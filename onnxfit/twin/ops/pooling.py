@@ -233,8 +233,8 @@ def lp_pool_padded(
     for length in kernel:
         sums = sums * length
     # The gradient of the root at 0 is infinite: a window of zeros has none.
-    positive = sums > 0
-    return torch.where(positive, torch.where(positive, sums, 1) ** (1 / p), 0)
+    zero = sums == 0
+    return torch.where(zero, 0, torch.where(zero, 1, sums) ** (1 / p))
 
 
 @converter("GlobalAveragePool")

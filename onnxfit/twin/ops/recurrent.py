@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from onnxfit.data_sources import times
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.ops.recurrent_cells import (
     ACTIVATIONS,
@@ -18,6 +19,7 @@ from onnxfit.twin.ops.recurrent_cells import (
 )
 from onnxfit.twin.registry import converter
 from onnxfit.twin.transforms import transformed
+from onnxfit.twin.values import Variable
 
 
 class Kind(NamedTuple):
@@ -69,16 +71,19 @@ def recurrent(node: Node) -> Outputs:
     if clip is not None or node.has(7):
         fused = None
     function, gates = fused or (None, ())
+    batch_first = bool(node.get("layout", 0))
+    states = [_state(node, 5 + index) for index in range(kind.states)]
     return node.emit(
         recur,
         *(node.input(index) for index in range(5)),
-        [_state(node, 5 + index) for index in range(kind.states)],
+        states,
         node.input(7),
         kind.cell,
         function,
         gates,
         directions,
-        bool(node.get("layout", 0)),
+        batch_first,
+        any(state is not None for state in states) and _is_for_one(node, 1 - batch_first),
         chosen,
         clip,
         bool(flag),
@@ -113,6 +118,17 @@ def _state(node: Node, index: int) -> Any:
     return None if known is not None and not known.any() else node.input(index)
 
 
+def _is_for_one(node: Node, axis: int) -> bool:
+    """Tell whether the file fixes the batch of the first input, an axis of it, to one sample."""
+    if not isinstance(node.value(0), Variable):
+        return False
+    builder = node.frame.builder
+    shape = None if node.frame.scope else builder.partial_shapes.get(node.proto.input[0])
+    if shape is None or len(shape) <= axis:
+        return builder.batch is not None and builder.batch[0] == 1
+    return shape[axis] == 1
+
+
 def recur(
     x: Tensor,
     w: Tensor,
@@ -126,6 +142,7 @@ def recur(
     gates: Gates,
     directions: tuple[bool, ...],
     batch_first: bool,
+    one_for_all: bool,
     activations: Sequence[Sequence[Activation]],
     clip: float | None,
     flag: bool,
@@ -134,7 +151,8 @@ def recur(
     if batch_first:
         x = x.transpose(0, 1)
         states = [None if state is None else state.transpose(0, 1) for state in states]
-    first = [_first(x, r, state) for state in states]
+    needed = (len(directions), x.shape[1], r.shape[2])
+    first = [_first(x, needed, state, one_for_all) for state in states]
     if fused is not None and _is_full(lengths, len(x)):
         y, last = _fused(fused, gates, x, w, r, b, first, directions)
     else:
@@ -152,12 +170,23 @@ def recur(
     return y.transpose(1, 2), *last
 
 
-def _first(x: Tensor, r: Tensor, state: Tensor | None) -> Tensor:
-    """Return a first state with a row for each sample."""
-    directions, _, size = r.shape
+def _first(
+    x: Tensor, needed: tuple[int, int, int], state: Tensor | None, one_for_all: bool
+) -> Tensor:
+    """Return a first state with a row for each sample.
+
+    PyTorch's own networks do not look at the shape, and read what lies behind a smaller state.
+    """
     if state is None:
-        return x.new_zeros((directions, x.shape[1], size))
-    return state.expand(-1, x.shape[1], -1) if state.shape[1] == 1 else state
+        return x.new_zeros(needed)
+    if one_for_all and state.shape[1] == 1:
+        state = state.expand(-1, needed[1], -1)
+    if state.shape != needed:
+        raise ValueError(
+            f"a first state is {times(tuple(state.shape))}, not {times(needed)}: "
+            "directions, samples and hidden size"
+        )
+    return state
 
 
 def _is_full(lengths: Tensor | None, length: int) -> bool:

@@ -30,8 +30,9 @@ def mean(x: torch.Tensor, axes: Axes, keepdim: bool) -> torch.Tensor:
     """Take the mean; that of integers is truncated."""
     if x.is_floating_point():
         return torch.mean(x, axes, keepdim)
-    count = math.prod(x.shape[axis] for axis in axes) if axes else x.numel()
-    return torch.div(integer_sum(x, axes, keepdim), count, rounding_mode="trunc")
+    count = math.prod([x.shape[axis] for axis in axes]) if axes else x.numel()
+    # The sum of nothing is 0, and so is its mean.
+    return torch.div(integer_sum(x, axes, keepdim), max(count, 1), rounding_mode="trunc")
 
 
 def maximum(x: torch.Tensor, axes: Axes, keepdim: bool) -> torch.Tensor:
@@ -106,7 +107,7 @@ def numpy_sum(x: NDArray[Any], axes: Axes, keepdim: bool) -> Any:
 def numpy_mean(x: NDArray[Any], axes: Axes, keepdim: bool) -> Any:
     """Take the truncated mean of unsigned integers."""
     count = math.prod(x.shape[axis] for axis in axes) if axes else x.size
-    return (numpy_sum(x, axes, keepdim) // count).astype(x.dtype)
+    return (numpy_sum(x, axes, keepdim) // max(count, 1)).astype(x.dtype)
 
 
 def numpy_max(x: NDArray[Any], axes: Axes, keepdim: bool) -> Any:

@@ -10,6 +10,7 @@ from onnxfit.twin import moving
 from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.ops.indexing import wrapped
 from onnxfit.twin.registry import converter
+from onnxfit.twin.transforms import has_forward_derivatives
 
 REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
@@ -46,8 +47,15 @@ def combine_elements(
     x: Tensor, indices: Tensor, updates: Tensor, axis: int, reduction: str
 ) -> Tensor:
     """Combine an element for each index along an axis with the one there."""
+    refuse_forward_derivatives(reduction)
     indices = wrapped(indices, x.shape[axis])
     return torch.scatter_reduce(x, axis, indices, updates, reduction, include_self=True)
+
+
+def refuse_forward_derivatives(reduction: str) -> None:
+    """Refuse what PyTorch's function would silently take for a constant."""
+    if reduction == "prod" and has_forward_derivatives():
+        raise ValueError("PyTorch has no forward derivative of products that are scattered")
 
 
 @converter("ScatterND", since=11)
@@ -67,6 +75,7 @@ def write_nd(x: Tensor, indices: Tensor, updates: Tensor) -> Tensor:
 
 def combine_nd(x: Tensor, indices: Tensor, updates: Tensor, reduction: str) -> Tensor:
     """Combine what rows of indices point at with updates."""
+    refuse_forward_derivatives(reduction)
     points = indices.to(torch.int64).unbind(-1)
     if reduction == "sum" and points:
         return x.index_put(points, updates, accumulate=True)

@@ -149,6 +149,8 @@ def squeezed(node: Node, axes: Shape | Variable | None) -> Outputs:
     if axes is None and batches.fixed_batch(node) is not None:
         shape = batches.declared(node)
         axes = shape and tuple(axis for axis, size in enumerate(shape) if size == 1)
+        if axes == ():
+            return node.value(0)
     if axes is None:
         return moving.emit(node, torch.squeeze, node.input(0))
     return moving.emit(node, squeeze_axes, node.input(0), axes)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def hardmax(x: torch.Tensor, axis: int) -> torch.Tensor:
     """Return 1 at the first of the largest elements along an axis, else 0."""
+    if not x.numel():
+        return x
     first = torch.argmax(x, axis, keepdim=True)
     return torch.zeros_like(x).scatter(axis, first, 1.0)
 
@@ -52,6 +54,8 @@ def along(function: Any, axis: int) -> "Converter":
 
 def softmax_by_steps(x: torch.Tensor, axis: int) -> torch.Tensor:
     """Compute Softmax with every step rounded to the type of the values."""
+    if not x.numel():
+        return x
     powers = (x - x.amax(axis, keepdim=True)).exp()
     return powers / powers.sum(axis, keepdim=True)
 
