@@ -284,16 +284,16 @@ def test_what_has_no_row_for_each_sample_is_refused() -> None:
     head = '<ir_version: 8, opset_import: ["": 17]> g '
     text = "(float[1,4] x) => (float y) { y = ReduceMax<keepdims = 0>(x) }"
     twin = onnxfit.to_torch(parse(head + text))
-    with pytest.raises(ValueError, match=r"^the file is made for a batch of 1, and one of its out"):
+    with pytest.raises(ModelError, match=r"^the file is made for a batch of 1, and one of its out"):
         twin(torch.ones(3, 4))
     text = "(float[1,4] x, float[1,4] z) => (float[1,4] y) { y = Add(x, z) }"
     twin = onnxfit.to_torch(parse(head + text))
-    with pytest.raises(ValueError, match=r"^the file is made for a batch of 1, and the first dim"):
+    with pytest.raises(ModelError, match=r"^the file is made for a batch of 1, and the first dim"):
         twin(torch.ones(3, 4), torch.ones(2, 4))
     twin = onnxfit.to_torch(
         parse(head + "(float[2] s, float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     )
-    with pytest.raises(ValueError, match=r"do not fit together: 3 in place of 1$"):
+    with pytest.raises(ModelError, match=r"do not fit together: 3 in place of 1$"):
         twin(torch.ones(2), torch.ones(3, 4))
 
 

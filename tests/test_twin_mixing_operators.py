@@ -20,7 +20,7 @@ MIXING = {
     "Scatter": "y = Scatter <axis = 1> (z, columns, column)",
     "CumSum": "y = CumSum (z, axis)",
     "CumSum from behind": "y = CumSum (z, negative)",
-    "MeanVarianceNormalization": "y = MeanVarianceNormalization <axes = [0, 2]> (z)",
+    "MeanVarianceNormalization": "y = MeanVarianceNormalization <axes = [0, 1, 2]> (z)",
     "Einsum over samples": 'e = Einsum <equation = "bij->ij"> (z) y = Unsqueeze (e, axes)',
     "Einsum of two batches": """
         e = Einsum <equation = "bij,cij->bc"> (z, z) y = Add (z, e)""",

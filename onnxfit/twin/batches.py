@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from onnxfit.errors import ModelError
 from onnxfit.twin.values import Variable
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class FixedBatch(NamedTuple):
         """Return how many samples a call brings.
 
         Raises:
-            ValueError: The inputs disagree on that, or one that has no samples is of another
+            ModelError: The inputs disagree on that, or one that has no samples is of another
                 length than in the file.
         """
         # Strings come in arrays, sequences in lists.
@@ -217,7 +218,7 @@ class FixedBatch(NamedTuple):
         ]
         n = found.pop()
         if found or others or n is None:
-            raise ValueError(
+            raise ModelError(
                 f"the file is made for a batch of {self.size}, and the first dimensions of its "
                 f"inputs do not fit together: {', '.join(others) or lengths}"
             )
@@ -235,11 +236,11 @@ class FixedBatch(NamedTuple):
             inputs: The inputs.
 
         Raises:
-            ValueError: There are no samples, or an output has no row for each of them.
+            ModelError: There are no samples, or an output has no row for each of them.
         """
         n = self.given(inputs)
         if not n:
-            raise ValueError(f"the file is made for a batch of {self.size}, none was given")
+            raise ModelError(f"the file is made for a batch of {self.size}, none was given")
         parts = []
         for start in range(0, n, self.size):
             rows = [min(row, n - 1) for row in range(start, start + self.size)]
@@ -255,7 +256,7 @@ class FixedBatch(NamedTuple):
     def _joined(self, parts: tuple[Any, ...]) -> torch.Tensor:
         """Put the rows of an output's parts together."""
         if any(not isinstance(p, torch.Tensor) or p.shape[:1] != (self.size,) for p in parts):
-            raise ValueError(
+            raise ModelError(
                 f"the file is made for a batch of {self.size}, and one of its outputs has no row "
                 "for each sample"
             )

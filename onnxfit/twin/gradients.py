@@ -192,9 +192,9 @@ def _check_apart(twin: torch.nn.Module, inputs: torch.Tensor, logits: torch.Tens
         alone = torch.cat([as_logits(twin(inputs[i : i + 1]), 1) for i in range(count)])
     finite = torch.nan_to_num(logits, posinf=0, neginf=0)
     near = {"rtol": 0, "atol": _TOLERANCE * float(finite.abs().max()), "equal_nan": True}
-    apart = [torch.allclose(alone[i], logits[i], **near) for i in range(count)]
+    same = [torch.allclose(alone[i], logits[i], **near) for i in range(count)]
     # A value may lie within rounding of the jump of a JumpReLU, but not so in most samples.
-    if 2 * sum(apart) < count:
+    if 2 * sum(same) < count:
         raise ParityError(
             "the model mixes the samples of a batch: alone they have other logits than in a batch "
             f"of {len(inputs)}, so that gradients would depend on the batch size"
