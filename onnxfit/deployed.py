@@ -29,6 +29,7 @@ class Deployed:
     Attributes:
         session: The ``onnxruntime.InferenceSession``.
         output_names: The names of the outputs, in order.
+        batch_size: The batch size that the file fixes, or None.
 
     Raises:
         ModelError, NativeLibraryError: As in :func:`onnxfit.session`.
@@ -47,7 +48,7 @@ class Deployed:
         self._inputs = [value.name for value in self.session.get_inputs()]
         shapes = [value.shape for value in self.session.get_inputs()]
         first = shapes[0][0] if shapes and shapes[0] else None
-        self._batch = first if isinstance(first, int) and first > 0 else None
+        self.batch_size = first if isinstance(first, int) and first > 0 else None
 
     def __call__(self, *inputs: Array) -> list[Any]:
         """Compute the outputs of a batch.
@@ -56,24 +57,40 @@ class Deployed:
             inputs: One array for each input of the graph, in order and of its type; N×….
 
         Returns:
-            One array for each output, N×….
+            One array for each output, N×…; a list for a sequence.
 
         Raises:
             DataError: There are too few or too many inputs.
-            ModelError: ONNX Runtime cannot compute them.
+            ModelError: ONNX Runtime cannot compute them, or the file fixes another batch size and
+                an output does not go by samples.
         """
         if len(inputs) != len(self._inputs):
             raise DataError(f"the model takes {len(self._inputs)} inputs, {len(inputs)} were given")
         n = len(inputs[0]) if inputs and np.ndim(inputs[0]) else 0
-        if self._batch is None or n in (0, self._batch):
+        if self.batch_size is None or n in (0, self.batch_size):
             return self._run(inputs)
-        missing = -n % self._batch
-        full = [np.concatenate([x, np.repeat(x[-1:], missing, 0)]) for x in inputs]
-        parts = [
-            self._run([x[start : start + self._batch] for x in full])
-            for start in range(0, n, self._batch)
+        size, missing = self.batch_size, -n % self.batch_size
+        by_samples = [bool(np.ndim(x)) and len(x) == n for x in inputs]
+        full = [
+            np.concatenate([x, np.repeat(x[-1:], missing, 0)]) if split else x
+            for x, split in zip(inputs, by_samples, strict=True)
         ]
-        return [np.concatenate(outputs)[:n] for outputs in zip(*parts, strict=True)]
+        parts = []
+        for start in range(0, n, size):
+            pairs = zip(full, by_samples, strict=True)
+            parts.append(self._run([x[start : start + size] if split else x for x, split in pairs]))
+        columns = zip(self.output_names, zip(*parts, strict=True), strict=True)
+        return [self._joined(name, outputs)[:n] for name, outputs in columns]
+
+    def _joined(self, name: str, outputs: Sequence[Any]) -> Array:
+        """Join what the batches gave for an output."""
+        size = self.batch_size
+        if not all(isinstance(x, np.ndarray) and x.ndim and len(x) == size for x in outputs):
+            raise ModelError(
+                f"the model fixes a batch of {size} and its output {name!r} does not go by "
+                f"samples, so it can only be given {size} at a time"
+            )
+        return np.concatenate(outputs)
 
     def _run(self, inputs: Sequence[Array]) -> list[Any]:
         feed = dict(zip(self._inputs, inputs, strict=True))

@@ -48,11 +48,11 @@ def test_a_classifier_computes_logits() -> None:
     plain = model("float[N, 3]", "y = MatMul(x, w)")
     classifier = Classifier(plain)
     np.testing.assert_allclose(run(plain, {"x": rows(5).numpy()})[0], classifier(rows(5)).detach())
-    assert ("x", (3,), None, False) == (
+    assert ("x", (3,), None, None) == (
         classifier.input_name,
         classifier.shape,
         classifier.channels,
-        classifier.ends_in_softmax,
+        classifier.probabilities,
     )
 
 
@@ -174,11 +174,29 @@ def test_the_channels_of_images(declared: str, channels: int | None) -> None:
     assert channels == Classifier(model(declared, "y = Identity(x)")).channels
 
 
-def test_a_softmax_at_the_end_is_noticed() -> None:
-    """What it gives are no logits."""
-    assert Classifier(model("float[N, 3]", "z = MatMul(x, w) y = Softmax(z)")).ends_in_softmax
-    inside = model("float[N, 3]", "z = Softmax(x) y = MatMul(z, w)")
-    assert not Classifier(inside).ends_in_softmax
+@pytest.mark.parametrize(
+    ("nodes", "operator"),
+    [
+        ("z = MatMul(x, w) y = Softmax(z)", "Softmax"),
+        ("z = MatMul(x, w) y = Sigmoid(z)", "Sigmoid"),
+        (
+            "m = MatMul(x, w) z = Softmax(m) i = Identity(z) s = Constant<value_ints = [-1, 2]>() "
+            "r = Reshape(i, s) f = Flatten(r) d = Cast<to = 11>(f) y = Cast<to = 1>(d)",
+            "Softmax",
+        ),
+        (
+            "m = MatMul(x, w) z = Sigmoid(m) a = Constant<value_ints = [2]>() "
+            "u = Unsqueeze(z, a) y = Squeeze(u, a)",
+            "Sigmoid",
+        ),
+        ("z = Softmax(x) y = MatMul(z, w)", None),
+        ("z = MatMul(x, w) p = Softmax(z) y = Log(p)", None),
+        ("y = Identity(x)", None),
+    ],
+)
+def test_probabilities_at_the_end_are_noticed(nodes: str, operator: str | None) -> None:
+    """They are no logits, whatever their shape or type is made to be."""
+    assert operator == Classifier(model("float[N, 3]", nodes)).probabilities
 
 
 def test_external_data_is_found_beside_the_file(tmp_path: Path) -> None:

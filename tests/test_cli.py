@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -387,6 +388,17 @@ def test_the_output_may_not_be_another_name_of_the_input(
         assert "is the input" in ran.err
 
 
+def test_the_output_may_not_be_the_file_of_jumps(
+    model: Path, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """Whatever --force says."""
+    jumps = tmp_path / "jumps.json"
+    jumps.write_text('{"h": 0.25}')
+    ran = onnxfit_command("retrofit", model, "--jumps", jumps, "-o", jumps, "--force")
+    assert (2, "", f"Error: the output {jumps} is the input\n") == ran
+    assert '{"h": 0.25}' == jumps.read_text()
+
+
 def test_force_replaces_an_existing_output(model: Path, onnxfit_command: Command) -> None:
     """The old file gives way to the new one."""
     output = model.with_name("m.jump.onnx")
@@ -465,6 +477,15 @@ def test_an_interrupt_is_status_130(
 
     monkeypatch.setattr("onnxfit.inspection.inspect", interrupt)
     assert (130, "", "Interrupted.\n") == onnxfit_command("inspect", model)
+
+
+def test_a_signal_to_end_is_status_143(
+    model: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a verb as an interrupt does; afterwards the signal is what it was."""
+    monkeypatch.setattr("onnxfit.inspection.inspect", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert (143, "", "Terminated.\n") == onnxfit_command("inspect", model)
+    assert signal.SIG_DFL == signal.getsignal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("module", [True, False], ids=["python -m onnxfit", "onnxfit"])

@@ -8,6 +8,7 @@ import struct
 import sys
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,8 @@ def test_a_folder_is_read_by_class_and_name(tmp_path: Path) -> None:
             "dog/a.PNG": flat(2),
             "cat/deeper/c.bmp": flat(3),
             ".hidden/h.png": flat(4),
+            "cat/.hidden.png": flat(4),
+            "cat/.deeper/h.png": flat(4),
             "outside.png": flat(5),
         },
     )
@@ -235,6 +238,36 @@ def test_colours_come_first_in_the_shape(tmp_path: Path) -> None:
     write_images(tmp_path, {"a/rgb.png": pixels, "a/rgba.png": opaque})
     x, _ = gathered(open_data(tmp_path))
     np.testing.assert_array_equal(np.stack([BYTES[0]] * 2) / np.float32(255), x)
+
+
+@pytest.mark.parametrize("name", ["1.jpg", "1.png", "1.tiff", "1.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_upright(orientation: int, name: str, tmp_path: Path) -> None:
+    """As their EXIF orientation says, whatever the number of channels."""
+    library = pytest.importorskip("PIL.Image")
+    stored = np.kron([[0, 80], [160, 240], [40, 120]], np.ones((16, 16))).astype(np.uint8)
+    exif = library.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "a").mkdir()
+    image = library.fromarray(np.stack([stored] * 3, axis=2))
+    image.save(tmp_path / "a" / name, exif=exif, quality=100)
+    turns: list[Callable[[NDArray[Any]], NDArray[Any]]] = [
+        lambda x: x,
+        np.fliplr,
+        lambda x: np.rot90(x, 2),
+        np.flipud,
+        np.transpose,
+        lambda x: np.rot90(x, -1),
+        lambda x: np.rot90(x, 2).T,
+        np.rot90,
+    ]
+    expected = turns[orientation - 1](stored)
+    for channels in (1, 3):
+        x, _ = gathered(open_data(tmp_path, channels=channels))
+        assert (channels, *expected.shape) == x.shape[1:]
+        np.testing.assert_allclose(
+            np.broadcast_to(expected, x.shape[1:]), x[0] * 255, rtol=0, atol=8
+        )
 
 
 def test_a_number_of_channels_can_be_asked_for(tmp_path: Path) -> None:

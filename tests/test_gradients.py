@@ -1,8 +1,9 @@
 """Gradients of a classifier by its input, and the files that hold them."""
 
+import errno
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxfit import saliency
 from onnxfit.data import Dataset, open_data
-from onnxfit.errors import DataError, ModelError
+from onnxfit.errors import DataError, ModelError, ParityError
 
 torch = pytest.importorskip("torch")
 
@@ -25,6 +26,10 @@ NOT_LOGITS = "the first output of the model is {} for 11 samples, not logits of 
 NO_TENSOR = "the first output of the model is no floating-point tensor"
 NO_GRADIENT = "no gradient reaches the model's input: its logits do not depend on it"
 LABEL = "data.npz: the label of sample 3 is 3, but the model has 3 classes, 0 to 2"
+ONE_LOGIT = (
+    "the model has one logit, and the cross-entropy of one class is always 0: "
+    "ask for the gradient of logit 0"
+)
 NO_IMAGES = (
     "saliency maps are for images of 1 or 3 channels, channels first; the samples of d.npz are {}"
 )
@@ -196,6 +201,7 @@ def test_zero_and_infinite_gradients_are_counted(tmp_path: Path, output: Path) -
         (lambda x: torch.ones(len(x), 4), {}, ModelError, NO_GRADIENT),
         (lambda x: torch.ones(len(x), 4, requires_grad=True), {}, ModelError, NO_GRADIENT),
         (lambda x: x.flatten(1)[:, :3], {}, DataError, LABEL),
+        (lambda x: x.flatten(1)[:, :1], {}, ModelError, ONE_LOGIT),
         (
             lambda x: x.flatten(1)[:, :4],
             {"logit": 4},
@@ -252,6 +258,104 @@ def test_an_interrupted_run_leaves_what_was_there(after: int, data: Dataset, out
     assert ["grads.npz", "maps", "maps/00000-label0-predicted0.png"] == sorted(found)
 
 
+def full(*_: object, **__: object) -> None:
+    """Fail as a disk does that is full."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize(
+    "broken", ["onnxfit.npz._Column.copy_to", "onnxfit.saliency.Maps.publish", "onnxfit.replacing"]
+)
+def test_what_fails_at_the_end_leaves_neither_file_nor_maps(
+    there: bool, broken: str, data: Dataset, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The array file, the maps, or the last step of all: what was there is there again."""
+    pytest.importorskip("PIL.Image")
+    maps = output.parent / "maps"
+    if there:
+        output.write_bytes(b"old")
+        maps.mkdir()
+        (maps / "00099-label0-predicted0.png").write_bytes(b"old map")
+        (maps / "mine.png").write_bytes(b"mine")
+    before = {p: p.read_bytes() if p.is_file() else b"" for p in output.parent.rglob("*")}
+    if broken == "onnxfit.replacing":
+        replace: Callable[[Path, Path], Path] = Path.replace
+        monkeypatch.setattr(Path, "replace", lambda *a: full() if a[1] == output else replace(*a))
+    elif broken == "onnxfit.saliency.Maps.publish":
+        replace = Path.replace
+        calls = iter(range(5 + there))
+        monkeypatch.setattr(
+            Path,
+            "replace",
+            lambda *a: (
+                full()
+                if a[1].parent == maps and a[0].parent.name == "new" and next(calls, None) is None
+                else replace(*a)
+            ),
+        )
+    else:
+        monkeypatch.setattr(broken, full)
+    with pytest.raises(OSError, match=r"^\[Errno 28\] No space left on device$"):
+        export_gradients(linear(), data, output, pictures=maps)
+    after = {p: p.read_bytes() if p.is_file() else b"" for p in output.parent.rglob("*")}
+    assert before == after
+
+
+def test_the_file_and_the_folder_of_maps_are_two(data: Dataset, output: Path) -> None:
+    """One name cannot be both."""
+    with pytest.raises(DataError) as refused:
+        export_gradients(linear(), data, output, pictures=output)
+    assert f"{output} cannot be both the file and the folder of the pictures" == str(refused.value)
+    assert [] == list(output.parent.iterdir())
+
+
+def mixing(inputs: Any) -> Any:
+    """Compute logits of which each depends on all samples."""
+    logits = inputs.flatten(1)[:, :CLASSES]
+    return logits - logits.mean(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 64])
+def test_a_model_that_mixes_samples_is_refused(
+    batch_size: int, data: Dataset, output: Path
+) -> None:
+    """Its gradients would depend on the batch size; one sample at a time has none to mix with."""
+    twin = torch.nn.Module()
+    twin.forward = mixing
+    with pytest.raises(ParityError) as refused:
+        export_gradients(twin, data, output, batch_size=batch_size)
+    assert (
+        "the model mixes the samples of a batch: alone they have other logits than in a batch of "
+        f"{min(batch_size, N)}, so that gradients would depend on the batch size"
+    ) == str(refused.value)
+    assert [] == list(output.parent.iterdir())
+    assert N == export_gradients(twin, data, output, batch_size=1).zero
+
+
+def test_one_sample_that_rounding_moves_across_a_jump_is_no_mixture(data: Dataset) -> None:
+    """Nor are values that are no numbers."""
+    x, _ = samples(data)
+    first = torch.from_numpy(x[0]).float()
+
+    def jumping(inputs: Any) -> Any:
+        logits = inputs.flatten(1)[:, :CLASSES] + torch.tensor([0, 0, 0, torch.nan])
+        return logits + 9.0 * (inputs == first).all() * (len(inputs) == 1)
+
+    twin = torch.nn.Module()
+    twin.forward = jumping
+    assert N == len(next(input_gradients(twin, data)).x)
+
+
+def test_one_logit_has_a_gradient(tmp_path: Path, output: Path) -> None:
+    """Where it is asked for."""
+    np.savez(tmp_path / "one.npz", x=np.ones((3, 2), np.uint8), y=[0, 0, 0])
+    twin = torch.nn.Linear(2, 1)
+    export_gradients(twin, open_data(tmp_path / "one.npz"), output, logit=0)
+    row = twin.weight.detach().numpy()
+    np.testing.assert_array_equal(np.concatenate([row] * 3), loaded(output)["gradients"])
+
+
 def test_progress_counts_samples(data: Dataset, output: Path) -> None:
     """After each batch."""
     counts: list[int] = []
@@ -301,7 +405,7 @@ def test_normalisation_is_a_part_of_the_model(data: Dataset, output: Path) -> No
 
 
 def test_maps_are_named_by_index_label_and_prediction(data: Dataset, output: Path) -> None:
-    """One PNG per sample, in a folder that is made; older maps of the samples give way."""
+    """One PNG per sample, in a folder that is made; older maps give way."""
     library = pytest.importorskip("PIL.Image")
     maps = output.parent / "maps"
     for _ in range(2):

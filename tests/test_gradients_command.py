@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,16 +172,15 @@ def test_the_json_of_the_command(output: Path, onnxfit_command: Command) -> None
 def test_an_existing_output_is_replaced_only_by_force(
     output: Path, onnxfit_command: Command
 ) -> None:
-    """The file, and maps of the same samples; other pictures stay."""
+    """The file, and all maps, those of an older and longer run too; other pictures stay."""
     pytest.importorskip("PIL.Image")
     arguments = ("gradients", DIGITS, "--data", TEST, "--limit", 3, "-o", output)
     maps = output.parent / "maps"
     maps.mkdir()
     (maps / "mine.png").write_bytes(b"mine")
-    (maps / "00003-label0-predicted0.png").write_bytes(b"of another sample")
     assert 0 == onnxfit_command(*arguments, "--saliency", maps).status
     before = {path: path.read_bytes() for path in output.parent.rglob("*") if path.is_file()}
-    assert 6 == len(before)
+    assert 5 == len(before)
     ran = onnxfit_command(*arguments)
     assert (2, "", f"Error: {output} exists; give --force to replace it\n") == ran
     ran = onnxfit_command(*arguments[:-1], output.with_name("b.npz"), "--saliency", maps)
@@ -190,6 +191,7 @@ def test_an_existing_output_is_replaced_only_by_force(
         f"Error: {first} exists; give --force to replace the maps in {maps}\n",
     ) == ran
     assert before == {p: p.read_bytes() for p in output.parent.rglob("*") if p.is_file()}
+    (maps / "00003-label0-predicted0.png").write_bytes(b"of another sample")
     assert 0 == onnxfit_command(*arguments, "--saliency", maps, "--force").status
     assert before.keys() == {p for p in output.parent.rglob("*") if p.is_file()}
 
@@ -305,6 +307,72 @@ def test_bad_input_is_status_2_with_one_sentence_and_nothing_written(
         assert ["sub"] == [path.name for path in tmp_path.iterdir() if path.is_dir()]
 
 
+def test_no_force_destroys_what_is_read(tmp_path: Path, onnxfit_command: Command) -> None:
+    """External data, the labels of IDX images and whole folders of images, by any name."""
+    library = pytest.importorskip("PIL.Image")
+    plain = onnx.load(DIGITS)
+    onnx.save(plain, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin")
+    images, labels = tmp_path / "t-images-idx3-ubyte", tmp_path / "t-labels-idx1-ubyte"
+    images.write_bytes(bytes([0, 0, 8, 3, *(0, 0, 0, 1), *(0, 0, 0, 8) * 2]) + bytes(64))
+    labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 1, 0]))
+    folder = tmp_path / "images"
+    (folder / "a").mkdir(parents=True)
+    library.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a" / "1.png")
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "hard.bin").hardlink_to(tmp_path / "m.bin")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    out = tmp_path / "o.npz"
+    inside = "{} lies in the folder of the data, {}"
+    cases: list[tuple[Path, tuple[Any, ...], str]] = [
+        (images, ("-o", tmp_path / "m.bin"), f"the output {tmp_path}/m.bin is the input"),
+        (
+            images,
+            ("-o", tmp_path / "hard.bin"),
+            f"the output {tmp_path}/hard.bin is the input {tmp_path}/m.bin",
+        ),
+        (images, ("-o", labels), f"the output {labels} is the input"),
+        (
+            folder,
+            ("-o", folder / "a" / "1.png"),
+            f"the output {folder}/a/1.png is the input",
+        ),
+        (folder, ("-o", folder / "o.npz"), inside.format(folder / "o.npz", folder)),
+        (
+            tmp_path / "link",
+            ("-o", folder / "a" / "o.npz"),
+            inside.format(folder / "a" / "o.npz", tmp_path / "link"),
+        ),
+        (folder, ("-o", out, "--saliency", folder), inside.format(folder, folder)),
+        (
+            folder,
+            ("-o", out, "--saliency", folder / "b"),
+            inside.format(folder / "b", folder),
+        ),
+    ]
+    for data, options, message in cases:
+        ran = onnxfit_command("gradients", tmp_path / "m.onnx", "--data", data, *options, "--force")
+        assert (2, "", f"Error: {message}\n") == ran
+        assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def test_a_model_that_mixes_samples_is_status_3(
+    tmp_path: Path, output: Path, onnxfit_command: Command
+) -> None:
+    """Its gradients would depend on the batch size."""
+    nodes = "z = MatMul(x, w) m = ReduceMean<axes = [0], keepdims = 1>(z) y = Sub(z, m)"
+    model = small(tmp_path / "m.onnx", nodes=nodes)
+    x = np.random.default_rng(0).uniform(size=(5, 3))
+    np.savez(tmp_path / "d.npz", x=x, y=[0, 1, 0, 1, 0])
+    ran = onnxfit_command("gradients", model, "--data", tmp_path / "d.npz", "-o", output)
+    assert (
+        3,
+        "",
+        "Error: the model mixes the samples of a batch: alone they have other logits than in a "
+        "batch of 5, so that gradients would depend on the batch size\n",
+    ) == ran
+    assert [] == list(output.parent.iterdir())
+
+
 def test_a_twin_that_disagrees_with_the_file_is_status_3(
     output: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,17 +414,26 @@ def test_a_missing_package_is_status_3(
     assert [] == list(output.parent.iterdir())
 
 
-def test_a_softmax_at_the_end_is_worth_a_word(
-    tmp_path: Path, output: Path, onnxfit_command: Command
+@pytest.mark.parametrize("operator", ["Softmax", "Sigmoid"])
+def test_probabilities_at_the_end_are_worth_a_word(
+    operator: str, tmp_path: Path, output: Path, onnxfit_command: Command
 ) -> None:
     """On stderr; the gradients are written all the same, for a file of one sample too."""
-    nodes = "s = Constant<value_ints = [1, 3]>() r = Reshape(x, s) z = MatMul(r, w) y = Softmax(z)"
+    nodes = "s = Constant<value_ints = [1, 3]>() r = Reshape(x, s) z = MatMul(r, w) "
+    nodes += f"p = {operator}(z) y = Identity(p)"
     model = small(tmp_path / "m.onnx", "float[1, 3] x", nodes)
     x = np.random.default_rng(0).uniform(size=(5, 3))
     np.savez(tmp_path / "d.npz", x=x, y=[0, 1, 0, 1, 0])
     ran = onnxfit_command("gradients", model, "--data", tmp_path / "d.npz", "-o", output)
-    assert (0, f"{cli.SOFTMAX}\n") == (ran.status, ran.err)
-    np.testing.assert_allclose(np.ones(5), loaded(output)["logits"].sum(axis=1), rtol=1e-6)
+    assert (
+        0,
+        f"The model ends in {operator}: its probabilities are taken as logits, so that losses and "
+        "gradients are not those of the logits before it.\n",
+    ) == (ran.status, ran.err)
+    weight = np.array([[1, 2], [3, 4], [5, 6]])
+    odds = np.exp(x @ weight)
+    expected = odds / (odds.sum(axis=1, keepdims=True) if operator == "Softmax" else 1 + odds)
+    np.testing.assert_allclose(expected, loaded(output)["logits"], rtol=1e-5)
 
 
 def test_the_options_of_data_take_fractions_and_lists() -> None:
@@ -381,3 +458,25 @@ def test_the_options_of_data_take_fractions_and_lists() -> None:
             std=(2.0,),
         )
     ] == found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    """SIGTERM cleans up as Ctrl-C does, and is status 143."""
+    pytest.importorskip("PIL.Image")
+    out = tmp_path / "out"
+    out.mkdir()
+    x = np.zeros((200_000, 1, 8, 8), np.uint8)
+    np.savez(tmp_path / "d.npz", x=x, y=np.zeros(len(x), np.int64))
+    data = ("--data", tmp_path / "d.npz", "--saliency", out / "maps", "-o", out / "g.npz")
+    command = [sys.executable, "-m", "onnxfit", "gradients", DIGITS, *data]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    started = time.monotonic()
+    while not list(out.rglob("*.png")):
+        assert process.poll() is None
+        assert time.monotonic() - started < 100
+        time.sleep(0.05)
+    process.terminate()
+    assert "Terminated.\n" == process.communicate(timeout=60)[1]
+    assert 143 == process.returncode
+    assert [] == list(out.iterdir())

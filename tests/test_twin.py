@@ -118,6 +118,77 @@ def test_a_name_may_be_the_beginning_of_another() -> None:
         assert [24.0] == twin(torch.ones(1)).tolist()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "weight_names",
+        "weight_names.x",
+        "_program",
+        "_fixed_batch",
+        "source",
+        "source.x",
+        "sites",
+        "input_names",
+        "output_names",
+        "forward",
+        "constants.c0",
+        "parts",
+    ],
+)
+def test_a_name_that_the_twin_needs_gets_an_underscore(name: str) -> None:
+    """Its own attributes stay what they are."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N] x) => (float[N] y) '
+        "<float[2] p = {2, 3}> { c = Constant<value_floats = [1.0, 1.0]>() d = Neg(c) "
+        "i = Constant<value = int64[2] {1, 0}>() g = Gather(x, i) s = Mul(g, p) y = Add(s, d) }"
+    )
+    model.graph.initializer[0].name = name
+    model.graph.node[4].input[1] = name
+    twin = onnxfit.to_torch(model)
+    first, *rest = name.split(".")
+    path = ".".join([f"{first}_", *rest])
+    assert {path: ("", name)} == {p: n for p, n in twin.weight_names.items() if n[1] == name}
+    assert path in twin.state_dict()
+    assert path in twin.source
+    assert (["x"], ["y"]) == (twin.input_names, twin.output_names)
+    agrees(model, np.array([5.0, 7.0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("opsets", "message"),
+    [
+        ('"": 6', "the model is of opset 6; the twin needs 7 or newer"),
+        ('"ai.onnx": 1', "the model is of opset 1; the twin needs 7 or newer"),
+        ('"": 7', None),
+    ],
+)
+def test_models_of_an_older_opset_are_refused(opsets: str, message: str | None) -> None:
+    """In one sentence, whatever their operators are."""
+    model = parse(
+        f"<ir_version: 8, opset_import: [{opsets}]> g (float[N] x) => (float[N] y) "
+        "{ y = Relu(x) }"
+    )
+    if message is None:
+        agrees(model, np.ones(2, np.float32))
+        return
+    with pytest.raises(ModelError, match=f"^{message}$"):
+        onnxfit.to_torch(model)
+
+
+def test_a_model_of_another_domain_alone_needs_no_opset() -> None:
+    """As those of scikit-learn may be; but one of no domain and one without outputs are nothing."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["ai.onnx.ml": 3]> g (float[N, 2] x) => (float[N, 2] y) '
+        "{ y = ai.onnx.ml.Scaler<offset = [1.0, 2.0], scale = [2.0, 2.0]>(x) }"
+    )
+    assert [[0.0, 2.0]] == onnxfit.to_torch(model)(torch.tensor([[1.0, 3.0]])).tolist()
+    del model.opset_import[:]
+    with pytest.raises(ModelError, match=r"^the model does not say of which opset it is$"):
+        onnxfit.to_torch(model)
+    with pytest.raises(ModelError, match=r"^the model has no outputs$"):
+        onnxfit.to_torch(onnx.ModelProto())
+
+
 def test_gradients_reach_inputs_and_parameters() -> None:
     """They are those of the same network written by hand."""
     model = network()

@@ -171,7 +171,7 @@ def test_any_number_of_inputs(op_type: str, count: int, opset: int) -> None:
 @pytest.mark.parametrize(
     ("node", "opset"),
     [
-        ("Clip<min = -1.5, max = 2.0>(a)", 6),
+        ("Clip<min = -1.5, max = 2.0>(a)", 7),
         ("Clip<min = -1.5>(a)", 7),
         ("Clip<max = 2.0>(a)", 10),
         ("Clip(a)", 10),

@@ -133,3 +133,24 @@ def test_a_table_of_numbers_is_looked_up() -> None:
     }"""
     for rows in (1, 2, 3):
         agrees(text, images(rows, 4))
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "y = Mul(s, big)",
+        "t = Add(big, big) y = Sub(t, s)",
+        "t = Add(big, big) n = Neg(t) y = Abs(n)",
+        "t = Mul(s, big) z = Sub(s, s) y = Less(t, z)",
+        "t = Add(big, s) y = Cast<to = 6>(t)",
+    ],
+)
+def test_integers_wrap_as_those_of_the_file_do(nodes: str) -> None:
+    """Into 64 bits, or 32."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]> g (float[N, M] x) => (int64[2] y) {{
+        s = Shape (x) big = Constant <value_ints = [4611686018427387904, 4611686018427387904]> ()
+        {nodes}
+    }}"""
+    text = text.replace("int64[2] y", "bool[2] y" if "Less" in nodes else "int64[2] y")
+    text = text.replace("int64[2] y", "int32[2] y" if "Cast" in nodes else "int64[2] y")
+    agrees(text, images(3, 5))

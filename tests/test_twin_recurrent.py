@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 from twin_support import agrees, node_model  # noqa: E402
 
-from onnxfit.errors import UnsupportedOperator  # noqa: E402
+from onnxfit.data_sources import times  # noqa: E402
+from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
 from onnxfit.twin.module import to_torch  # noqa: E402
 
 LENGTH, BATCH, INPUT, HIDDEN = 5, 3, 4, 2
@@ -151,14 +152,39 @@ def test_plain_networks_are_pytorchs_own(op: str, attributes: str, function: str
 
 
 def test_zeros_as_first_state_fit_every_batch() -> None:
-    """A first state that is zeros or of one row serves other batches than the file's."""
+    """A first state that is zeros, or of one row in a file for one sample, serves other batches."""
     given = values("LSTM", 1, "b", "h", "c")
     given["h"][:], given["c"] = 0.0, given["c"][:, :1]
     found = stored(model("LSTM", 14, given), given)
+    found.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     twin = to_torch(found)
     x = torch.from_numpy(rng.standard_normal((LENGTH, 7, INPUT)).astype(np.float32))
     single = [twin(x[:, i : i + 1])[0] for i in range(7)]
     torch.testing.assert_close(twin(x)[0], torch.cat(single, 2))
+
+
+@pytest.mark.parametrize(("op", "slot"), [("RNN", "h"), ("GRU", "h"), ("LSTM", "h"), ("LSTM", "c")])
+@pytest.mark.parametrize("attributes", ["", "clip=9.0", "layout=1"])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, HIDDEN), (1, 2, HIDDEN), (1, 7, HIDDEN), (2, BATCH, HIDDEN), (1, BATCH, 3)]
+)
+def test_a_first_state_of_another_size_is_refused(
+    op: str, slot: str, attributes: str, shape: tuple[int, ...]
+) -> None:
+    """PyTorch would read beyond its end; another number of samples is nothing to broadcast."""
+    states = {"h": (1, BATCH, HIDDEN), "c": (1, BATCH, HIDDEN), slot: shape}
+    given = values(op, 1, "b")
+    for name in ("h", "c") if op == "LSTM" else ("h",):
+        given[name] = np.ones(states[name], np.float32)
+    if "layout" in attributes:
+        given = {n: a.swapaxes(0, 1) if n in ("x", "h", "c") else a for n, a in given.items()}
+    twin = to_torch(model(op, 14, given, attributes))
+    with pytest.raises(ModelError) as refused:
+        twin(*map(torch.from_numpy, given.values()))
+    assert (
+        f"{op} 'y' cannot be computed: a first state is {times(shape)}, "
+        f"not 1×{BATCH}×{HIDDEN}: directions, samples and hidden size"
+    ) == str(refused.value)
 
 
 CASES = [

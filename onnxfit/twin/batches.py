@@ -6,7 +6,7 @@ of the file's b, that dimension becomes n / b times as long.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -38,14 +38,17 @@ class Plan(NamedTuple):
     Attributes:
         declared: The shape of its input in the file.
         target: The shape of its output in the file.
-        moves: For each of its dimensions that may have the samples: that dimension, how many
-            elements of it lie around them, and the output's dimension that gets them. 0 elements
-            say that no element has to move for that.
+        axis: The input's dimension that has the samples.
+        outer: How many elements of it lie around them where each sample has to be reshaped by
+            itself; 0 where no element has to move.
+        goal: The output's dimension that gets them.
     """
 
     declared: Shape
     target: Shape
-    moves: tuple[tuple[int, int, int], ...]
+    axis: int
+    outer: int
+    goal: int
 
 
 def fixed_batch(node: "Node") -> tuple[int, Variable] | None:
@@ -69,30 +72,23 @@ def plan(node: "Node", target: Shape | None, allowzero: bool) -> Plan | None:
         allowzero: 0 in the target is a size; else it stands for the input's.
 
     Returns:
-        None where the file does not tell the shapes.
+        None where the reshaped value has no samples, or the file is computed in parts.
     """
     builder, shape = node.frame.builder, declared(node)
-    if shape is None or 0 in shape or builder.batch is None:
+    if shape is None or builder.batch is None or builder.places.mixed is not None:
         return None
+    place = builder.places.places.get(node.proto.input[0])
     if target is None:
         target = builder.shapes.get(node.proto.output[0])
     else:
         target = resolve(shape, target, allowzero)
-    if target is None or math.prod(shape) != math.prod(target):
+    if place is None or target is None:
         return None
-    return Plan(shape, target, tuple(_moves(node, shape, target, builder.batch[0])))
-
-
-def _moves(node: "Node", shape: Shape, target: Shape, fixed: int) -> Iterator[tuple[int, int, int]]:
-    known = node.frame.builder.places.places.get(node.proto.input[0])
-    sources = [Place(axis, 1) for axis, size in enumerate(shape) if size == fixed]
-    for place in sources if known is None else [known]:
-        move = move_to(place, shape, target, fixed)
-        if move is not None:
-            goal, by_itself = move
-            # Nobody looks after samples that are folded where their place is a guess.
-            if known is not None or (goal.outer == 1 and target[goal.axis] == fixed):
-                yield place.axis, place.outer if by_itself else 0, goal.axis
+    move = move_to(place, shape, target, builder.batch[0])
+    if move is None:
+        return None
+    goal, by_itself = move
+    return Plan(shape, target, place.axis, place.outer if by_itself else 0, goal.axis)
 
 
 def move_to(place: Place, shape: Shape, target: Shape, fixed: int) -> tuple[Place, bool] | None:
@@ -140,52 +136,6 @@ def resolve(shape: Shape, target: Shape, allowzero: bool) -> Shape | None:
 def copied(shape: Shape, target: Shape) -> Shape:
     """Return the target of a Reshape with the input's sizes for 0."""
     return tuple(shape[axis] if size == 0 else size for axis, size in enumerate(target))
-
-
-def has_rows(node: "Node") -> bool | None:
-    """Tell whether the first dimension of the first input is the batch, None if not known."""
-    builder = node.frame.builder
-    shape = None if node.frame.scope else builder.partial_shapes.get(node.proto.input[0])
-    if shape is None or shape[0] is None or builder.batch is None:
-        return None
-    return shape[0] == builder.batch[0]
-
-
-def move_of(shape: Shape, plan: Plan, fixed: int, batch: int) -> tuple[int, int, int] | None:
-    """Return what a plan does with the samples of a tensor, None where they are elsewhere."""
-    if len(shape) != len(plan.declared):
-        return None
-    changed = [axis for axis, size in enumerate(shape) if size != plan.declared[axis]]
-    for move in plan.moves:
-        axis = move[0]
-        if changed == [axis] and shape[axis] * fixed == plan.declared[axis] * batch:
-            return move
-    return None
-
-
-def rows_shape(shape: Shape, target: Shape, rows: bool | None, fixed: int, batch: int) -> Any:
-    """Return what a Reshape makes of a shape that the file does not tell.
-
-    Only plain cases are known: the samples are the first dimension before and after, or the
-    tensor cannot have any.
-
-    Args:
-        shape: The shape.
-        target: The shape in the file, -1 for one of its sizes.
-        rows: The first dimension is the batch; None where the file does not tell.
-        fixed: The file's batch size.
-        batch: The one given.
-    """
-    size = math.prod(shape)
-    if not shape or (batch and size % batch):
-        return target
-    if not batch or rows is False or shape[0] != batch or not target:
-        return None
-    row, rest = size // batch, target[1:]
-    known = math.prod([length for length in rest if length != -1])
-    fits = known > 0 and row % known == 0 if -1 in rest else row == known
-    sure = rows or len(target) == 2
-    return (batch, *rest) if fits and sure and target[0] in (fixed, -1, batch) else None
 
 
 class FixedBatch(NamedTuple):

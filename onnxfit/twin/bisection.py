@@ -1,6 +1,6 @@
 """Find the first value of a graph that a twin and ONNX Runtime compute differently."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,20 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxfit.deployed import Deployed
 from onnxfit.element_types import UNKNOWN, element_types
 from onnxfit.errors import ModelError
+from onnxfit.twin.agreement import differ
 from onnxfit.twin.frame import reads
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.twin.module import Twin, to_torch
 from onnxfit.twin.tensors import COMPARABLE
+from onnxfit.twin.tolerances import twin_type
+from onnxfit.twin.write_back import tensor_at
 
 Array = NDArray[Any]
-# Approximations of exp are off by a number, not by a share: outputs smaller than this compare as
-# if they were of this size.
-SMALL = 0.1
 
 
 def first_difference(
@@ -30,7 +30,7 @@ def first_difference(
     inputs: Sequence[Array],
     tolerance: float,
     folder: Path | None = None,
-    samples: int = 4,
+    batch_size: int = 64,
 ) -> str | None:
     """Name the first value of the main graph that a twin computes otherwise.
 
@@ -41,8 +41,6 @@ def first_difference(
         The value's name; None where a twin built anew agrees everywhere, so that the difference
         is in the twin's state and not in a node.
     """
-    if all(array.ndim and len(array) == len(inputs[0]) for array in inputs):
-        inputs = [array[:samples] for array in inputs]
     types = element_types(model)[""]
 
     def differing(count: int) -> str | None:
@@ -51,14 +49,21 @@ def first_difference(
             return None
         cut = _cut(model, count, names, types)
         try:
-            expected = Deployed(cut, folder)(*inputs)
+            deployed = Deployed(cut, folder)
+            expected = in_batches(deployed, inputs, deployed.batch_size or batch_size)
+        except ModelError:  # What the whole file computes; so this says nothing of the twin.
+            return None
+        try:
             rebuilt = to_torch(cut, folder)
             _take_state(rebuilt, twin)
-            found = run_twin(rebuilt, inputs)
+            found = in_batches(lambda *part: run_twin(rebuilt, part), inputs, batch_size)
         except ModelError:
             return names[-1]
-        pairs = zip(names, expected, found, strict=True)
-        return next((n for n, a, b in pairs if not difference(a, b)[1] <= tolerance), None)
+        for name, one, other in zip(names, expected, found, strict=True):
+            # A value that does not go by samples is another one where the batch is another.
+            if len(one) == len(other) and any(map(differ, one, other, [tolerance] * len(one))):
+                return name
+        return None
 
     low, high = 0, len(model.graph.node)
     name = differing(high)
@@ -76,11 +81,12 @@ def _across(model: ModelProto, count: int, types: Mapping[str, int]) -> list[str
     nodes = model.graph.node
     later = {name for node in nodes[count:] for name in reads(node)}
     later.update(value.name for value in model.graph.output)
+    kinds = {*COMPARABLE, TensorProto.STRING}
     return [
         name
         for node in nodes[:count]
         for name in node.output
-        if name in later and types.get(name, UNKNOWN) in COMPARABLE
+        if name in later and types.get(name, UNKNOWN) in kinds
     ]
 
 
@@ -98,55 +104,81 @@ def _cut(
 
 
 def _take_state(rebuilt: Twin, twin: torch.nn.Module) -> None:
-    """Give a twin of a part of the model the weights and jumps of the twin of all of it."""
-    whole = dict(twin.named_parameters()) | dict(twin.named_buffers())
+    """Give a twin of a part of the model the type, weights and jumps of the twin of all of it."""
+    dtype = twin_type(twin)
+    if dtype is not torch.float32:
+        rebuilt.to(dtype)
+    paths = {place: path for path, place in getattr(twin, "weight_names", {}).items()}
+    state = rebuilt.state_dict(keep_vars=True)
     with torch.no_grad():
-        for path in rebuilt.weight_names:
-            if path in whole:
-                tensor = rebuilt.state_dict()[path]
-                tensor.copy_(whole[path])
+        for path, place in rebuilt.weight_names.items():
+            if place in paths:
+                state[path].copy_(tensor_at(twin, paths[place]))
     jumps = {site.site: site.jump for site in jump_relus(twin)}
     for site in jump_relus(rebuilt):
-        site.jump = jumps.get(site.site, site.jump)
+        jump = jumps.get(site.site, site.jump)
+        site.jump = None if jump is None else jump.detach().cpu()
 
 
-def run_twin(twin: torch.nn.Module, arrays: Sequence[Array]) -> list[Array]:
-    """Compute a twin's outputs as arrays, where its parameters are."""
+def in_batches(
+    run: Callable[..., Sequence[Any]], arrays: Sequence[Array], size: int
+) -> list[list[Array]]:
+    """Compute samples some at a time; all at once where an input does not go by samples.
+
+    Returns:
+        For each output one array with all samples; or, where it does not go by samples, what each
+        batch gave.
+
+    Raises:
+        ModelError: An output is a sequence or a map.
+    """
+    parts = list(_batches(arrays, size))
+    computed = [run(*part) for part in parts]
+    return [
+        _joined(index, outputs, [len(part[0]) for part in parts])
+        for index, outputs in enumerate(zip(*computed, strict=True))
+    ]
+
+
+def _batches(arrays: Sequence[Array], size: int) -> Iterator[list[Array]]:
+    n = len(arrays[0])
+    if not all(array.ndim and len(array) == n for array in arrays):
+        yield list(arrays)
+        return
+    for start in range(0, n, size):
+        yield [array[start : start + size] for array in arrays]
+
+
+def _joined(index: int, outputs: Sequence[Any], lengths: Sequence[int]) -> list[Array]:
+    if not all(isinstance(output, (np.ndarray, np.generic)) for output in outputs):
+        raise ModelError(
+            f"output {index + 1} of the model is a sequence or a map, which cannot be compared"
+        )
+    arrays = [np.asarray(output) for output in outputs]
+    by_samples = all(a.ndim and len(a) == n for a, n in zip(arrays, lengths, strict=True))
+    if by_samples and len({array.shape[1:] for array in arrays}) == 1:
+        return [np.concatenate(arrays)]
+    return arrays
+
+
+def run_twin(twin: torch.nn.Module, arrays: Sequence[Array]) -> list[Any]:
+    """Compute a twin's outputs as arrays, where its parameters are and in their type."""
     like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)).to(like.device) for array in arrays]
+    dtype = twin_type(twin)
+    tensors = []
+    for array in arrays:
+        # Of the types in the file float32 alone says nothing of what it was moved to.
+        tensor = torch.from_numpy(np.array(array, order="C"))
+        moved = tensor.is_floating_point() and dtype is not torch.float32
+        tensors.append(tensor.to(like.device, dtype if moved else None))
     with torch.no_grad():
         outputs = twin(*tensors)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [_to_array(output) for output in outputs]
 
 
-def _to_array(output: Any) -> Array:
+def _to_array(output: Any) -> Any:
     if not isinstance(output, torch.Tensor):
-        return np.asarray(output)
+        return output
     output = output.detach().cpu()
     return output.float().numpy() if output.dtype == torch.bfloat16 else output.numpy()
-
-
-def difference(expected: Array, found: Array) -> tuple[float, float]:
-    """Return the largest absolute difference, and the same as a share of the largest value.
-
-    Where all values are small, as probabilities near 0 are, the share is one of ``SMALL``.
-    Infinities and NaN must be in the same places; else both differences are infinite.
-    """
-    if expected.shape != found.shape:
-        return float("inf"), float("inf")
-    if expected.dtype.kind not in "fiub":
-        same = bool((expected == found).all())
-        return (0.0, 0.0) if same else (float("inf"), float("inf"))
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(a)
-    odd = np.array_equal(a[~finite], b[~finite], equal_nan=True)
-    if not odd or not np.isfinite(b[finite]).all():
-        return float("inf"), float("inf")
-    largest = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
-    return largest, largest / scale_of(a[finite])
-
-
-def scale_of(values: Array) -> float:
-    """Return the size that differences are measured against."""
-    return max(float(np.abs(values).max(initial=0.0)), SMALL)

@@ -22,7 +22,7 @@ from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.places import Places
 from onnxfit.twin.program import Block
 from onnxfit.twin.shapes import LARGEST, can_fold, inferred_shapes, is_small, shape_of
-from onnxfit.twin.tensors import to_tensor
+from onnxfit.twin.tensors import dense_tensor, to_tensor
 from onnxfit.twin.values import Constant, Variable, Weight
 
 # The types whose tensors gradients reach.
@@ -122,6 +122,13 @@ class Builder:
             if isinstance(weight, Weight) and not weight.tensor.dim():
                 # A number of its own is a setting of the network, as an attention's scale is.
                 self._weights[key] = self.freeze(weight)
+        return self._weights[key]
+
+    def sparse_initializer(self, scope: str, proto: onnx.SparseTensorProto) -> Weight | Constant:
+        """Return the value of a sparse initializer, written out once."""
+        key = (scope, proto.values.name)
+        if key not in self._weights:
+            self._weights[key] = self.weight(*key, dense_tensor(proto, self.folder))
         return self._weights[key]
 
     def constant_node(self, scope: str, name: str, tensor: Any) -> Weight | Constant:

@@ -15,7 +15,6 @@ from onnxfit.twin import registry
 from onnxfit.twin.definitions import definition
 from onnxfit.twin.node import Node, Outputs, call, describe
 from onnxfit.twin.program import Block, Step, leaves
-from onnxfit.twin.tensors import dense_tensor
 from onnxfit.twin.values import Constant, Part, Value, Variable, Weight
 
 if TYPE_CHECKING:
@@ -55,9 +54,8 @@ class Frame:
         """Make the initializers of a graph known."""
         self._initializers.update({tensor.name: tensor for tensor in graph.initializer})
         for sparse in graph.sparse_initializer:
-            dense = dense_tensor(sparse, self.builder.folder)
             name = sparse.values.name
-            self._values[name] = self.builder.weight(self.scope, name, dense)
+            self._values[name] = self.builder.sparse_initializer(self.scope, sparse)
 
     def variable(self, name: str) -> Variable:
         """Make a value known that is given at run time."""
@@ -182,7 +180,8 @@ class Frame:
         jump = next((self.as_tensor(self.find(name)) for name in jump_names(site)), None)
         if len(site.jumps) == 1:
             jump = Constant(torch.tensor(site.jumps[0]))
-        known = None if isinstance(jump, Variable) else to_known(jump)
+        # Each call of a function may give a jump of its own, and they share the module.
+        known = to_known(jump) if site.jumps else None
         module = self.builder.jump_relu(self.scope, site, known)
         args = [x, jump] if known is None else [x]
         return self.emit(describe(proto), call, (Part(module), *args), {}, 0, fold=False)

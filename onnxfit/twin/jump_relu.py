@@ -26,7 +26,7 @@ class JumpReLU(torch.nn.Module):
 
     Args:
         jump: Tensor that broadcasts to the input: one number, or one for each channel as
-            ``[C, 1, 1]``; None where each call gives it.
+            ``[C, 1, 1]``; None where each call gives it. One that is set goes before the call's.
         site: The name of the activation in the model.
 
     Attributes:
@@ -46,7 +46,7 @@ class JumpReLU(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, jump: torch.Tensor | None = None) -> torch.Tensor:
         """Compute JumpReLU of a tensor of any shape, with the slope that is set."""
-        limit = self.jump if jump is None else jump
+        limit = jump if self.jump is None else self.jump
         if limit is None:
             raise ValueError(f"site {self.site!r} takes its jump at run time, and none was given")
         if self.backward_mode == "true":

@@ -14,7 +14,6 @@ from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Program
 from onnxfit.twin.state import attach
 
-
 OLDEST_OPSET = 7
 
 

@@ -1,5 +1,6 @@
 """Put what was trained in the twin back into the ONNX file."""
 
+from functools import reduce
 from pathlib import Path
 
 import onnx
@@ -12,9 +13,12 @@ from onnxfit.files import as_model, folder_of
 from onnxfit.twin.module import Twin
 from onnxfit.twin.tensors import dense_tensor, to_numpy, to_tensor
 
+# What holds a weight in a file; an attribute does as its list of floats.
+_Stored = TensorProto | onnx.SparseTensorProto | AttributeProto
+
 
 def write_back(
-    model: ModelProto | str | Path, twin: Twin, base_dir: str | Path | None = None
+    model: ModelProto | str | Path, twin: torch.nn.Module, base_dir: str | Path | None = None
 ) -> ModelProto:
     """Return a model with the twin's parameters in the place of its own.
 
@@ -25,40 +29,63 @@ def write_back(
 
     Args:
         model: The model that the twin was made from, which stays untouched, or its path.
-        twin: What :func:`onnxfit.to_torch` made of it, on any device and of any type.
+        twin: What :func:`onnxfit.to_torch` made of it, on any device and of any type; what
+            ``torch.compile`` made of that will do, and so will parametrized weights.
         base_dir: Folder of the external data; by default that of the path.
 
     Raises:
         ModelError: The twin was made from another model, or a parameter is no longer finite.
+        TypeError: It is no twin.
     """
+    twin = unwrapped(twin)
+    if not isinstance(twin, Twin):
+        raise TypeError(f"write_back takes what to_torch returned, got {type(twin).__name__}")
     proto = as_model(model)
     folder = folder_of(model, base_dir)
     changed = ModelProto()
     changed.CopyFrom(proto)
     tensors = _tensors(changed)
-    state = dict(twin.named_parameters()) | dict(twin.named_buffers())
     for path, place in twin.weight_names.items():
         target = tensors.get(place)
         where = f"the tensor {place[1]!r}" + (f" of {place[0]!r}" if place[0] else "")
         if target is None:
             raise ModelError(f"{where}, a weight of the twin, is not in the model")
+        value = tensor_at(twin, path)
         if isinstance(target, onnx.SparseTensorProto):
-            if not _same(dense_tensor(target, folder), state[path]):
+            if not _same(dense_tensor(target, folder), value):
                 raise ModelError(f"{where} is sparse and cannot be written back")
-            continue
-        _write(target, state[path].detach().cpu(), where, folder)
+        elif isinstance(target, AttributeProto):
+            tensor = onnx.helper.make_tensor(
+                place[1], TensorProto.FLOAT, [len(target.floats)], target.floats
+            )
+            if _write(tensor, value, where, folder):
+                target.floats[:] = onnx.numpy_helper.to_array(tensor).tolist()
+        else:
+            _write(target, value, where, folder)
     return changed
 
 
-def _write(target: TensorProto, value: torch.Tensor, where: str, folder: Path | None) -> None:
-    """Write a value into a tensor of the file, unless it is there already."""
+def unwrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """Return the module that ``torch.compile`` was given, or the module itself."""
+    inner = getattr(module, "_orig_mod", module)
+    return inner if isinstance(inner, torch.nn.Module) else module
+
+
+def tensor_at(module: torch.nn.Module, path: str) -> torch.Tensor:
+    """Return a weight of a twin as it computes with it, parametrized or not."""
+    tensor: torch.Tensor = reduce(getattr, path.split("."), module)
+    return tensor.detach().cpu()
+
+
+def _write(target: TensorProto, value: torch.Tensor, where: str, folder: Path | None) -> bool:
+    """Write a value into a tensor of the file; return False where it is there already."""
     if tuple(target.dims) != tuple(value.shape):
         raise ModelError(
             f"{where} has the shape {tuple(target.dims)}, in the twin {tuple(value.shape)}"
         )
     before = to_tensor(target, folder)
     if _same(before, value):
-        return
+        return False
     value = value.to(before.dtype)
     lost = ~torch.isfinite(value) & torch.isfinite(before)
     if lost.any():
@@ -69,18 +96,24 @@ def _write(target: TensorProto, value: torch.Tensor, where: str, folder: Path | 
     target.CopyFrom(kept)
     target.MergeFrom(TensorProto(data_type=written.data_type, raw_data=written.raw_data))
     target.dims.extend(value.shape)
+    return True
 
 
 def _same(before: torch.Tensor, value: torch.Tensor) -> bool:
-    """Tell whether a value is what the file holds, in the type that the twin has by now."""
-    return torch.equal(
-        torch.nan_to_num(before.to(value.dtype)), torch.nan_to_num(value.detach().cpu())
-    )
+    """Tell whether a value is what the file holds, in the type that the twin has by now.
+
+    Zeros of different signs differ, a NaN is like any other.
+    """
+    before = before.to(value.dtype)
+    if before.shape != value.shape:
+        return False
+    equal = (before == value) & (torch.signbit(before) == torch.signbit(value))
+    return bool((equal | (before.isnan() & value.isnan())).all())
 
 
-def _tensors(model: ModelProto) -> dict[tuple[str, str], TensorProto | onnx.SparseTensorProto]:
+def _tensors(model: ModelProto) -> dict[tuple[str, str], _Stored]:
     """Return the tensors of a model by scope and name, those of Constant nodes included."""
-    found: dict[tuple[str, str], TensorProto | onnx.SparseTensorProto] = {}
+    found: dict[tuple[str, str], _Stored] = {}
     graphs: list[tuple[str, GraphProto | FunctionProto]] = [("", model.graph)]
     graphs += [(function_scope(function), function) for function in model.functions]
     for scope, graph in graphs:
@@ -92,4 +125,8 @@ def _tensors(model: ModelProto) -> dict[tuple[str, str], TensorProto | onnx.Spar
             for attribute in node.attribute if node.op_type == "Constant" else ():
                 if attribute.type == AttributeProto.TENSOR:
                     found[scope, node.output[0]] = attribute.t
+                elif attribute.type == AttributeProto.SPARSE_TENSOR:
+                    found[scope, node.output[0]] = attribute.sparse_tensor
+                elif attribute.type == AttributeProto.FLOATS:
+                    found[scope, node.output[0]] = attribute
     return found

@@ -31,8 +31,6 @@ def reshaped(node: Node, target: Shape | Variable, allowzero: bool) -> Outputs:
         plan = batches.plan(node, known, allowzero)
         if plan is not None:
             return moving.emit(node, reshape_batch, x, target, allowzero, tuple(plan), *batch)
-        rows = batches.has_rows(node)
-        return moving.emit(node, reshape_rows, x, target, allowzero, rows, *batch)
     if known is not None and (allowzero or 0 not in known):
         return moving.emit(node, torch.reshape, x, known)
     return moving.emit(node, reshape_copying, x, target, allowzero)
@@ -59,10 +57,7 @@ def reshape_batch(
     plan = Plan(*plan)
     if batch == fixed or tuple(x.shape) == plan.declared:
         return reshape_copying(x, target, allowzero)
-    move = batches.move_of(x.shape, plan, fixed, batch)
-    if move is None:
-        raise ValueError(mixing(x, target, fixed, batch))
-    axis, outer, goal = move
+    axis, outer, goal = plan.axis, plan.outer, plan.goal
     before, after = plan.target[:goal], plan.target[goal + 1 :]
     if not outer:
         return x.reshape((*before, plan.target[goal] * batch // fixed, *after))
@@ -70,27 +65,6 @@ def reshape_batch(
     parts = x.reshape((*x.shape[:axis], outer, batch, inner, *x.shape[axis + 1 :]))
     samples = parts.movedim(axis + 1, 0).reshape((batch, *before, *after))
     return samples.movedim(0, goal)
-
-
-def reshape_rows(
-    x: Tensor, target: Shape, allowzero: bool, rows: bool | None, fixed: int, batch: int
-) -> Tensor:
-    """Reshape a tensor of a file that fixes its batch, where the file does not tell the shapes."""
-    if batch == fixed:
-        return reshape_copying(x, target, allowzero)
-    wanted = target if allowzero else batches.copied(x.shape, target)
-    size = batches.rows_shape(x.shape, wanted, rows, fixed, batch)
-    if size is None:
-        raise ValueError(mixing(x, target, fixed, batch))
-    return x.reshape(size)
-
-
-def mixing(x: Tensor, target: Shape, fixed: int, batch: int) -> str:
-    """Say why a tensor cannot be reshaped."""
-    return (
-        f"the file fixes its batch to {fixed}, and here the samples of one of {batch} cannot be "
-        f"kept apart: {tuple(x.shape)} to {tuple(target)}"
-    )
 
 
 @converter("Flatten")
