@@ -140,7 +140,7 @@ def with_initializers(case: Any) -> list[Any]:
 def as_tensor(array: Any, described: onnx.ValueInfoProto) -> onnx.TensorProto:
     """Write an array of the suite as a tensor of the type that its input declares."""
     if described.type.tensor_type.elem_type == onnx.TensorProto.STRING:
-        texts = [str(text).encode() for text in array.ravel()]
+        texts: Any = [str(text).encode() for text in array.ravel()]
         return onnx.helper.make_tensor("", onnx.TensorProto.STRING, array.shape, texts)
     return onnx.numpy_helper.from_array(array)
 
@@ -159,7 +159,7 @@ def run_once(case: Any, model: onnx.ModelProto, inputs: Any, outputs: Any, rando
     """Compute a model with the twin, its code after a trip through pickle, and compare."""
     graph = model.graph
     twin = to_torch(model)
-    twin._program = pickle.loads(pickle.dumps(twin._program))
+    twin._program = pickle.loads(pickle.dumps(twin._program))  # noqa: S301
     given = [carried(value, v.type) for value, v in zip(inputs, graph.input, strict=True)]
     found = twin(*given)
     found = found if isinstance(found, tuple) else (found,)
@@ -247,9 +247,8 @@ def table() -> str:
         "Each case is run twice, with all inputs given and with all but the first in the file.",
         "",
         "Versions are those of the operator's domain at which a converter takes over from the one",
-        "before; \"by definition\" means that the operator is computed as the function which the",
-        "specification gives for it. Opsets 7 to "
-        f"{registry.NEWEST['']} are read.",
+        'before; "by definition" means that the operator is computed as the function which the',
+        f"specification gives for it. Opsets 7 to {registry.NEWEST['']} are read.",
         "",
         "| operator | converters, from version | cases passed | refused |",
         "|---|---|---|---|",

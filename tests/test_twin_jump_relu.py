@@ -193,7 +193,7 @@ def test_a_jump_for_each_channel_and_one_given_at_run_time() -> None:
     x = torch.tensor([[[[0.4, 1.0]], [[1.0, 2.0]]]])
     assert [0.0, 1.0, 0.0, 2.0] == twin(x, torch.tensor(0.0)).flatten().tolist()
     assert [0.0, 0.0, 0.0, 2.0] == twin(x, torch.tensor(1.0)).flatten().tolist()
-    assert (2, 1, 1) == twin.sites["h"].jump.shape
+    assert (2, 1, 1) == twin.get_buffer("parts.jumprelu0.jump").shape
     assert twin.sites["y"].jump is None
 
 

@@ -165,8 +165,11 @@ def run_twin(twin: torch.nn.Module, arrays: Sequence[Array]) -> list[Any]:
     """Compute a twin's outputs as arrays, where its parameters are and in their type."""
     like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
     dtype = twin_type(twin)
-    tensors = []
+    tensors: list[Any] = []
     for array in arrays:
+        if array.dtype.kind in "OSU":  # Words stay where they are.
+            tensors.append(array)
+            continue
         # Of the types in the file float32 alone says nothing of what it was moved to.
         tensor = torch.from_numpy(np.array(array, order="C"))
         moved = tensor.is_floating_point() and dtype is not torch.float32

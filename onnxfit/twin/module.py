@@ -14,7 +14,6 @@ from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Program
 from onnxfit.twin.state import attach
 
-OLDEST_OPSET = 7
 
 
 class Twin(torch.nn.Module):
@@ -87,7 +86,8 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
     """Make a PyTorch module that computes what an ONNX model does, and knows its gradients.
 
     Args:
-        model: A model or its path, of opset 7 or newer.
+        model: A model or its path, of opset 7 or newer; an older one where its operators have not
+            changed until then.
         base_dir: Where external data lies; by default the folder of the path.
 
     Returns:
@@ -96,7 +96,7 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
 
     Raises:
         UnsupportedOperator: The twin cannot compute a node; the error names it.
-        ModelError: The file is no ONNX model, is of an older opset, has no outputs, or its
+        ModelError: The file is no ONNX model, has no outputs, or its
             weights cannot be read.
     """
     proto = as_model(model)
@@ -104,7 +104,4 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
         raise ModelError("the model has no outputs")
     if not proto.opset_import:
         raise ModelError("the model does not say of which opset it is")
-    opset = versions(proto.opset_import).get("", OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise ModelError(f"the model is of opset {opset}; the twin needs {OLDEST_OPSET} or newer")
     return Twin(Builder(proto, folder_of(model, base_dir)))

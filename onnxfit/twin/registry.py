@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # The newest version of each operator set whose operators were compared with the specification.
 # An operator that changed after it is refused: it may mean something else.
 NEWEST = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1}
+# The oldest version of ONNX's own set that converters were written for.
+OLDEST = 7
 # What ONNX Runtime adds to ONNX's own domain: its optimiser writes them, or old files hold them.
 ADDED = (
     "Affine",
@@ -86,8 +88,15 @@ def find_on_host(domain: str, op_type: str, rank: int) -> "Converter | None":
 
 
 def is_known(domain: str, op_type: str, opset: int) -> bool:
-    """Tell whether an operator is specified, in a version that converters were compared with."""
-    return 0 < since_version(domain, op_type, opset) <= NEWEST.get(domain, 0)
+    """Tell whether an operator is specified, in a version that converters were compared with.
+
+    Of what is older than the oldest opset, that is what was the same then.
+    """
+    since = since_version(domain, op_type, opset)
+    newest = NEWEST.get(domain, 0)
+    if domain == "" and opset < OLDEST:
+        return 0 < since == since_version(domain, op_type, OLDEST)
+    return 0 < since <= newest
 
 
 @cache

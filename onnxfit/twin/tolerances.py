@@ -108,6 +108,4 @@ def _walk(
         function = functions.pop((node.domain, node.op_type, node.overload), None)
         if function is not None:
             inner = function_scope(function)
-            yield from _walk(
-                function.node, function.output, set(function.input), inner, functions
-            )
+            yield from _walk(function.node, function.output, set(function.input), inner, functions)
