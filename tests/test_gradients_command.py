@@ -319,7 +319,7 @@ def test_no_force_destroys_what_is_read(tmp_path: Path, onnxfit_command: Command
     (folder / "a").mkdir(parents=True)
     library.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "a" / "1.png")
     (tmp_path / "link").symlink_to(folder)
-    (tmp_path / "hard.bin").hardlink_to(tmp_path / "m.bin")
+    (tmp_path / "other").hardlink_to(labels)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     out = tmp_path / "o.npz"
     inside = "{} lies in the folder of the data, {}"
@@ -327,8 +327,8 @@ def test_no_force_destroys_what_is_read(tmp_path: Path, onnxfit_command: Command
         (images, ("-o", tmp_path / "m.bin"), f"the output {tmp_path}/m.bin is the input"),
         (
             images,
-            ("-o", tmp_path / "hard.bin"),
-            f"the output {tmp_path}/hard.bin is the input {tmp_path}/m.bin",
+            ("-o", tmp_path / "other"),
+            f"the output {tmp_path}/other is the input {labels}",
         ),
         (images, ("-o", labels), f"the output {labels} is the input"),
         (

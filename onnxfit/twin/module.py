@@ -9,11 +9,9 @@ from onnx import ModelProto
 from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.builder import Builder
-from onnxfit.twin.frame import versions
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Program
 from onnxfit.twin.state import attach
-
 
 
 class Twin(torch.nn.Module):
