@@ -114,6 +114,6 @@ def _pixels(file: Path, channels: int | None) -> NDArray[np.uint8]:
             # Pillow warns when a palette with transparent entries becomes anything but RGBA.
             plain = image.convert("RGBA") if image.mode == "P" else image
             pixels = np.asarray(upright(plain.convert("L" if grey else "RGB")))
-    except (SyntaxError, struct.error, library.DecompressionBombError) as error:
+    except (SyntaxError, TypeError, struct.error, library.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read: {error}") from error
     return pixels[np.newaxis] if grey else pixels.transpose(2, 0, 1)

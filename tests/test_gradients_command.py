@@ -469,7 +469,7 @@ def test_a_run_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
     x = np.zeros((200_000, 1, 8, 8), np.uint8)
     np.savez(tmp_path / "d.npz", x=x, y=np.zeros(len(x), np.int64))
     data = ("--data", tmp_path / "d.npz", "--saliency", out / "maps", "-o", out / "g.npz")
-    command = [sys.executable, "-m", "onnxfit", "gradients", DIGITS, *data]
+    command = [sys.executable, "-m", "onnxfit", "gradients", *map(str, (DIGITS, *data))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     started = time.monotonic()
     while not list(out.rglob("*.png")):

@@ -164,3 +164,83 @@ def test_another_model_or_broken_weights_are_refused() -> None:
         twin.get_parameter("W")[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"^the tensor 'W' is not finite in the twin, in 1 elem"):
         onnxfit.write_back(model, twin)
+
+
+def sparse_model() -> onnx.ModelProto:
+    """Return a model with a sparse initializer and a Constant that is a list of floats."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,3] y) '
+        "{ k = Constant<value_floats = [0.5, -0.25, 0.1]>() "
+        "one = Constant<value_float = 2.0>() a = Mul(x, k) b = Mul(a, one) y = Add(b, S) }"
+    )
+    sparse = model.graph.sparse_initializer.add(dims=[3])
+    sparse.values.CopyFrom(onnx.numpy_helper.from_array(np.array([7, 8], np.float32), "S"))
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(np.array([0, 2], np.int64), "S_indices"))
+    return model
+
+
+def test_a_list_of_floats_is_written() -> None:
+    """A Constant's value_floats stays where it is, byte for byte where it did not change."""
+    model = sparse_model()
+    twin = onnxfit.to_torch(model)
+    assert model.SerializeToString() == onnxfit.write_back(model, twin).SerializeToString()
+    with torch.no_grad():
+        twin.get_parameter("k").mul_(2)
+    changed = onnxfit.write_back(model, twin)
+    expected = np.array([1.0, -0.5, 0.2], np.float32).tolist()
+    assert expected == list(changed.graph.node[0].attribute[0].floats)
+    x = torch.ones(1, 3)
+    (y,) = onnxfit.session(changed).run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(twin(x).detach().numpy(), y, rtol=1e-6)
+
+
+def test_a_sparse_tensor_that_changed_is_refused() -> None:
+    """There is no place for values where the file has none."""
+    model = sparse_model()
+    twin = onnxfit.to_torch(model)
+    assert ("", "S") == twin.weight_names["S"]
+    with torch.no_grad():
+        twin.get_parameter("S")[1] = 1.0
+    with pytest.raises(ModelError, match=r"^the tensor 'S' is sparse and cannot be written back$"):
+        onnxfit.write_back(model, twin)
+
+
+def test_zeros_of_another_sign_and_nan_are_changes() -> None:
+    """Bit for bit the twin's numbers, but for what kind of NaN one is."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,3] y) '
+        "{ y = Add(x, w) }"
+    )
+    weights = np.array([np.nan, 0.0, 1.0], np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    twin = onnxfit.to_torch(model)
+    assert model.SerializeToString() == onnxfit.write_back(model, twin).SerializeToString()
+    with torch.no_grad():
+        twin.get_parameter("w").copy_(torch.tensor([0.0, -0.0, 1.0]))
+    found = onnx.numpy_helper.to_array(onnxfit.write_back(model, twin).graph.initializer[0])
+    assert np.array([0.0, -0.0, 1.0], np.float32).tobytes() == found.tobytes()
+
+
+def test_compiled_and_parametrized_twins() -> None:
+    """What is written is the weight that the twin computes with."""
+    model = parse(MODEL)
+    twin = onnxfit.to_torch(model)
+    with torch.no_grad():
+        twin.get_parameter("W").mul_(3)
+    compiled = onnxfit.write_back(model, torch.compile(twin, backend="eager"))
+    np.testing.assert_array_equal([[3, 6], [9, 12]], tensors(compiled)["W"])
+
+    class Double(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def forward(self, x: Any) -> Any:
+            return 2 * x
+
+    torch.nn.utils.parametrize.register_parametrization(twin, "W", Double())
+    np.testing.assert_array_equal(
+        [[6, 12], [18, 24]], tensors(onnxfit.write_back(model, twin))["W"]
+    )
+
+
+def test_what_is_no_twin_is_refused() -> None:
+    """A network of another kind has no names in the file."""
+    with pytest.raises(TypeError, match=r"^write_back takes what to_torch returned, got Linear$"):
+        onnxfit.write_back(parse(MODEL), torch.nn.Linear(2, 2))

@@ -36,8 +36,8 @@ def allowed(expected: Array, tolerance: float) -> NDArray[np.float64]:
 
     Each class is measured by its own largest value, for one with logits of a million says nothing
     of one with logits of 1. A class that happens to be small has the rounding of the others' values
-    in it all the same: a thousandth of what is allowed for the largest, or a tenth where that is no
-    more than a tenth of its own. Of a few samples the middle class speaks for smaller ones.
+    in it all the same: a thousandth of what is allowed for the largest, or a quarter where that is
+    no more than a tenth of its own. Of a few samples the middle class speaks for smaller ones.
     """
     sizes = np.where(np.isfinite(expected), np.abs(expected.astype(np.float64)), 0.0)
     largest = sizes.max(initial=0.0)
@@ -47,7 +47,7 @@ def allowed(expected: Array, tolerance: float) -> NDArray[np.float64]:
         if len(rows) < FEW:
             own = np.maximum(own, np.sort(own)[(len(own) - 1) // 2])
     share = tolerance * np.maximum(own, 1e-3 * largest)
-    inherited = np.minimum(tolerance / 10 * largest, own / 10)
+    inherited = np.minimum(tolerance / 4 * largest, own / 10)
     return np.maximum(np.maximum(share, inherited), max(min(ABSOLUTE, largest / 10), TINY))
 
 

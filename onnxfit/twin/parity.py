@@ -280,10 +280,7 @@ def _arrays(inputs: Any, model: ModelProto) -> list[Array]:
     several = isinstance(inputs, (list, tuple)) and len(expected) > 1
     found = []
     for i, item in enumerate(inputs if several else [inputs]):
-        if isinstance(item, torch.Tensor):
-            item = item.detach().cpu()
-            item = item.float() if item.dtype == torch.bfloat16 else item
-        array = np.asarray(item)
+        array = _to_array(item)
         number = expected[i].type.tensor_type.elem_type if i < len(expected) else 0
         if array.dtype.kind == "f" and number in FLOATS:
             array = array.astype(onnx.helper.tensor_dtype_to_np_dtype(number), copy=False)
@@ -291,3 +288,11 @@ def _arrays(inputs: Any, model: ModelProto) -> list[Array]:
     if not found or not found[0].ndim or not len(found[0]):
         raise ValueError("parity needs at least one sample")
     return found
+
+
+def _to_array(item: Any) -> Array:
+    if not isinstance(item, torch.Tensor):
+        return np.asarray(item)
+    item = item.detach().cpu()
+    array: Array = (item.float() if item.dtype == torch.bfloat16 else item).numpy()
+    return array
