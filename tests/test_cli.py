@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import onnx
 import pytest
+from command import Command
 from support import MODELS, relu_model
 
 import onnxfit
@@ -19,31 +19,6 @@ from onnxfit import cli, runtime
 from onnxfit.hardening import Lowering
 
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"
-
-
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ran]
-
-
-@pytest.fixture
-def onnxfit_command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process."""
-
-    def command(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        code = stopped.value.code
-        captured = capsys.readouterr()
-        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return command
 
 
 @pytest.fixture

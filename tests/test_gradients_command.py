@@ -5,19 +5,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 import onnx
 import pytest
+from command import Command
 from numpy.typing import NDArray
 from support import MODELS, parse
 
 import onnxfit
-from onnxfit import cli
 from onnxfit.cli_options import DataOptions, data_options
 
 torch = pytest.importorskip("torch")
@@ -26,31 +25,6 @@ from onnxfit.twin.module import to_torch  # noqa: E402
 
 DIGITS = MODELS / "digits_cnn.onnx"
 TEST = MODELS / "digits_test.npz"
-
-
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ran]
-
-
-@pytest.fixture
-def onnxfit_command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process."""
-
-    def command(*arguments: object) -> Ran:
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([str(argument) for argument in arguments])
-        code = stopped.value.code
-        captured = capsys.readouterr()
-        return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return command
 
 
 @pytest.fixture
