@@ -12,7 +12,15 @@ from functools import cache
 from typing import NamedTuple
 
 import onnx
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
 from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES
 
@@ -55,6 +63,19 @@ def function_scope(function: FunctionProto) -> str:
     return f"{function.domain}::{function.name}{overload}"
 
 
+def inputs_of(graph: GraphProto) -> list[ValueInfoProto]:
+    """Return the inputs that a caller must give: those that no initializer is a default of."""
+    defaults = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in defaults]
+
+
+def subgraph_scope(node: NodeProto, scope: str, attribute: str) -> str:
+    """Return the name of the scope that a graph among a node's attributes makes."""
+    label = next((name for name in node.output if name), node.name)
+    prefix = f"{scope}/" if scope else ""
+    return f"{prefix}{label}.{attribute}"
+
+
 def subgraphs(node: NodeProto, scope: str) -> Iterator[tuple[str, GraphProto]]:
     """Yield the graphs among a node's attributes with the scope of each."""
     # Of the default domain only these hold graphs, and most nodes are neither.
@@ -62,9 +83,7 @@ def subgraphs(node: NodeProto, scope: str) -> Iterator[tuple[str, GraphProto]]:
         return
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
-            label = next((name for name in node.output if name), node.name)
-            prefix = f"{scope}/" if scope else ""
-            yield f"{prefix}{label}.{attribute.name}", attribute.g
+            yield subgraph_scope(node, scope, attribute.name), attribute.g
 
 
 def every_graph(model: ModelProto) -> Iterator[GraphProto | FunctionProto]:

@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from support import SHARED, dtype_of, quiet, same_bits
 
 import onnxfit
+from onnxfit.element_types import inputs_of
 from onnxfit.hardening import Lowering
 
 Feeds = list[dict[str, NDArray[Any]]]
@@ -140,12 +141,6 @@ def labelled_images(data: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.
     return chosen, labels
 
 
-def inputs_of(model: ModelProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs of a graph that have no default."""
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in initializers]
-
-
 def real_inputs(source: Source, n: int) -> NDArray[Any] | None:
     """Return the first ``n`` images as a model takes them, or None where it was trained on none."""
     entry = manifest().get(source.name, {})
@@ -153,7 +148,7 @@ def real_inputs(source: Source, n: int) -> NDArray[Any] | None:
         return None
     mean, std = (np.float32(entry[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
     x = (labelled_images(entry["data"], n)[0] - mean) / std
-    tensor = inputs_of(source.model)[0].type.tensor_type
+    tensor = inputs_of(source.model.graph)[0].type.tensor_type
     dims = [d.dim_value for d in tensor.shape.dim]
     if len(dims) == 4 and dims[3] in (1, 3):
         x = x.transpose(0, 2, 3, 1)
@@ -165,7 +160,7 @@ def real_inputs(source: Source, n: int) -> NDArray[Any] | None:
 
 def feeds_for(source: Source) -> Feeds:
     """Return inputs of a model: preprocessed images where it was trained on some, else noise."""
-    inputs = inputs_of(source.model)
+    inputs = inputs_of(source.model.graph)
     entry = manifest().get(source.name, {})
     x = real_inputs(source, DATA[entry["data"]][1]) if entry.get("data") else None
     if x is not None:

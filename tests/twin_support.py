@@ -8,6 +8,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from onnxfit.element_types import inputs_of
 from onnxfit.twin.module import Twin, to_torch
 from onnxfit.twin.tensors import from_numpy, to_numpy
 
@@ -104,8 +105,7 @@ def runtime_outputs(model: onnx.ModelProto, *arrays: NDArray[Any]) -> list[Any]:
 
 def twin_outputs(twin: Twin, model: onnx.ModelProto, *arrays: NDArray[Any]) -> tuple[Any, ...]:
     """Return what a twin computes, as it carries it."""
-    given = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in given]
+    inputs = inputs_of(model.graph)
     carried = [
         from_numpy(array, value.type.tensor_type.elem_type)
         for array, value in zip(arrays, inputs, strict=True)

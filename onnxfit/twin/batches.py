@@ -175,7 +175,7 @@ class FixedBatch(NamedTuple):
         return n
 
     def in_parts(
-        self, run: Callable[..., Any], inputs: Sequence[torch.Tensor]
+        self, run: Callable[..., Any], inputs: Sequence[torch.Tensor], n: int
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Compute a batch as many samples at a time as the file is made for.
 
@@ -184,11 +184,11 @@ class FixedBatch(NamedTuple):
         Args:
             run: Computes as many samples: from the inputs an output, or a tuple of them.
             inputs: The inputs.
+            n: How many samples they are.
 
         Raises:
             ModelError: There are no samples, or an output has no row for each of them.
         """
-        n = self.given(inputs)
         if not n:
             raise ModelError(f"the file is made for a batch of {self.size}, none was given")
         parts = []

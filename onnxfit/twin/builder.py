@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import ModelProto, TensorProto
 
-from onnxfit.element_types import element_types, every_graph
+from onnxfit.element_types import element_types, every_graph, inputs_of
 from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.graph import scopes
 from onnxfit.lowering import SITE_PREFIX, Hardened, read
@@ -42,7 +42,8 @@ class Builder:
             (f.domain, f.name, f.overload): f for f in model.functions if not is_our_function(f)
         }
         self.block = Block()
-        self.input_names: list[str] = []
+        self.inputs = inputs_of(model.graph)
+        self.input_names = [value.name for value in self.inputs]
         self.batch: tuple[int, Variable] | None = None
         self._weights: dict[tuple[str, str], Weight | Constant] = {}
         self._frozen: dict[int, Constant] = {}
@@ -55,11 +56,8 @@ class Builder:
         graph = self.model.graph
         frame = Frame(self, self.block, "", versions(self.model.opset_import))
         frame.hold(graph)
-        given = {tensor.name for tensor in graph.initializer}
-        inputs = [value for value in graph.input if value.name not in given]
-        self.input_names = [value.name for value in inputs]
         self.block.inputs = [frame.variable(name) for name in self.input_names]
-        self.batch = self._fixed_batch(frame, inputs)
+        self.batch = self._fixed_batch(frame)
         self.block.outputs = list(frame.run(graph.node, [o.name for o in graph.output]))
         self._check_batch(frame)
         self.block.drop_unused()
@@ -72,11 +70,9 @@ class Builder:
         found.update((id(c), c.weight) for c in self._frozen.values() if c.weight is not None)
         return found
 
-    def _fixed_batch(
-        self, frame: Frame, inputs: Sequence[onnx.ValueInfoProto]
-    ) -> tuple[int, Variable] | None:
+    def _fixed_batch(self, frame: Frame) -> tuple[int, Variable] | None:
         """Return the batch size that the file fixes, and the variable of the one it is given."""
-        dims = inputs[0].type.tensor_type.shape.dim if inputs else ()
+        dims = self.inputs[0].type.tensor_type.shape.dim if self.inputs else ()
         if not dims or dims[0].dim_value < 1:
             return None
         batch = frame.emit_host("", first_dimension, (self.block.inputs[0],), torch.int64)
@@ -86,12 +82,7 @@ class Builder:
         """Describe the batch size that the file fixes, and whether the samples stay apart."""
         if self.batch is None:
             return None
-        given = {tensor.name for tensor in self.model.graph.initializer}
-        shapes = [
-            value.type.tensor_type.shape.dim
-            for value in self.model.graph.input
-            if value.name not in given
-        ]
+        shapes = [value.type.tensor_type.shape.dim for value in self.inputs]
         lengths = tuple((dims[0].dim_value or None) if dims else None for dims in shapes)
         return FixedBatch(self.batch[0], lengths, self.places.mixed)
 

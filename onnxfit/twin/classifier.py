@@ -6,6 +6,7 @@ import torch
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from onnxfit.data_sources import times
+from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.module import to_torch
@@ -55,8 +56,7 @@ class Classifier(torch.nn.Module):
     def __init__(self, model: ModelProto | str | Path, base_dir: str | Path | None = None) -> None:
         super().__init__()
         proto = as_model(model)
-        given = {tensor.name for tensor in proto.graph.initializer}
-        inputs = [value for value in proto.graph.input if value.name not in given]
+        inputs = inputs_of(proto.graph)
         if len(inputs) != 1:
             names = ", ".join(repr(value.name) for value in inputs) or "none"
             raise ModelError(f"a classifier has one input, the model has {len(inputs)}: {names}")

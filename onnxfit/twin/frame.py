@@ -8,7 +8,7 @@ import torch
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnxfit.edits import CONSTANT_PREFIX
-from onnxfit.element_types import UNKNOWN, function_scope
+from onnxfit.element_types import UNKNOWN, function_scope, subgraph_scope
 from onnxfit.errors import ModelError
 from onnxfit.lowering import Hardened
 from onnxfit.twin import registry
@@ -203,9 +203,7 @@ class Frame:
             return inner.run(function.node, function.output[: len(proto.output)])
 
     def _child(self, proto: NodeProto, graph: GraphProto, attribute: str, block: Block) -> "Frame":
-        label = next((name for name in proto.output if name), proto.name)
-        prefix = f"{self.scope}/" if self.scope else ""
-        scope = f"{prefix}{label}.{attribute}"
+        scope = subgraph_scope(proto, self.scope, attribute)
         child = Frame(self.builder, block, scope, self.opsets, self, self._attributes, self._types)
         child.hold(graph)
         return child

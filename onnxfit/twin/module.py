@@ -65,8 +65,9 @@ class Twin(torch.nn.Module):
                 f"({', '.join(self.input_names)}), {len(inputs)} were given"
             )
         fixed = self._fixed_batch
-        if fixed is not None and fixed.given(inputs) != fixed.size and fixed.mixed is not None:
-            return fixed.in_parts(self._run, inputs)
+        n = 0 if fixed is None else fixed.given(inputs)
+        if fixed is not None and n != fixed.size and fixed.mixed is not None:
+            return fixed.in_parts(self._run, inputs, n)
         return self._run(*inputs)
 
     def _run(self, *inputs: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from onnxfit.errors import UnsupportedOperator
 from onnxfit.twin.program import Block
 from onnxfit.twin.tensors import to_tensor
-from onnxfit.twin.values import Constant, Part, Value, Variable, Weight
+from onnxfit.twin.values import Constant, Value, Variable, Weight
 
 if TYPE_CHECKING:
     from onnxfit.twin.frame import Frame
@@ -157,10 +157,6 @@ class Node:
             return int(onnx.TensorProto.FLOAT)
         return self.frame.type_of(self.proto.input[index]) if self.has(index) else 0
 
-    def output_type(self, index: int = 0) -> int:
-        """Return the ``TensorProto`` type of an output, 0 where it is not known."""
-        return self.frame.type_of(self.proto.output[index]) if self.wants(index) else 0
-
     def emit(
         self, function: Callable[..., Any], *args: Any, outputs: int = 0, **kwargs: Any
     ) -> Any:
@@ -190,10 +186,6 @@ class Node:
     def emit_random(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Add a step like :meth:`emit` does, but run it anew in each call of the twin."""
         return self.frame.emit(self.label, function, args, kwargs, 0, fold=False)
-
-    def emit_module(self, module: torch.nn.Module, *args: Any) -> Any:
-        """Add a step that calls a module, which becomes a part of the twin."""
-        return self.frame.emit(self.label, call, (Part(module), *args), {}, 0, fold=False)
 
     def like(self, dtype: torch.dtype) -> Any:
         """Return an empty tensor of the twin that says its device and what a type has become.
@@ -227,7 +219,7 @@ def describe(proto: NodeProto) -> str:
 
 
 def call(module: torch.nn.Module, *args: Any) -> Any:
-    """Call a module: the step behind :meth:`Node.emit_module`."""
+    """Call a module of the twin."""
     return module(*args)
 
 

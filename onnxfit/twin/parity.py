@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxfit.deployed import Deployed
+from onnxfit.element_types import inputs_of
 from onnxfit.errors import ParityError
 from onnxfit.files import as_model, folder_of
 from onnxfit.hardening import retrofit
@@ -275,8 +276,7 @@ def _same_decisions(
 
 def _arrays(inputs: Any, model: ModelProto) -> list[Array]:
     """Return the inputs as arrays of the types that the file declares."""
-    given = {tensor.name for tensor in model.graph.initializer}
-    expected = [value for value in model.graph.input if value.name not in given]
+    expected = inputs_of(model.graph)
     several = isinstance(inputs, (list, tuple)) and len(expected) > 1
     found = []
     for i, item in enumerate(inputs if several else [inputs]):

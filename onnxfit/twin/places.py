@@ -13,6 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, NodeProto
 
+from onnxfit.element_types import inputs_of
 from onnxfit.op import DEFAULT_DOMAINS, DOMAIN, is_our_function
 from onnxfit.sites import FUSED_DOMAINS
 from onnxfit.twin.batches import Place, Shape, move_to
@@ -85,7 +86,8 @@ class Places:
         graph = model.graph
         self.shapes = shapes
         self.numbers = {name: t.reshape(-1).tolist() for name, t in constants.items()}
-        self.given = {v.name for v in graph.input} - {t.name for t in graph.initializer}
+        inputs = inputs_of(graph)
+        self.given = {value.name for value in inputs}
         self.places: dict[str, Place] = {}
         self.mixed: str | None = None
         self.opset = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 1)
@@ -94,9 +96,9 @@ class Places:
         # Values with samples in them, wherever that is; and numbers that follow from how many.
         self._samples = set()
         self._counts: set[str] = set()
-        for value in graph.input:
+        for value in inputs:
             dims = value.type.tensor_type.shape.dim
-            if value.name in self.given and dims and dims[0].dim_value == fixed:
+            if dims and dims[0].dim_value == fixed:
                 self._samples.add(value.name)
                 if value.name in shapes:
                     self.places[value.name] = Place(0, 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from onnx import FunctionProto, ModelProto, NodeProto
 
-from onnxfit.element_types import element_types, function_scope, subgraphs
+from onnxfit.element_types import element_types, function_scope, inputs_of, subgraphs
 from onnxfit.twin.frame import reads
 from onnxfit.twin.tensors import DTYPES
 
@@ -76,8 +76,7 @@ def twin_type(twin: torch.nn.Module) -> torch.dtype:
 def _between(model: ModelProto) -> Iterator[tuple[NodeProto, str]]:
     """Yield the nodes that compute the outputs from the inputs, with their scopes."""
     graph = model.graph
-    given = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name for value in graph.input} - given
+    inputs = {value.name for value in inputs_of(graph)}
     functions = {(f.domain, f.name, f.overload): f for f in model.functions}
     yield from _walk(graph.node, [o.name for o in graph.output], inputs, "", functions)
 
