@@ -203,7 +203,7 @@ class _Writer:
     def _bind(self, thing: Any) -> str:
         """Give a function or another object a name that the source can use."""
         if id(thing) not in self._bound:
-            wanted = getattr(thing, "__name__", "constant").strip("<>")
+            wanted = getattr(thing, "__name__", type(thing).__name__.lower()).strip("<>")
             name, numbers = wanted, count(2)
             while name in self.namespace or name == "torch":
                 name = f"{wanted}_{next(numbers)}"

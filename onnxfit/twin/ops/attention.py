@@ -93,8 +93,7 @@ def with_cache(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute attention, and the keys and values with those of the cache before them."""
     merged = q.dim() == 3
-    q, k, v = _split(q, k, v, heads) if merged else (q, k, v)
-    k, v, past = _cached(k, v, past_key, past_value)
+    q, k, v, past = _prepared(q, k, v, past_key, past_value, heads)
     if past or window != UNBOUNDED or mask is not None or lengths is not None:
         mask, causal = bias_of(q, k, mask, lengths, causal, window, past), False
     y = attend(q, k, v, mask, causal, scale)
@@ -119,11 +118,24 @@ def full(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compute attention like :func:`with_cache` does, and show a step of it."""
     merged = q.dim() == 3
-    q, k, v = _split(q, k, v, heads) if merged else (q, k, v)
-    k, v, past = _cached(k, v, past_key, past_value)
+    q, k, v, past = _prepared(q, k, v, past_key, past_value, heads)
     bias = bias_of(q, k, mask, lengths, causal, window, past)
     y, shown = attend_written_out(q, k, v, bias, scale, softcap, precise, mode)
     return merge_heads(y) if merged else y, k, v, shown
+
+
+def _prepared(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    past_key: Tensor | None,
+    past_value: Tensor | None,
+    heads: tuple[int, int],
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return queries, keys and values by heads, and how many of the keys are of the cache."""
+    q, k, v = _split(q, k, v, heads) if q.dim() == 3 else (q, k, v)
+    k, v, past = _cached(k, v, past_key, past_value)
+    return q, k, v, past
 
 
 def _split(

@@ -16,7 +16,6 @@ from onnxfit.twin.ops.windows import (
     padded,
     read_window,
     same_pads,
-    spans,
     symmetric,
 )
 from onnxfit.twin.registry import converter
@@ -47,11 +46,9 @@ def max_pool(node: Node) -> Outputs:
 def emit_max_pool(node: Node, x: Any) -> Any:
     """Turn it into PyTorch's function, or pad first where that knows no such padding."""
     window, ceil = _window(node)
-    arguments = (window.kernel, window.strides, window.dilations)
     if node.wants(1):
         by_columns = node.get("storage_order", 0) == 1
-        given = (*arguments, window.pads, window.auto_pad, ceil, by_columns)
-        return node.emit(max_pool_with_indices, x, *given, outputs=2)
+        return node.emit(max_pool_with_indices, x, window, ceil, by_columns, outputs=2)
     pads = window.fixed_pads
     if _is_floating(node) and pads is not None and is_native(window, pads):
         begins = tuple(begin for begin, _ in pads)
@@ -59,7 +56,7 @@ def emit_max_pool(node: Node, x: Any) -> Any:
             MAX_POOL[len(begins)], x, window.kernel, window.strides, begins, window.dilations, ceil
         )
     else:
-        y = node.emit(max_pool_padded, x, *arguments, window.pads, window.auto_pad, ceil)
+        y = node.emit(max_pool_padded, x, window, ceil)
     return y, Constant(None)
 
 
@@ -81,17 +78,9 @@ def is_native(window: Window, pads: Pads) -> bool:
     return symmetric(pads) and all(begin <= kernel // 2 for (begin, _), kernel in halves)
 
 
-def reach(
-    size: Sizes,
-    kernel: Sizes,
-    strides: Sizes,
-    dilations: Sizes,
-    pads: Pads,
-    auto_pad: str,
-    ceil: bool,
-) -> tuple[Pads, Pads]:
+def reach(size: Sizes, window: Window, ceil: bool) -> tuple[Pads, Pads]:
     """Return the padding that counts as such, and the one with which the windows just fit."""
-    span = spans(kernel, dilations)
+    span, strides, pads, auto_pad = window.span, window.strides, window.pads, window.auto_pad
     if auto_pad in SAME:
         if any(
             (n - 1) % stride >= width for n, stride, width in zip(size, strides, span, strict=True)
@@ -107,39 +96,28 @@ def reach(
     return pads, tuple(exact)
 
 
-def max_pool_padded(
-    x: torch.Tensor,
-    kernel: Sizes,
-    strides: Sizes,
-    dilations: Sizes,
-    pads: Pads,
-    auto_pad: str,
-    ceil: bool,
-) -> torch.Tensor:
+def max_pool_padded(x: torch.Tensor, window: Window, ceil: bool) -> torch.Tensor:
     """Pool with any padding; small integers as well."""
-    size = tuple(x.shape[2:])
-    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    values, _ = _least_around(x, window, ceil)
+    arguments = (window.kernel, window.strides, 0, window.dilations)
+    return MAX_POOL[len(window.kernel)](values, *arguments).to(x.dtype)
+
+
+def _least_around(x: torch.Tensor, window: Window, ceil: bool) -> tuple[torch.Tensor, Pads]:
+    """Return numbers with -inf around them, so that the windows just fit, and that padding."""
+    _, exact = reach(tuple(x.shape[2:]), window, ceil)
     values = x if x.is_floating_point() else x.to(torch.float32)
-    values = padded(values, exact, -torch.inf)
-    return MAX_POOL[len(size)](values, kernel, strides, 0, dilations).to(x.dtype)
+    return padded(values, exact, -torch.inf), exact
 
 
 def max_pool_with_indices(
-    x: torch.Tensor,
-    kernel: Sizes,
-    strides: Sizes,
-    dilations: Sizes,
-    pads: Pads,
-    auto_pad: str,
-    ceil: bool,
-    by_columns: bool,
+    x: torch.Tensor, window: Window, ceil: bool, by_columns: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pool with any padding; return each maximum's position in the whole input as well."""
     size = tuple(x.shape[2:])
-    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
-    values = x if x.is_floating_point() else x.to(torch.float32)
-    values = padded(values, exact, -torch.inf)
-    y, indices = INDEXED[len(size)](values, kernel, strides, 0, dilations, return_indices=True)
+    values, exact = _least_around(x, window, ceil)
+    arguments = (window.kernel, window.strides, 0, window.dilations)
+    y, indices = INDEXED[len(size)](values, *arguments, return_indices=True)
     positions = []
     for width, (begin, _) in zip(values.shape[:1:-1], reversed(exact), strict=True):
         positions.append(indices % width - begin)
@@ -167,24 +145,15 @@ def emit_average_pool(node: Node, x: Any) -> Any:
         begins = tuple(begin for begin, _ in pads)
         function: Callable[..., Any] = AVERAGE_POOL[len(begins)]
         return node.emit(function, x, window.kernel, window.strides, begins, ceil, count_pads)
-    arguments = (window.kernel, window.strides, window.dilations)
-    given = (*arguments, window.pads, window.auto_pad, ceil, count_pads)
-    return node.emit(average_pool_padded, x, *given)
+    return node.emit(average_pool_padded, x, window, ceil, count_pads)
 
 
 def average_pool_padded(
-    x: torch.Tensor,
-    kernel: Sizes,
-    strides: Sizes,
-    dilations: Sizes,
-    pads: Pads,
-    auto_pad: str,
-    ceil: bool,
-    count_pads: bool,
+    x: torch.Tensor, window: Window, ceil: bool, count_pads: bool
 ) -> torch.Tensor:
     """Pool with any padding and dilation; ``count_pads`` makes the padding part of the mean."""
     size = tuple(x.shape[2:])
-    pads, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
+    pads, exact = reach(size, window, ceil)
     counted = x.new_ones((1, 1, *size))
     if count_pads:
         counted = padded(counted, pads, 1.0)
@@ -193,12 +162,12 @@ def average_pool_padded(
         counted = padded(counted, rest)
     else:
         counted = padded(counted, exact)
-    window = (kernel, strides, dilations)
-    return means(padded(x, exact), *window) / means(counted, *window)
+    return means(padded(x, exact), window) / means(counted, window)
 
 
-def means(x: torch.Tensor, kernel: Sizes, strides: Sizes, dilations: Sizes) -> torch.Tensor:
+def means(x: torch.Tensor, window: Window) -> torch.Tensor:
     """Return the mean of each window."""
+    kernel, strides, dilations = window.kernel, window.strides, window.dilations
     if set(dilations) == {1}:
         zeros = (0,) * len(kernel)
         return AVERAGE_POOL[len(kernel)](x, kernel, strides, zeros, False, True)
@@ -211,26 +180,14 @@ def means(x: torch.Tensor, kernel: Sizes, strides: Sizes, dilations: Sizes) -> t
 @converter("LpPool", since=2)
 def lp_pool(node: Node) -> Outputs:
     window, ceil = _window(node)
-    arguments = (window.kernel, window.strides, window.dilations)
-    given = (node.get("p", 2), *arguments, window.pads, window.auto_pad, ceil)
-    return node.emit(lp_pool_padded, node.input(0), *given)
+    return node.emit(lp_pool_padded, node.input(0), node.get("p", 2), window, ceil)
 
 
-def lp_pool_padded(
-    x: torch.Tensor,
-    p: int,
-    kernel: Sizes,
-    strides: Sizes,
-    dilations: Sizes,
-    pads: Pads,
-    auto_pad: str,
-    ceil: bool,
-) -> torch.Tensor:
+def lp_pool_padded(x: torch.Tensor, p: int, window: Window, ceil: bool) -> torch.Tensor:
     """Return the p-norm of each window."""
-    size = tuple(x.shape[2:])
-    _, exact = reach(size, kernel, strides, dilations, pads, auto_pad, ceil)
-    sums = means(padded(x.abs() ** p, exact), kernel, strides, dilations)
-    for length in kernel:
+    _, exact = reach(tuple(x.shape[2:]), window, ceil)
+    sums = means(padded(x.abs() ** p, exact), window)
+    for length in window.kernel:
         sums = sums * length
     # The gradient of the root at 0 is infinite: a window of zeros has none.
     zero = sums == 0
