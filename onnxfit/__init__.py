@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from onnxfit.twin.module import to_torch
     from onnxfit.twin.parity import Parity, parity
     from onnxfit.twin.write_back import write_back
+    from onnxfit.verification.gate import verify
+    from onnxfit.verification.policy import Policy
+    from onnxfit.verification.result import Result
 
 # No module bears the name of a function here: importing it would hide the function.
 _HOMES = {
     "Parity": "twin.parity",
+    "Policy": "verification.policy",
+    "Result": "verification.result",
     "Site": "sites",
     "diagnose": "doctor",
     "find_sites": "sites",
@@ -32,12 +37,15 @@ _HOMES = {
     "session": "runtime",
     "set_backward": "twin.jump_relu",
     "to_torch": "twin.module",
+    "verify": "verification.gate",
     "write_back": "twin.write_back",
 }
 
 __version__ = "0.1.0"
 __all__ = [
     "Parity",
+    "Policy",
+    "Result",
     "Site",
     "diagnose",
     "find_sites",
@@ -52,6 +60,7 @@ __all__ = [
     "session",
     "set_backward",
     "to_torch",
+    "verify",
     "write_back",
 ]
 

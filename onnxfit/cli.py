@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from onnxfit import __version__
+from onnxfit.cli_attack import attack
+from onnxfit.cli_files import check_output, check_outside
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -26,7 +28,8 @@ from onnxfit.cli_options import (
     output_option,
 )
 from onnxfit.cli_output import joined, print_json, print_pairs, print_sites, progress
-from onnxfit.errors import DataError, ModelError, NativeLibraryError, OnnxfitError, ParityError
+from onnxfit.cli_verify import verify
+from onnxfit.errors import DataError, NativeLibraryError, OnnxfitError, ParityError
 
 if TYPE_CHECKING:
     from onnxfit.data import Dataset
@@ -40,6 +43,8 @@ TERMINATED = 143
 OPTIONAL = {
     "torch": "this needs PyTorch: pip install 'onnxfit[twin]'",
     "PIL": "images need Pillow: pip install 'onnxfit[twin]'",
+    "jinja2": "a report needs Jinja: pip install 'onnxfit[report]'",
+    "matplotlib": "a report needs Matplotlib: pip install 'onnxfit[report]'",
 }
 
 PROBABILITIES = (
@@ -186,7 +191,7 @@ def retrofit(
     if jump is None and jumps is None:
         raise click.UsageError("Give --jump or --jumps.")
     output = output or model.parent / f"{_stem(model)}.jump.onnx"
-    _check_output([model] if jumps is None else [model, jumps], output, force)
+    check_output([model] if jumps is None else [model, jumps], output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     try:
         hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
@@ -221,7 +226,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     from onnxfit.hardening import restore as take_back
 
     output = output or model.parent / f"{_stem(model).removesuffix('.jump')}.restored.onnx"
-    _check_output([model], output, force)
+    check_output([model], output, force)
     plain = take_back(model)
     source = provenance(load(model)).get("source_sha256")
     _write(plain, output, model.parent, copy_data=copy_data)
@@ -278,16 +283,16 @@ def gradients(
     from onnxfit.saliency import older
     from onnxfit.twin.gradients import export_gradients
 
-    _check_output([model, data.path], output, force)
+    check_output([model, data.path], output, force)
     if saliency is not None and not force and saliency.is_dir():
         for map_ in older(saliency)[:1]:
             raise DataError(f"{map_} exists; give --force to replace the maps in {saliency}")
     torch.manual_seed(data.seed)
     twin, dataset, digest, files = _open_classifier(model, data)
-    _check_output(files, output, force)
+    check_output(files, output, force)
     for place in (output, saliency):
         if place is not None and data.path.is_dir():
-            _check_outside(place, data.path)
+            check_outside(place, data.path)
     settings: Any = {"logit": logit, "batch_size": data.batch_size, "pictures": saliency}
     with progress(dataset.n, "gradients") as advance:
         exported = export_gradients(twin, dataset, output, advance=advance, **settings)
@@ -312,6 +317,10 @@ def gradients(
     click.echo(f"wrote {output}")
     if saliency is not None:
         click.echo(f"wrote {dataset.n} saliency maps to {saliency}")
+
+
+main.add_command(attack)
+main.add_command(verify)
 
 
 @main.command()
@@ -348,23 +357,6 @@ def _drop_output() -> None:
 
 def _stem(model: Path) -> str:
     return model.name.removesuffix(".onnx")
-
-
-def _check_output(inputs: Sequence[Path], output: Path, force: bool) -> None:
-    """Refuse to overwrite an input, or another file without being told to."""
-    if output.exists():
-        for path in inputs:
-            if path.exists() and output.samefile(path):
-                what = "the input" if path.name == output.name else f"the input {path}"
-                raise ModelError(f"the output {output} is {what}")
-        if not force and not output.is_dir():
-            raise ModelError(f"{output} exists; give --force to replace it")
-
-
-def _check_outside(output: Path, folder: Path) -> None:
-    """Refuse to write into the folder of the data."""
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{output} lies in the folder of the data, {folder}")
 
 
 def _write(
@@ -437,7 +429,7 @@ def _open_classifier(model: Path, options: DataOptions) -> _Opened:
     data = options.open(classifier.channels)
     classifier.check(data.shape)
     twin = Preprocessed(classifier, options.mean, options.std)
-    classifier.require_parity(proto, twin.normalised(next(data.batches(64)).x), model.parent)
+    classifier.require_parity(twin.normalised(next(data.batches(64)).x))
     if classifier.probabilities is not None:
         click.echo(PROBABILITIES.format(classifier.probabilities), err=True)
     files = [model, *external_files(proto, model.parent), *data.source.files]

@@ -39,6 +39,22 @@ def number(_: click.Context, __: click.Parameter, text: str | None) -> float | N
     return value
 
 
+def positive(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """Read a finite number above 0."""
+    value = number(ctx, option, text)
+    if value == 0:
+        raise click.BadParameter(f"{text} is not above 0.")
+    return value
+
+
+def share(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """Read a number from 0 to 1."""
+    value = number(ctx, option, text)
+    if value is not None and value > 1:
+        raise click.BadParameter(f"{text} is not from 0 to 1.")
+    return value
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 copy_option = click.option(

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-import math
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from onnxfit.json_values import finite
 
 if TYPE_CHECKING:
     from onnxfit.inspection import Inspection
@@ -27,16 +28,7 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document, with null for the numbers that JSON does not have."""
-    click.echo(json.dumps(_finite(document), indent=2, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    """Replace the numbers that JSON does not have by null."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    click.echo(json.dumps(finite(document), indent=2, allow_nan=False))
 
 
 def print_pairs(pairs: dict[str, str]) -> None:
@@ -61,18 +53,18 @@ def print_sites(found: "Inspection") -> None:
             jump = (
                 "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
             )
-            cells = (_shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
+            cells = (shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
             table.add_row(*cells)
         console.print(table)
     click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
     if found.unreplaced:
         table = Table("stays", "operator", "reason", box=box.SIMPLE)
         for item in found.unreplaced:
-            table.add_row(_shown(item.name), item.op_type, item.reason)
+            table.add_row(shown(item.name), item.op_type, item.reason)
         console.print(table)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Return a name without the characters that would move a terminal's cursor."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)
 

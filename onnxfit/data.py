@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from onnxfit.data_sources import Source, from_idx, from_npz
+from onnxfit.data_sources import Source, from_idx, from_memory, from_npz
 from onnxfit.errors import DataError
 from onnxfit.image_folder import from_folder
 from onnxfit.npz import reading
@@ -64,8 +64,11 @@ class Dataset:
     def sha256(self) -> str:
         """SHA-256 of the file, or of what ``sha256sum`` prints for several, sorted by name.
 
-        The names are relative to the folder. A limit changes nothing.
+        The names are relative to the folder. A limit changes nothing. Of arrays it is the SHA-256
+        of their types, shapes and values.
         """
+        if self.source.sha256:
+            return self.source.sha256
         folder = self.path if self.path.is_dir() else self.path.parent
         digests = {file.relative_to(folder).as_posix(): _sha256(file) for file in self.source.files}
         if len(digests) == 1 and folder != self.path:
@@ -147,14 +150,32 @@ def open_data(
         ValueError: The bounds are not finite and in order, or ``channels`` is neither 1 nor 3.
     """
     path = Path(path)
-    if limit is not None and limit < 1:
-        raise DataError(f"expected a limit of at least 1 sample, got {limit}")
-    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
-        raise ValueError(f"expected finite bounds, the lower one first, got {bounds}")
+    _check(limit, bounds)
     if channels not in (None, 1, 3):
         raise ValueError(f"expected channels of 1 or 3, got {channels}")
     source = from_folder(path, limit, channels) if path.is_dir() else _from_file(path, limit)
     return Dataset(path=path, bounds=bounds, source=source)
+
+
+def from_arrays(
+    x: ArrayLike, y: ArrayLike, *, limit: int | None = None, bounds: Bounds = (0.0, 1.0)
+) -> Dataset:
+    """Make a dataset of samples, N×…, uint8 or float, and labels, N integers, in memory.
+
+    Raises:
+        DataError: They are of another form, or ``limit`` is less than 1.
+        ValueError: The bounds are not finite and in order.
+    """
+    _check(limit, bounds)
+    source = from_memory(np.asarray(x), np.asarray(y), limit)
+    return Dataset(path=Path("arrays"), bounds=bounds, source=source)
+
+
+def _check(limit: int | None, bounds: Bounds) -> None:
+    if limit is not None and limit < 1:
+        raise DataError(f"expected a limit of at least 1 sample, got {limit}")
+    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
+        raise ValueError(f"expected finite bounds, the lower one first, got {bounds}")
 
 
 def _from_file(path: Path, limit: int | None) -> Source:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class Source:
         labels: One per sample, int64, at least 0.
         read: Yields the samples, uint8 or float, in batches of the size it is given.
         classes: Their names where the source has any; a label is an index into them.
+        sha256: Of samples and labels that are in no file.
     """
 
     files: tuple[Path, ...]
@@ -38,6 +40,7 @@ class Source:
     labels: NDArray[np.int64]
     read: Samples
     classes: tuple[str, ...] = ()
+    sha256: str = ""
 
 
 def from_npz(path: Path, limit: int | None) -> Source:
@@ -89,6 +92,25 @@ def from_idx(path: Path, limit: int | None) -> Source:
                 yield batch
 
     return Source(files=(path, beside), shape=sample, labels=labels, read=read)
+
+
+def from_memory(x: NDArray[Any], y: NDArray[Any], limit: int | None) -> Source:
+    """Take samples, N×…, and labels, N, that are in memory."""
+    where = Path("the data")
+    _check_samples("the array of samples", x.dtype, x.shape)
+    if y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise DataError(f"the labels are {_described(y.dtype, y.shape)}, not {len(x)} integers")
+    labels = _labels(where, y)[:limit]
+
+    def read(size: int) -> Iterator[NDArray[Any]]:
+        for start in range(0, len(labels), size):
+            yield x[start : min(start + size, len(labels))]
+
+    digest = hashlib.sha256()
+    for array in (x, y):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return Source(files=(), shape=x.shape[1:], labels=labels, read=read, sha256=digest.hexdigest())
 
 
 def _check_samples(where: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import torch
-from onnx import ModelProto, TensorProto, ValueInfoProto
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxfit.data_sources import times
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
 from onnxfit.twin.module import to_torch
-from onnxfit.twin.parity import require_parity
+from onnxfit.twin.parity import Parity, require_parity
 
 _TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -39,10 +39,13 @@ class Classifier(torch.nn.Module):
     Args:
         model: A model or its path.
         base_dir: Folder of the external data; by default that of the path.
+        before_probabilities: Leave out a last Softmax or Sigmoid, so that true logits come out.
 
     Attributes:
+        model: What the twin was made of.
         twin: What :func:`onnxfit.to_torch` made of the model.
         input_name: The graph's only input.
+        dtype: Its type.
         shape: Of one sample as the file declares it, with None for lengths that it leaves open;
             None where it declares no shape.
         probabilities: The operator that makes probabilities of what it calls logits: Softmax,
@@ -53,18 +56,30 @@ class Classifier(torch.nn.Module):
         UnsupportedOperator: The twin cannot compute a node.
     """
 
-    def __init__(self, model: ModelProto | str | Path, base_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelProto | str | Path,
+        base_dir: str | Path | None = None,
+        *,
+        before_probabilities: bool = False,
+    ) -> None:
         super().__init__()
         proto = as_model(model)
         inputs = inputs_of(proto.graph)
         if len(inputs) != 1:
             names = ", ".join(repr(value.name) for value in inputs) or "none"
             raise ModelError(f"a classifier has one input, the model has {len(inputs)}: {names}")
-        self._dtype = _dtype_of(inputs[0])
+        self.dtype = _dtype_of(inputs[0])
         self.input_name = inputs[0].name
         self.shape = _shape_of(inputs[0])
-        self.probabilities = _last_operator(proto, ("Softmax", "Sigmoid"))
-        self.twin = to_torch(proto, folder_of(model, base_dir))
+        last = _last_node(proto)
+        makes_probabilities = last is not None and last.op_type in ("Softmax", "Sigmoid")
+        self.probabilities = last.op_type if last is not None and makes_probabilities else None
+        self.model = proto
+        if before_probabilities and makes_probabilities:
+            self.model = _without_last(proto)
+        self._folder = folder_of(model, base_dir)
+        self.twin = to_torch(self.model, self._folder)
 
     @property
     def channels(self) -> int | None:
@@ -85,28 +100,42 @@ class Classifier(torch.nn.Module):
         )
         if not fits:
             expected = "×".join("?" if length is None else str(length) for length in self.shape)
+            order = self._other_order(shape)
             raise DataError(
                 f"the model's input {self.input_name!r} takes samples of shape "
-                f"{expected or '()'}; those of the data are {times(shape)}"
+                f"{expected or '()'}; those of the data are {times(shape)}{order}"
             )
 
-    def require_parity(
-        self, model: ModelProto, x: torch.Tensor, base_dir: str | Path | None = None
-    ) -> None:
+    def _other_order(self, shape: tuple[int, ...]) -> str:
+        """Say whether samples would fit with their channels on the other side."""
+        if self.shape is None or len(shape) != 3 or len(self.shape) != 3:
+            return ""
+        orders = {
+            (shape[2], *shape[:2]): "last in the data and first",
+            (*shape[1:], shape[0]): "first in the data and last",
+        }
+        for turned, words in orders.items():
+            if all(want in (None, has) for want, has in zip(self.shape, turned, strict=True)):
+                return f": the channels are {words} in the model"
+        return ""
+
+    def require_parity(self, x: torch.Tensor) -> Parity | None:
         """Compare the twin with the file in ONNX Runtime, both on the CPU.
 
         Args:
-            model: What the twin was made of.
             x: Samples, N×…, as in a call.
-            base_dir: Folder of the external data.
+
+        Returns:
+            How far they agree; None for bfloat16, which ONNX Runtime does not take from Python.
 
         Raises:
             ModelError: ONNX Runtime cannot compute the model.
             ParityError: Twin and file disagree.
         """
-        # ONNX Runtime takes no bfloat16 from Python, and so has nothing to compare with.
-        if self._dtype is not torch.bfloat16:
-            require_parity(model, self.twin, x.to(self._dtype), base_dir, batch_size=len(x))
+        if self.dtype is torch.bfloat16:
+            return None
+        samples = x.to(self.dtype)
+        return require_parity(self.model, self.twin, samples, self._folder, batch_size=len(x))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of samples.
@@ -114,7 +143,7 @@ class Classifier(torch.nn.Module):
         Raises:
             ModelError: The model cannot be computed, or its first output is not N×classes.
         """
-        outputs = self.twin(x if self._dtype is torch.float32 else x.to(self._dtype))
+        outputs = self.twin(x if self.dtype is torch.float32 else x.to(self.dtype))
         return as_logits(outputs, len(x)).to(x.dtype)
 
 
@@ -136,13 +165,24 @@ def as_logits(outputs: object, n: int) -> torch.Tensor:
     return logits.reshape(n, shape[1])
 
 
-def _last_operator(model: ModelProto, wanted: tuple[str, ...]) -> str | None:
-    """Return which of some operators is the last one that changes the first output's numbers."""
+def _last_node(model: ModelProto) -> NodeProto | None:
+    """Return the last node that changes more of the first output than its shape or type."""
     makers = {name: node for node in model.graph.node for name in node.output if name}
     node = makers.get(model.graph.output[0].name) if model.graph.output else None
     while node is not None and node.op_type in _SAME_NUMBERS:
         node = makers.get(node.input[0])
-    return node.op_type if node is not None and node.op_type in wanted else None
+    return node
+
+
+def _without_last(model: ModelProto) -> ModelProto:
+    """Return the model with the operator that makes its probabilities replaced by Identity."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    node = _last_node(changed)
+    if node is not None:
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+    return changed
 
 
 def _dtype_of(value: ValueInfoProto) -> torch.dtype:

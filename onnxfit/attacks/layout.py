@@ -1,0 +1,30 @@
+"""How samples and weights lie in memory while a module is attacked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def laid_out(x: torch.Tensor) -> torch.Tensor:
+    """Lay samples out as convolutions compute them fastest: channels last for images."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
+@contextmanager
+def weights_laid_out(model: torch.nn.Module, x: torch.Tensor) -> Iterator[None]:
+    """Lay the weights of convolutions out like the samples, in a ``with`` block.
+
+    Samples of one channel look the same in both layouts, and then the weights decide which of the
+    two PyTorch computes in.
+    """
+    weights = model.parameters() if x.dim() == 4 else ()
+    earlier = [(weight, weight.data) for weight in weights if weight.dim() == 4]
+    for weight, data in earlier:
+        # Unlike ``contiguous``, this changes the strides of one channel too, which is what counts.
+        weight.data = data.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for weight, data in earlier:
+            weight.data = data

@@ -1,0 +1,224 @@
+"""The verb ``attack``: one attack on a model, replayed on its file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxfit.cli_files import check_output, check_outside
+from onnxfit.cli_options import DataOptions, as_json, data_options, model_argument, positive
+from onnxfit.cli_output import print_json, print_pairs, progress
+from onnxfit.errors import ModelError
+
+# Written out, so that --help need not import torch; a test compares them with the catalogue.
+ATTACKS = (
+    "noise",
+    "fgsm",
+    "bim",
+    "pgd",
+    "mi-fgsm",
+    "apgd-ce",
+    "apgd-dlr",
+    "apgd-t",
+    "fab-t",
+    "deepfool",
+    "cw",
+    "trust-region",
+    "square",
+    "hop-skip-jump",
+    "transfer",
+)
+BACKWARDS = ("all", "true", "relu", "smooth", "straight-through")
+NATIVE_ONLY = (
+    "These are native gradients alone, and the model is hardened: they do not see across the "
+    "jumps. --backward all finds more."
+)
+
+
+def threat_options(verb: Any) -> Any:
+    """Give a verb the options of what an attacker may do."""
+    options = (
+        click.option(
+            "--eps",
+            callback=positive,
+            metavar="NUMBER",
+            help="Largest perturbation in units of --bounds, by default 8/255.",
+        ),
+        click.option(
+            "--norm", type=click.Choice(["linf", "l2"]), help="Its norm, by default linf."
+        ),
+        click.option(
+            "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
+        ),
+        click.option(
+            "--steps", type=click.IntRange(min=1), metavar="N", help="Steps along the gradient."
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["cpu", "cuda"]),
+            default="cpu",
+            show_default=True,
+            help="Where twin and file compute.",
+        ),
+    )
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+@click.command()
+@model_argument
+@data_options
+@click.option("--attack", "name", required=True, type=click.Choice(ATTACKS), help="Which attack.")
+@threat_options
+@click.option("--step-size", callback=positive, metavar="NUMBER", help="Length of a step.")
+@click.option("--restarts", type=click.IntRange(min=1), metavar="N", help="How often to start.")
+@click.option("--loss", type=click.Choice(["ce", "margin", "dlr"]), help="What is maximised.")
+@click.option("--queries", type=click.IntRange(min=1), metavar="N", help="Without gradients.")
+@click.option(
+    "--backward",
+    type=click.Choice(BACKWARDS),
+    help="Slope of a JumpReLU in the backward pass: all of them one after the other, the default "
+    "for a hardened model, or one.",
+)
+@click.option("--tau", callback=positive, metavar="SHARE", help="Width of the smooth gate.")
+@click.option("--eot", type=click.IntRange(min=1), metavar="N", help="Average N gradients.")
+@click.option(
+    "--source",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="Model that a transfer starts from; several make an ensemble.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="The .npz file to write: the points of all samples, which of them fool the file, and how "
+    "far they are.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same OUT.")
+@click.option("--force", is_flag=True, help="Replace OUT where it exists.")
+@as_json
+def attack(
+    model: Path,
+    data: DataOptions,
+    name: str,
+    device: str,
+    backward: str | None,
+    source: Sequence[Path],
+    output: Path | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Attack MODEL and replay what comes out on the file in ONNX Runtime."""
+    from onnxfit.npz import check_target
+    from onnxfit.verification.single_attack import run
+    from onnxfit.verification.target import Target, classes_of
+
+    if output is not None:
+        check_output([model, data.path, *source], output, force)
+        check_target(output)
+    elif resume:
+        raise click.UsageError("--resume needs the OUT of the interrupted run.")
+    normalisation: dict[str, Any] = {"mean": data.mean, "std": data.std, "device": device}
+    target = Target(model, **normalisation)
+    dataset = data.open(target.classifier.channels)
+    target.classifier.check(dataset.shape)
+    classes_of(target, dataset)
+    if output is not None and data.path.is_dir():
+        check_outside(output, data.path)
+    settings["quantize"] = settings["quantize"] or None
+    attacks = _attacks(name, settings, data, backward, target, source, normalisation)
+    first = next(dataset.batches(min(64, dataset.n)))
+    target.parity(first.x)
+    document = run(
+        target,
+        dataset,
+        name,
+        attacks,
+        output=output,
+        seed=data.seed,
+        batch_size=data.batch_size,
+        resume=resume,
+        begin=progress,
+    )
+    document = {
+        "model": target.record(),
+        "data": {"path": str(data.path), "sha256": dataset.sha256, "n": dataset.n},
+        **document,
+        "path": None if output is None else str(output),
+    }
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    if target.is_hardened and document["native"] and len(attacks) == 1:
+        click.echo(NATIVE_ONLY, err=True)
+
+
+def _attacks(
+    name: str,
+    settings: dict[str, Any],
+    data: DataOptions,
+    backward: str | None,
+    target: Any,
+    source: Sequence[Path],
+    normalisation: dict[str, Any],
+) -> list[Any]:
+    """Make the attack, with each backward pass that was asked for."""
+    from onnxfit.attacks.attack import BudgetAttack, MinimalAttack
+    from onnxfit.attacks.catalogue import CATALOGUE, make_attack
+    from onnxfit.verification.single_attack import with_surrogates
+    from onnxfit.verification.target import Target
+
+    kind = CATALOGUE[name][0]
+    if settings["eps"] is None and issubclass(kind, BudgetAttack):
+        settings["eps"] = 8 / 255
+    if (name == "transfer") != bool(source):
+        raise click.UsageError("--source goes with --attack transfer, which needs one.")
+    if source:
+        sources = [Target(path, **normalisation) for path in source]
+        for path, each in zip(source, sources, strict=True):
+            if each.classifier.shape != target.classifier.shape:
+                raise ModelError(f"{path} takes samples of another shape than the model")
+        settings["source"] = [each.twin for each in sources]
+    if backward not in (None, "all"):
+        settings["backward"] = backward
+    try:
+        chosen = make_attack(name, {**settings, "bounds": data.bounds, "seed": data.seed})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    # Of a search for the smallest perturbation there is one answer, by one gradient.
+    smallest = isinstance(chosen, MinimalAttack) and chosen.eps is None
+    every = backward == "all" or (backward is None and target.is_hardened and not smallest)
+    return with_surrogates(chosen) if every else [chosen]
+
+
+def _print(document: dict[str, Any]) -> None:
+    def shown(share: dict[str, Any], key: str = "robust_accuracy") -> str:
+        low, high = share["ci95"]
+        return f"{share[key]:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+    pairs = {
+        "clean accuracy": shown(document["clean"], "accuracy"),
+        "robust accuracy": shown(document),
+    }
+    if document["native"]:
+        pairs["native gradients alone"] = shown(document["native"])
+    pairs["fool the file"] = f"{document['deployed_success']} of {document['data']['n']} samples"
+    if document["twin_only"]:
+        pairs["fool the twin alone"] = str(document["twin_only"])
+    if document["perturbation"]:
+        sizes = document["perturbation"]
+        pairs["perturbation"] = (
+            f"median {sizes['median']:.4g}, mean {sizes['mean']:.4g}, largest {sizes['max']:.4g} "
+            f"({document['norm']})"
+        )
+    print_pairs(pairs)
+    if document["path"]:
+        click.echo(f"wrote {document['path']}")

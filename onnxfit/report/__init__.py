@@ -1,0 +1,1 @@
+"""Reports, each made from ``result.json`` alone."""

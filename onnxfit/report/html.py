@@ -1,0 +1,381 @@
+"""The report of ``onnxfit verify`` as one HTML page."""
+
+import functools
+import importlib.resources
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfit.data import Bounds
+from onnxfit.report import pictures, plots
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Document = Mapping[str, Any]
+
+_NONE = "–"
+_MINUS = "−"
+_SPACE = "\N{NARROW NO-BREAK SPACE}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+_BACKWARDS = {"true": "native gradient", "relu": "ReLU backward", "none": "no gradient"}
+# A setting that stands elsewhere in the row of its attack.
+_SHOWN_APART = frozenset({"norm", "eps", "backward", "tau"})
+_WORDS = {
+    "sha256": "SHA-256",
+    "n": "samples",
+    "std": "standard deviation",
+    "top1_agreement": "top-1 agreement (share)",
+    "model_ms": "model, ms",
+    "baseline_ms": "baseline, ms",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the attacks made of one sample on one model.
+
+    Attributes:
+        clean: What the deployed file says about the sample itself.
+        adversarial: The adversarial input, C×H×W, or None where none was found.
+        prediction: What the deployed file says about that.
+        attack: The attack that found it.
+        saliency: The gradient of the label's logit or loss, C×H×W.
+        backward: The gradient that the attack used, as in result.json.
+    """
+
+    clean: int
+    adversarial: NDArray[np.float32] | None = None
+    prediction: int | None = None
+    attack: str | None = None
+    saliency: NDArray[np.float32] | None = None
+    backward: str | None = None
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """A sample that the report shows.
+
+    Attributes:
+        index: Its place in the data.
+        label: Its class.
+        x: The sample within the bounds, C×H×W.
+        model: What happened on the model.
+        baseline: What happened on the baseline, None where the model is its own.
+    """
+
+    index: int
+    label: int
+    x: NDArray[np.float32]
+    model: Outcome
+    baseline: Outcome | None = None
+
+
+def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
+    """Write the report of a verification.
+
+    Args:
+        result: The document of ``result.json``; parts that are missing or None are left out.
+        exhibits: Samples to show; only those that are images of one or three channels are.
+
+    Returns:
+        A page that needs no other file, no network and no script; the same for the same arguments.
+
+    Raises:
+        ModuleNotFoundError: Jinja, matplotlib or Pillow is not installed.
+    """
+    baseline = result.get("baseline") or {}
+    paired = bool(baseline) and not baseline.get("same_as_model")
+    sides = {"model": result, "baseline": baseline} if paired else {"model": result}
+    names = {"model": "Hardened", "baseline": "Baseline"} if paired else {"model": "Model"}
+    bounds, rows = _bounds(result), _attack_rows(sides)
+    drawable = [one for one in exhibits if pictures.drawable(one.x)]
+    return _template().render(
+        result=result,
+        paired=paired,
+        sides=sides,
+        names=names,
+        failed=_failed(result),
+        rows=rows,
+        common=_common_settings(rows),
+        measures=any("mean_relative_perturbation" in one for one in _attacks(result)),
+        curve=_curve(result, paired=paired),
+        exhibits=[pictures.panels(one, bounds, names) for one in drawable],
+        no_images=bool(exhibits) and not drawable,
+        reduced=any(pictures.reduction(one.x) > 1 for one in drawable),
+        grey=any(len(one.x) == 1 for one in drawable),
+        over_255=_over_255(result),
+        bounds=bounds,
+    )
+
+
+@functools.cache
+def _template() -> "Template":
+    """Compile the page."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "interval": interval,
+        "eps": eps_text,
+        "number": number,
+        "seconds": seconds,
+        "judged": judged,
+        "plain": plain,
+        "wording": wording,
+        "settings": _settings,
+        "backward": _backward,
+        "marks": plots.marks,
+        "span": plots.span,
+        "norm": _norm,
+    }
+    source = importlib.resources.files("onnxfit.report").joinpath("report.html.jinja")
+    return environment.from_string(source.read_text(encoding="utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    """Finish what the page shows: a dash for what is not there, escapes for what cannot be seen."""
+    import jinja2
+    from markupsafe import Markup
+
+    if value is None or isinstance(value, jinja2.Undefined):
+        return _NONE
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
+        return value
+    return "".join(map(_visible, value))
+
+
+def _visible(character: str) -> str:
+    """Write a character that cannot be seen as an escape; line ends and tabs become spaces."""
+    if character.isspace():
+        return " " if character in "\n\r\t" else character
+    return character if character.isprintable() else character.encode("unicode_escape").decode()
+
+
+def _finite(value: Any) -> float | None:
+    """Return a value as a number, None where there is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    """Write a number with its sign, which 0 does not have."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", _MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """Write a fraction in per cent."""
+    fraction = _finite(value)
+    text = _NONE if fraction is None else f"{100 * fraction:.{digits}f}{_SPACE}%"
+    return text.replace("-", _MINUS)
+
+
+def points(value: Any, digits: int = 1) -> str:
+    """Write a difference of fractions in percentage points, with its sign."""
+    difference = _finite(value)
+    return _NONE if difference is None else f"{_signed(100 * difference, digits)} points"
+
+
+def _digits(value: float, digits: int) -> str:
+    """Write a number with some digits, very small and large ones with a power of ten."""
+    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
+    power = f" × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if exponent else ""
+    return mantissa.replace("-", _MINUS) + power.replace(" ", _SPACE)
+
+
+def number(value: Any) -> str:
+    """Write a number with four digits, or a count in full."""
+    exact = _finite(value)
+    if exact is None:
+        return _NONE
+    return f"{value:,}".replace("-", _MINUS) if isinstance(value, int) else _digits(exact, 4)
+
+
+def seconds(value: Any) -> str:
+    """Write a duration with one decimal."""
+    duration = _finite(value)
+    return _NONE if duration is None else f"{duration:,.1f}"
+
+
+def interval(ends: Any, unit: str = "%") -> str:
+    """Write an interval of fractions in ``%``, differences in ``points``, or plain numbers."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return _NONE
+    low, high = (_finite(end) for end in ends)
+    if low is None or high is None:
+        return _NONE
+    if unit == "%":
+        return f"{100 * low:.1f}–{100 * high:.1f}{_SPACE}%"
+    if unit == "points":
+        return f"{_signed(100 * low)} to {_signed(100 * high)}"
+    return f"{number(low)}–{number(high)}"
+
+
+def eps_text(value: Any, over_255: bool = False) -> str:
+    """Write an eps, as a number of 255ths where it is one and no short decimal."""
+    eps = _finite(value)
+    if eps is None:
+        return _NONE
+    decimal, count = f"{eps:.4g}", round(255 * eps)
+    whole = count and math.isclose(255 * eps, count, rel_tol=1e-6)
+    return f"{count}/255" if over_255 and whole and float(decimal) != eps else decimal
+
+
+def judged(value: Any, rule: str) -> str:
+    """Write what a rule compares: points, per cent or a plain number, by the rule's name.
+
+    With one digit more than elsewhere: a value just below its bound should look so.
+    """
+    if _finite(value) is None:
+        return _NONE if value is None or isinstance(value, float) else plain(value)
+    if any(part in rule for part in ("drop", "difference", "paired", "loss")):
+        return points(value, 2).removeprefix("+")
+    if any(part in rule for part in ("clean", "robust", "accuracy", "share")):
+        return percent(value, 2)
+    return number(value)
+
+
+def plain(value: Any) -> str:
+    """Write any value of the document."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    if isinstance(value, float):
+        return _digits(value, 6) if math.isfinite(value) else _NONE
+    return _NONE if value is None else str(value)
+
+
+def wording(key: str) -> str:
+    """Write a name of the document as words."""
+    return _WORDS.get(key, key.replace("_", " "))
+
+
+def _settings(settings: Document | None, but: Document | None = None) -> str:
+    """Write the settings of an attack in one line, without those that stand elsewhere."""
+    return " · ".join(
+        f"{wording(key)} {plain(value)}"
+        for key, value in (settings or {}).items()
+        if key not in _SHOWN_APART and key not in (but or {}) and value is not None
+    )
+
+
+def _common_settings(rows: Sequence[Mapping[str, Document]]) -> Document:
+    """Return the settings that several attacks have and that are the same in all that do."""
+    values: dict[str, list[tuple[int, Any]]] = {}
+    for place, row in enumerate(rows):
+        for attack in row.values():
+            for key, value in (attack.get("settings") or {}).items():
+                values.setdefault(key, []).append((place, value))
+    return {
+        key: found[0][1]
+        for key, found in values.items()
+        if found[0][0] != found[-1][0] and all(value == found[0][1] for _, value in found)
+    }
+
+
+def _backward(backward: Any) -> str:
+    """Write which gradient an attack used."""
+    text = str(backward)
+    if text.startswith("smooth "):
+        return f"smooth gate, τ = {text.removeprefix('smooth ')}"
+    return _BACKWARDS.get(text, text)
+
+
+def _bounds(result: Document) -> Bounds:
+    """Return the values of black and white."""
+    low, high = (result.get("data") or {}).get("bounds") or (0.0, 1.0)
+    return (low, high) if low < high else (0.0, 1.0)
+
+
+def _over_255(result: Document) -> bool:
+    """Tell whether eps is commonly written in units of 1/255."""
+    return result.get("norm") == "linf" and _bounds(result) == (0, 1)
+
+
+def _attacks(side: Document) -> list[Document]:
+    """List the attacks on one of the models."""
+    return list(side.get("attacks") or [])
+
+
+def _failed(result: Document) -> list[str]:
+    """Name what makes the gate fail."""
+    rules = [one["rule"] for one in result.get("rules") or [] if not one.get("passed")]
+    checks = [
+        one["check"]
+        for one in result.get("diagnostics") or []
+        if one.get("gate") and not one.get("passed")
+    ]
+    return [*rules, *checks]
+
+
+def _attack_rows(sides: Mapping[str, Document]) -> list[dict[str, Document]]:
+    """Put what one attack did to each model side by side, in the order of the document."""
+    rows: list[dict[str, Document]] = []
+    for side, document in sides.items():
+        for attack in _attacks(document):
+            same = (row for row in rows if side not in row and _key(row) == _key({side: attack}))
+            row = next(same, None)
+            if row is None:
+                rows.append(row := {})
+            row[side] = attack
+    return rows
+
+
+def _key(row: Mapping[str, Document]) -> tuple[Any, ...]:
+    """Return what tells an attack from another."""
+    attack = next(iter(row.values()))
+    return tuple(attack.get(key) for key in ("name", "backward", "norm", "eps"))
+
+
+def _curve(result: Document, *, paired: bool) -> dict[str, str]:
+    """Draw the curve for wide and for narrow screens, nothing where there is none."""
+    from markupsafe import Markup
+
+    measured = result.get("curve") or []
+    if not measured:
+        return {}
+    model = "hardened" if paired else "model"
+    names = {"model": f"{model}, worst case", "native": f"{model}, native gradients alone"}
+    if paired:
+        names["baseline"] = "baseline, worst case"
+    low, high = _bounds(result)
+    eps, over_255 = _finite(result.get("eps")), _over_255(result)
+    axis = plots.EpsAxis(
+        label=f"eps, {_norm(result.get('norm'))}, pixel units ({low:g} to {high:g})",
+        over_255=over_255,
+        gate=eps,
+        gate_label=f"gate: eps {eps_text(eps, over_255)}",
+    )
+    shapes = {"wide": False, "narrow": True}
+    return {
+        shape: Markup(plots.curve(measured, names, axis, narrow=narrow))  # noqa: S704 - escaped
+        for shape, narrow in shapes.items()
+    }
+
+
+def _norm(norm: Any) -> str:
+    """Write the name of a norm."""
+    return _NORMS.get(str(norm), plain(norm))

@@ -1,0 +1,26 @@
+"""What produced the figures of a result."""
+
+import importlib
+import platform
+from typing import Any
+
+import torch
+
+from onnxfit.verification.settings import Settings
+from onnxfit.verification.target import Target
+
+_PACKAGES = ("onnxfit", "onnx", "onnxruntime", "torch", "numpy")
+
+
+def environment(target: Target, settings: Settings) -> dict[str, Any]:
+    """Return versions, provider, device, seed, threads and platform."""
+    versions = {name: importlib.import_module(name).__version__ for name in _PACKAGES}
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "provider": target.deployed.deployed.session.get_providers()[0],
+        "device": str(target.device),
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }

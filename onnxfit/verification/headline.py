@@ -1,0 +1,64 @@
+"""The sentence that says what the hardening bought, and no more than the figures do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def headline(document: Mapping[str, Any]) -> str:
+    """Return the headline of a result with the keys of ``result.json``.
+
+    "More robust" is said only where the interval of the paired difference lies above zero and the
+    exact test agrees.
+    """
+    n = document["data"]["n"]
+    where = f"At {budget(document)}, on {n} sample{'s' if n != 1 else ''}, "
+    worst = _percent(document["worst_case"]["robust_accuracy"])
+    baseline = document.get("baseline")
+    if baseline is None or baseline.get("same_as_model"):
+        low, high = document["worst_case"]["ci95"]
+        return (
+            f"{where}the worst case leaves {worst} right (95 % interval {_percent(low)} to "
+            f"{_percent(high)}); there is no other model to compare with."
+        )
+    difference = document["difference"]
+    points, (low, high) = difference["robust_accuracy"], difference["ci95"]
+    what = (
+        f"{where}the worst case leaves {worst} right, against "
+        f"{_percent(baseline['worst_case']['robust_accuracy'])} before hardening: "
+        f"{_points(points)} points (95 % interval {_points(low)} to {_points(high)})"
+    )
+    significant = difference["p_value"] < 0.05
+    if low > 0 and significant:
+        return f"{what}; the hardened model is more robust."
+    if high < 0 and significant:
+        return f"{what}; the hardening made it less robust."
+    return f"{what}; no difference is shown."
+
+
+def paper_headline(document: Mapping[str, Any]) -> str:
+    """Return the headline of a run of the paper's protocol."""
+    figures = ", ".join(
+        f"{record['name']} {_percent(record['accuracy'])}"
+        for record in document["attacks"]
+        if not record["name"].startswith("transfer")
+    )
+    return (
+        f"Accuracy under the paper's attacks, by native gradients alone, on "
+        f"{document['data']['n']} samples: {figures}. This is no worst case: the suites quick and "
+        "standard look for it."
+    )
+
+
+def budget(document: Mapping[str, Any]) -> str:
+    """Say how far the attacker may go, in units of the data."""
+    low, high = document["data"]["bounds"]
+    norm = {"linf": "ℓ∞", "l2": "ℓ2"}[document["norm"]]
+    return f"eps {document['eps']:.4g} ({norm}, pixels from {low:g} to {high:g})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "−")

@@ -1,0 +1,85 @@
+"""How long a file takes beside another, in ONNX Runtime, measured in turns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnxfit.verification.target import DeployedClassifier
+
+# A round lasts at least this long, so that the clock's own steps do not matter.
+_ROUND_SECONDS = 2e-3
+_WARM_UP = 3
+# Of 31 sorted rounds, those that bound the median with 95 % confidence: 10th and 22nd.
+ROUNDS = 31
+_LOW, _HIGH = 9, 21
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Time of a model beside that of its baseline.
+
+    Attributes:
+        ratio: Median over the rounds of the model's time as a share of the baseline's.
+        ci95: Interval of the median, from the sorted rounds.
+        model_ms: Median time of one call in milliseconds.
+        baseline_ms: The same of the baseline.
+        rounds: How often both were measured, in turns.
+        batch_size: Samples of a call.
+        threads: Of the session; 0 where ONNX Runtime chooses.
+        provider: That the session prefers.
+    """
+
+    ratio: float
+    ci95: tuple[float, float]
+    model_ms: float
+    baseline_ms: float
+    rounds: int
+    batch_size: int
+    threads: int
+    provider: str
+
+
+def measure(model: DeployedClassifier, baseline: DeployedClassifier, x: torch.Tensor) -> Latency:
+    """Measure one file beside another; a file takes exactly as long as itself.
+
+    Args:
+        model: The one.
+        baseline: The other.
+        x: The samples of a call, n×….
+    """
+    calls = [module.call(x) for module in (model, baseline)]
+    for _ in range(_WARM_UP):
+        first, second = (_seconds(call, 1) for call in calls)
+    repeats = max(1, int(_ROUND_SECONDS / max(min(first, second), 1e-9)))
+    # Each goes first in every other round.
+    times = np.zeros((ROUNDS, 2))
+    for number in range(ROUNDS):
+        for which in (0, 1) if number % 2 else (1, 0):
+            times[number, which] = _seconds(calls[which], repeats)
+    if model is baseline:
+        times[:, 0] = times[:, 1]
+    ratios = np.sort(times[:, 0] / times[:, 1])
+    milliseconds = np.median(times, axis=0) * 1000
+    session = model.deployed.session
+    return Latency(
+        ratio=float(np.median(ratios)),
+        ci95=(float(ratios[_LOW]), float(ratios[_HIGH])),
+        model_ms=float(milliseconds[0]),
+        baseline_ms=float(milliseconds[1]),
+        rounds=ROUNDS,
+        batch_size=len(x),
+        threads=session.get_session_options().intra_op_num_threads,
+        provider=session.get_providers()[0],
+    )
+
+
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
+    """Return how long a call takes, the mean of some."""
+    began = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - began) / repeats

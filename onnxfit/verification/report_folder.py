@@ -1,0 +1,87 @@
+"""The folder that a verification writes: all files or none, and what an interruption leaves."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfit.attacks.ball import LEVELS
+from onnxfit.data import Dataset
+from onnxfit.errors import DataError
+from onnxfit.replacing import replacing
+from onnxfit.report.html import render
+from onnxfit.report.junit import junit
+from onnxfit.verification import regression_corpus
+from onnxfit.verification.journal import Journal
+from onnxfit.verification.result import Result
+
+RESULT, HTML, JUNIT = "result.json", "report.html", "junit.xml"
+ADVERSARIAL = "adversarial.npz"
+UNFINISHED = ".unfinished"
+
+
+class ReportFolder:
+    """Where ``result.json``, ``report.html``, ``junit.xml`` and ``adversarial.npz`` go.
+
+    Args:
+        folder: Made if need be; its parent must exist.
+        data: What is verified on.
+        run: What the run depends on, for resuming it.
+        resume: Go on with an unfinished run in the folder.
+        quantize: Whether adversarial inputs are kept in 8 bits.
+
+    Attributes:
+        journal: What is done so far.
+
+    Raises:
+        DataError: The folder cannot be used.
+        ModuleNotFoundError: A package that the report needs is not installed.
+    """
+
+    def __init__(
+        self, folder: Path, data: Dataset, run: Mapping[str, Any], resume: bool, *, quantize: bool
+    ) -> None:
+        import jinja2  # noqa: F401 - missing packages are told now, not in hours
+        import matplotlib  # noqa: F401
+
+        if folder.exists() and not folder.is_dir():
+            raise DataError(f"{folder} is no folder")
+        if not folder.parent.is_dir():
+            raise DataError(f"the folder {folder.parent} does not exist")
+        if data.path.is_dir() and folder.resolve().is_relative_to(data.path.resolve()):
+            raise DataError(f"{folder} lies in the folder of the data, {data.path}")
+        self._folder, self._data, self._quantize = folder, data, quantize
+        self.journal = Journal(folder / UNFINISHED, run, resume=resume)
+        folder.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def corpus(self) -> Iterator[regression_corpus.Add]:
+        """Give what adds adversarial inputs to ``adversarial.npz``, which is written at the end."""
+        path = self._folder / ADVERSARIAL
+        with regression_corpus.writing(path, self._data.shape, quantized=self._quantize) as add:
+            yield self._as_bytes(add) if self._quantize else add
+
+    def _as_bytes(self, add: regression_corpus.Add) -> regression_corpus.Add:
+        low, high = self._data.bounds
+
+        def with_bytes(x: NDArray[Any], *others: Any) -> None:
+            levels = np.rint((x.astype(np.float64) - low) * (LEVELS / (high - low)))
+            add(levels.astype(np.uint8), *others)
+
+        return with_bytes
+
+    def publish(self, result: Result) -> None:
+        """Write the other files, and forget what resuming would need."""
+        texts = {
+            RESULT: result.to_json(),
+            HTML: render(result.document, result.exhibits),
+            JUNIT: junit(result.document),
+        }
+        with contextlib.ExitStack() as files:
+            for name, text in texts.items():
+                path = files.enter_context(replacing(self._folder / name))
+                path.write_text(text, encoding="utf-8")
+        self.journal.remove()

@@ -1,0 +1,63 @@
+"""How a verification is made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxfit.attacks.ball import NORMS
+from onnxfit.verification.policy import SUITES
+from onnxfit.verification.suites import Suite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a verification is made.
+
+    Attributes:
+        suite: ``quick``, ``standard`` or ``paper``.
+        eps: Largest perturbation in units of the bounds and the norm; in ``paper`` the step and
+            radius in normalised units. None for 8/255, in ``paper`` 0.01.
+        norm: ``linf`` or ``l2``.
+        steps: Of the attacks that follow gradients; None for the suite's own number.
+        quantize: Count only adversarial inputs that 8 bits hold.
+        mean: Subtracted from samples before the model.
+        std: Divides after that.
+        seed: Of everything random.
+        batch_size: Samples computed at a time.
+        device: Where the twin computes: ``cpu`` or ``cuda``; on CUDA the file runs there too.
+    """
+
+    suite: Suite = "standard"
+    eps: float | None = None
+    norm: Any = "linf"
+    steps: int | None = None
+    quantize: bool = False
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    seed: int = 0
+    batch_size: int = 64
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        if self.suite not in SUITES:
+            raise ValueError(f"expected a suite of {', '.join(SUITES)}, got {self.suite!r}")
+        if self.norm not in NORMS:
+            raise ValueError(f"expected a norm of {' or '.join(NORMS)}, got {self.norm!r}")
+        if self.eps is not None and not 0 < self.eps < float("inf"):
+            raise ValueError(f"expected eps > 0, got {self.eps}")
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
+
+    @property
+    def radius(self) -> float:
+        """The eps that is used."""
+        if self.eps is not None:
+            return self.eps
+        return 0.01 if self.suite == "paper" else 8 / 255

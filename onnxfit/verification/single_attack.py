@@ -1,0 +1,146 @@
+"""One attack on a model, replayed on its file: what ``onnxfit attack`` does."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfit import npz
+from onnxfit.attacks.attack import Attack, GradientAttack
+from onnxfit.attacks.transfer import Transfer
+from onnxfit.data import Dataset
+from onnxfit.verification.campaign import Campaign, Found
+from onnxfit.verification.journal import Journal
+from onnxfit.verification.progress import Begin, silent
+from onnxfit.verification.records import robust_share, scored
+from onnxfit.verification.result import Document
+from onnxfit.verification.suites import Stage, backwards
+from onnxfit.verification.target import Target
+
+
+def run(
+    target: Target,
+    data: Dataset,
+    name: str,
+    attacks: Sequence[Attack],
+    *,
+    output: Path | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    resume: bool = False,
+    begin: Begin = silent,
+) -> Document:
+    """Attack all samples, and replay what comes out on the file in ONNX Runtime.
+
+    Args:
+        target: The model.
+        data: The samples.
+        name: Of the attack.
+        attacks: The attack with each backward pass that is to be tried, the model's own first.
+            Each is given the samples that are left.
+        output: An ``.npz`` file for the points ``x``, those that fool nothing being the samples
+            themselves; the labels ``y``; the booleans ``success``; and the ``distance`` of each
+            point in the norm.
+        seed: Of everything random.
+        batch_size: Samples computed at a time.
+        resume: Go on with an unfinished run beside the output.
+        begin: As in :func:`onnxfit.verify`.
+
+    Returns:
+        What the command line prints as JSON.
+    """
+    chosen = [stage_of(name, attack) for attack in attacks]
+    journal = _journal(target, data, chosen, output, resume, seed=seed, batch_size=batch_size)
+    campaign = Campaign(
+        {"model": target},
+        data,
+        chosen,
+        seed=seed,
+        batch_size=batch_size,
+        journal=journal,
+    )
+    norm = attacks[0].norm
+    distances = []
+    with contextlib.ExitStack() as files:
+        append = None if output is None else files.enter_context(npz.writing(output))
+        campaign.advance = files.enter_context(begin(campaign.work, name))
+        for found in campaign.run():
+            columns = _columns(found, campaign, norm)
+            distances.append(columns["distance"][columns["success"]])
+            if append is not None:
+                append(**columns)
+    journal.remove()
+    score = scored(campaign, "model")
+    found_distances = np.concatenate(distances)
+    successes = int(sum(tally["deployed_success"] for tally in score["attacks"]))
+    only = sum(tally["twin_only"] for tally in score["attacks"])
+    return {
+        "attack": name,
+        "norm": norm,
+        "eps": attacks[0].radius,
+        "clean": score["clean"],
+        **robust_share(int(campaign.scores["model"].robust().sum()), data.n),
+        "native": score["native"] if isinstance(attacks[0], GradientAttack) else None,
+        "deployed_success": successes,
+        "twin_only": only,
+        "perturbation": _summary(found_distances),
+        "attacks": score["attacks"],
+    }
+
+
+def stage_of(name: str, attack: Attack) -> Stage:
+    """Return an attack as a stage: on the twin where it has gradients, else on the file."""
+    if isinstance(attack, Transfer):
+        return Stage(name=name, attack=attack, family="black-box", transfer=True)
+    if not isinstance(attack, GradientAttack):
+        return Stage(name=name, attack=attack, family="black-box", deployed=True)
+    family: Any = "native" if attack.backward == "true" else "surrogate"
+    return Stage(name=name, attack=attack, family=family)
+
+
+def with_surrogates(attack: Attack) -> list[Attack]:
+    """Return an attack with the model's own gradient first, then with every surrogate."""
+    if not isinstance(attack, GradientAttack):
+        return [attack]
+    return [attack, *(dataclasses.replace(attack, **settings) for settings in backwards(True))]
+
+
+def _journal(
+    target: Target,
+    data: Dataset,
+    chosen: Sequence[Stage],
+    output: Path | None,
+    resume: bool,
+    **how: int,
+) -> Journal:
+    settings = [repr(stage) for stage in chosen]
+    run = {"model": target.sha256, "data": data.sha256, "n": data.n, "stages": settings, **how}
+    normalisation = {"mean": target.mean, "std": target.std, "bounds": data.bounds}
+    folder = None if output is None else output.with_name(f".{output.name}.unfinished")
+    return Journal(folder, {**run, **normalisation}, resume=resume)
+
+
+def _columns(found: Found, campaign: Campaign, norm: str) -> dict[str, NDArray[Any]]:
+    """Return what the output holds of a shard."""
+    rows = np.arange(found.start, found.start + len(found.x))
+    score = campaign.scores["model"]
+    points = found.points["model"]
+    moved = (points.astype(np.float64) - found.x).reshape(len(points), -1)
+    distance = np.abs(moved).max(1) if norm == "linf" else np.linalg.norm(moved, axis=1)
+    success = score.finder[rows] >= 0
+    return {"x": points, "y": found.y, "success": success, "distance": distance}
+
+
+def _summary(distances: NDArray[np.float64]) -> Document | None:
+    """Return mean, median and largest distance of the points that fool the file."""
+    if not len(distances):
+        return None
+    return {
+        "mean": float(distances.mean()),
+        "median": float(np.median(distances)),
+        "max": float(distances.max()),
+    }

@@ -1,0 +1,171 @@
+"""Which attacks a suite holds, in which order, and on which samples."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from onnxfit.attacks.apgd import APGD, TargetedAPGD
+from onnxfit.attacks.attack import Attack, GradientAttack
+from onnxfit.attacks.ball import Bounds, Norm
+from onnxfit.attacks.fab import FAB
+from onnxfit.attacks.gradient import FGSM, PGD
+from onnxfit.attacks.hop_skip_jump import HopSkipJump
+from onnxfit.attacks.noise import RandomNoise
+from onnxfit.attacks.square import Square
+from onnxfit.attacks.surrogates import TAUS
+from onnxfit.attacks.transfer import Transfer
+
+Suite = Literal["quick", "standard", "paper"]
+
+# The names of the attacks of one step, and of many, with the model's own gradients.
+FEW_STEPS = "fgsm"
+MANY_STEPS = ("pgd", "apgd-ce")
+
+Family = Literal["native", "surrogate", "black-box"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One attack of a suite.
+
+    Attributes:
+        name: As reports call it.
+        attack: With its settings.
+        family: ``native``: with the model's own gradients; ``surrogate``: with another backward
+            pass; ``black-box``: without gradients of the model.
+        deployed: Whether it runs on the file in ONNX Runtime, not on the twin.
+        everyone: Whether it is given samples that earlier attacks broke as well, so that it can
+            be compared with others.
+        transfer: Whether it attacks another model, and the points are tried on this one.
+    """
+
+    name: str
+    attack: Attack
+    family: Family
+    deployed: bool = False
+    everyone: bool = False
+    transfer: bool = False
+
+    @property
+    def backward(self) -> str:
+        """What reports call the backward pass: ``true``, ``relu``, ``smooth τ`` or ``none``."""
+        if self.family == "black-box" or not isinstance(self.attack, GradientAttack):
+            return "none"
+        mode = self.attack.backward
+        return f"smooth {self.attack.tau:g}" if mode == "smooth" else mode
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it follows gradients of the model under attack."""
+        return isinstance(self.attack, GradientAttack)
+
+    def on(self, source: torch.nn.Module | None, seed: int) -> Attack:
+        """Return the attack with its seed, and a transfer with the model to start from."""
+        changes: dict[str, Any] = {"seed": seed}
+        if self.transfer and source is not None:
+            changes["source"] = source
+        return dataclasses.replace(self.attack, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threat:
+    """What an attacker may do, and what all attacks of a suite share.
+
+    Attributes:
+        eps: Largest perturbation, in units of the bounds and the norm.
+        norm: ``linf`` or ``l2``.
+        bounds: Smallest and largest value of a sample.
+        quantize: Whether adversarial inputs are stored in 8 bits.
+        eot: Passes that a gradient is averaged over.
+    """
+
+    eps: float
+    norm: Norm = "linf"
+    bounds: Bounds = (0.0, 1.0)
+    quantize: bool = False
+    eot: int = 1
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every attack within a budget is given."""
+        return {
+            "eps": self.eps,
+            "norm": self.norm,
+            "bounds": self.bounds,
+            "quantize": self.quantize,
+        }
+
+
+def stages(
+    suite: Suite, threat: Threat, *, jumps: bool, transfer: bool, steps: int | None = None
+) -> list[Stage]:
+    """Return the attacks of ``quick`` or ``standard``.
+
+    ``standard`` holds the four of AutoAttack's standard version (Croce and Hein, 2020): APGD-CE,
+    targeted APGD and FAB and Square, as well as the first two with every surrogate backward pass,
+    transfer and a decision-based attack. ``quick`` has PGD in their place, and fewer queries.
+
+    Args:
+        suite: Its name.
+        threat: What an attacker may do.
+        jumps: Whether the models hold JumpReLUs, so that surrogates make a difference.
+        transfer: Whether there is another model to transfer from.
+        steps: Of the attacks that follow gradients; by default 20 in ``quick``, else 100.
+    """
+    make = _quick if suite == "quick" else _standard
+    return list(make(threat, jumps, transfer, steps))
+
+
+def backwards(jumps: bool) -> list[dict[str, Any]]:
+    """Return the settings of every surrogate backward pass."""
+    smooth = [{"backward": "smooth", "tau": tau} for tau in TAUS]
+    return [{"backward": "relu"}, *smooth] if jumps else []
+
+
+def _quick(threat: Threat, jumps: bool, transfer: bool, steps: int | None) -> Iterator[Stage]:
+    within = threat.settings
+    descent: dict[str, Any] = {**within, "eot": threat.eot, "steps": steps or 20}
+    fgsm = FGSM(**within, eot=threat.eot)
+    yield Stage(name=FEW_STEPS, attack=fgsm, family="native", everyone=True)
+    yield Stage(name="pgd", attack=PGD(**descent), family="native", everyone=True)
+    yield Stage(name="pgd-margin", attack=PGD(**descent, loss="margin"), family="native")
+    for settings in backwards(jumps):
+        yield Stage(name="pgd", attack=PGD(**descent, **settings), family="surrogate")
+    if jumps:
+        attack = PGD(**descent, loss="margin", backward="smooth", tau=TAUS[1])
+        yield Stage(name="pgd-margin", attack=attack, family="surrogate")
+    yield from _without_gradients(threat, transfer, steps=steps or 20, queries=200, decisions=None)
+
+
+def _standard(threat: Threat, jumps: bool, transfer: bool, steps: int | None) -> Iterator[Stage]:
+    within = threat.settings
+    descent: dict[str, Any] = {**within, "eot": threat.eot, "steps": steps or 100}
+    fgsm = FGSM(**within, eot=threat.eot)
+    yield Stage(name=FEW_STEPS, attack=fgsm, family="native", everyone=True)
+    yield Stage(name="apgd-ce", attack=APGD(**descent), family="native", everyone=True)
+    yield Stage(name="apgd-t", attack=TargetedAPGD(**descent), family="native")
+    yield Stage(name="fab-t", attack=FAB(**descent), family="native")
+    kinds: list[tuple[str, Callable[..., Attack]]] = [("apgd-ce", APGD), ("apgd-t", TargetedAPGD)]
+    for name, kind in kinds:
+        for settings in backwards(jumps):
+            yield Stage(name=name, attack=kind(**descent, **settings), family="surrogate")
+    yield from _without_gradients(threat, transfer, steps=40, queries=5000, decisions=1000)
+
+
+def _without_gradients(
+    threat: Threat, transfer: bool, *, steps: int, queries: int, decisions: int | None
+) -> Iterator[Stage]:
+    """Yield the attacks that need no gradient of the model."""
+    within = threat.settings
+    noise, square = RandomNoise(**within), Square(**within, queries=queries)
+    yield Stage(name="noise", attack=noise, family="black-box", deployed=True, everyone=True)
+    if transfer:
+        moved = Transfer(**within, steps=steps, source=torch.nn.Identity())
+        yield Stage(name="transfer", attack=moved, family="black-box", transfer=True)
+    yield Stage(name="square", attack=square, family="black-box", deployed=True)
+    if decisions is not None:
+        decided = HopSkipJump(**within, queries=decisions)
+        yield Stage(name="hop-skip-jump", attack=decided, family="black-box", deployed=True)

@@ -1,0 +1,221 @@
+"""A model under attack: its twin gives gradients, the file in ONNX Runtime gives the verdict."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxfit.data import Dataset
+from onnxfit.deployed import Deployed
+from onnxfit.errors import DataError, ModelError
+from onnxfit.files import folder_of, read_with_digest
+from onnxfit.hardening import restore, retrofit
+from onnxfit.runtime import Provider
+from onnxfit.sites import find_sites
+from onnxfit.twin.classifier import Classifier, as_logits
+from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.twin.parity import Parity
+from onnxfit.twin.preprocessing import Preprocessed
+
+# ONNX Runtime's log of a probability of 0.
+_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+
+
+class DeployedClassifier(torch.nn.Module):
+    """A file in ONNX Runtime as a module: samples N×… in the data's units in, logits N×C out.
+
+    It has no gradients. Where the file ends in a Softmax or Sigmoid, the logarithms of its
+    probabilities stand for its logits.
+
+    Args:
+        classifier: What its twin looks like.
+        preprocessing: Normalises the samples as it does for the twin.
+        deployed: The file.
+    """
+
+    def __init__(
+        self, classifier: Classifier, preprocessing: Preprocessed, deployed: Deployed
+    ) -> None:
+        super().__init__()
+        self.deployed = deployed
+        self._dtype, self._probabilities = classifier.dtype, classifier.probabilities
+        # A tuple hides the modules from this one's own parts.
+        self._preprocessing = (preprocessing,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of samples on the CPU or wherever the session computes."""
+        with torch.no_grad():
+            outputs = self.call(x)()
+            logits = as_logits(torch.as_tensor(outputs[0]), len(x)).to(x.dtype)
+        if self._probabilities:
+            logits = logits.clamp(min=_LEAST_PROBABILITY).log()
+        return logits.to(x.device)
+
+    def call(self, x: torch.Tensor) -> Callable[[], list[Any]]:
+        """Prepare samples, and return what computes the file's outputs, again and again."""
+        inputs = self._preprocessing[0].normalised(x.cpu()).to(self._dtype).contiguous().numpy()
+        return lambda: self.deployed(inputs)
+
+
+class Target:
+    """A model under attack.
+
+    Args:
+        model: A model or its path.
+        base_dir: Folder of the external data; by default that of the path.
+        mean: Subtracted from samples before the model, for all channels or each.
+        std: Divides after that.
+        providers: Execution providers of the session; by default the CPU's alone.
+        device: Where the twin computes.
+
+    Attributes:
+        path: As it was given, or None.
+        folder: Of its external data, or None.
+        device: Where the twin computes.
+        sha256: Of the file, or of the serialised model.
+        model: The model.
+        twin: From samples, N×… in the data's units, to logits, N×C; with gradients.
+        deployed: The same in ONNX Runtime, without gradients.
+        classifier: The part of the twin after the normalisation. Every site is a JumpReLU in it,
+            those that are not hardened with jump 0.
+
+    Raises:
+        ModelError: The model cannot be read or run, or is no classifier of one input.
+        UnsupportedOperator: The twin cannot compute a node.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto | str | Path,
+        base_dir: str | Path | None = None,
+        *,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        providers: Sequence[Provider] | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.path = None if isinstance(model, ModelProto) else Path(model)
+        self.folder = folder_of(model, base_dir)
+        self.model, self.sha256 = read_with_digest(model)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._providers, self.device = providers, torch.device(device)
+        # A Relu is a JumpReLU of jump 0, and as one it can have another backward pass.
+        attackable = _with_every_site(self.model, self.folder)
+        self.classifier = Classifier(attackable, self.folder, before_probabilities=True)
+        if self.classifier.dtype is torch.bfloat16:
+            raise ModelError(
+                "the model's input is bfloat16, which ONNX Runtime does not take from Python, so "
+                "that nothing can be replayed on the file"
+            )
+        self.classifier.requires_grad_(False).eval()
+        self._cpu_preprocessing = Preprocessed(self.classifier, self.mean, self.std)
+        self.twin = Preprocessed(self.classifier, self.mean, self.std).to(device)
+
+    @cached_property
+    def deployed(self) -> DeployedClassifier:
+        """The file in ONNX Runtime."""
+        source = self.model if self.path is None else self.path
+        session = Deployed(source, self.folder, self._providers)
+        return DeployedClassifier(self.classifier, self._cpu_preprocessing, session)
+
+    @property
+    def jumps(self) -> dict[str, float | list[float] | None]:
+        """The jump of each hardened site by its name; None where it is given at run time."""
+        found = {site.name: site.jump for site in find_sites(self.model) if site.jump is not None}
+        return {name: _listed(jump) for name, jump in found.items()}
+
+    def parity(self, x: torch.Tensor | NDArray[np.float32]) -> Parity:
+        """Compare twin and file on samples in the data's units.
+
+        Raises:
+            ParityError: They disagree.
+        """
+        found = self.classifier.require_parity(
+            self._cpu_preprocessing.normalised(torch.as_tensor(x).cpu())
+        )
+        assert found is not None  # noqa: S101 - bfloat16 was refused
+        return found
+
+    @property
+    def has_jumps(self) -> bool:
+        """Whether the twin holds a JumpReLU, also one of jump 0."""
+        return bool(jump_relus(self.twin))
+
+    def passes_gradients(self, x: torch.Tensor) -> bool:
+        """Say whether the twin's logits depend on samples as far as gradients know."""
+        leaf = x[:1].to(self.device, copy=True).requires_grad_()
+        return bool(self.twin(leaf).requires_grad)
+
+    def record(self) -> dict[str, Any]:
+        """Return what reports say of the model."""
+        sites = len(find_sites(self.model))
+        return {"path": self.path, "sha256": self.sha256, "sites": sites, "jumps": self.jumps}
+
+    @property
+    def is_hardened(self) -> bool:
+        """Whether any jump is not 0."""
+        return any(jump != 0 for jump in self.jumps.values())
+
+    def unhardened(self) -> "Target":
+        """Return what the model was before it was hardened, or with jumps of 0 if that is lost."""
+        try:
+            plain = restore(self.model, self.folder)
+        except ModelError:
+            plain = retrofit(self.model, 0.0, base_dir=self.folder)
+        return Target(
+            plain,
+            self.folder,
+            mean=self.mean,
+            std=self.std,
+            providers=self._providers,
+            device=self.device,
+        )
+
+    def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the classes that the file names for samples, N; -1 where a logit is NaN."""
+        logits = self.deployed(torch.as_tensor(x))
+        classes = logits.argmax(1)
+        classes[logits.isnan().any(1)] = -1
+        return classes.cpu().numpy()
+
+
+def classes_of(target: Target, data: Dataset) -> int:
+    """Return how many classes a model tells apart, and check that they are those of the labels.
+
+    Raises:
+        DataError: A label is none of them.
+        ModelError: The model gives no logits of at least two classes.
+    """
+    x = next(data.batches(1)).x
+    with torch.no_grad():
+        classes = target.twin(torch.from_numpy(x).to(target.device)).shape[1]
+    if classes < 2:
+        raise ModelError(
+            "the model gives one number per sample, not the logits of at least two classes"
+        )
+    highest = int(data.labels.argmax())
+    if data.labels[highest] >= classes:
+        raise DataError(
+            f"{data.path}: the label of sample {highest} is {data.labels[highest]}, but the model "
+            f"has {classes} classes, 0 to {classes - 1}"
+        )
+    return int(classes)
+
+
+def _with_every_site(model: ModelProto, folder: Path | None) -> ModelProto:
+    """Return a model that computes the same with each activation that is a site a JumpReLU."""
+    plain = [site.name for site in find_sites(model) if site.jump is None]
+    if not plain:
+        return model
+    return retrofit(model, jumps=dict.fromkeys(plain, 0.0), base_dir=folder)
+
+
+def _listed(jump: object) -> float | list[float] | None:
+    if isinstance(jump, tuple):
+        return [float(value) for value in jump] or None
+    return float(jump)  # type: ignore[arg-type]

@@ -1,0 +1,97 @@
+"""Modules with closed-form behaviour that tests of attacks share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from onnxfit.twin.jump_relu import JumpReLU
+
+
+class Linear(torch.nn.Module):
+    """Two logits, ``0`` and ``w·x + b``: class 1 where the second is above 0.
+
+    The nearest point of the other class is ``|w·x + b| / ‖w‖`` away, in the dual of the norm.
+    """
+
+    def __init__(self, weights: Sequence[float], offset: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.tensor(weights))
+        self.offset, self.scale = offset, scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of samples of any shape, N×…."""
+        score = x.flatten(1) @ self.weights.to(x.dtype) + self.offset
+        return self.scale * torch.stack([torch.zeros_like(score), score], 1)
+
+
+class Function(torch.nn.Module):
+    """Two logits, ``0`` and a function of the samples, N×… → N."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits."""
+        score = self.function(x)
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+class Counter(torch.nn.Module):
+    """Counts the samples that a module is given, call by call.
+
+    Attributes:
+        calls: How many each call had.
+        inputs: What each call was given.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.calls: list[int] = []
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the module."""
+        self.calls.append(len(x))
+        self.inputs.append(x.detach().clone())
+        result: torch.Tensor = self.module(x)
+        return result
+
+
+class Noisy(torch.nn.Module):
+    """Adds Gaussian noise to each sample before a module, from a generator of its own."""
+
+    def __init__(self, module: torch.nn.Module, deviation: float) -> None:
+        super().__init__()
+        self.module, self.deviation = module, deviation
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the module on noisy samples."""
+        noise = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
+        result: torch.Tensor = self.module(x + self.deviation * noise)
+        return result
+
+
+class Jumping(torch.nn.Module):
+    """One JumpReLU that hides the way: logits ``x₂ − 0.5`` and ``2·J(x₁)``.
+
+    Below the jump the only gradient is that of ``x₂``. What changes the class of ``(0.75, 0.9)`` at
+    once is ``x₁`` beyond 0.8, where the second logit jumps from 0 to 1.6.
+    """
+
+    def __init__(self, jump: float = 0.8, site: str = "hidden") -> None:
+        super().__init__()
+        self.gate = JumpReLU(torch.tensor(jump), site)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of N×2."""
+        return torch.stack([x[:, 1] - 0.5, 2 * self.gate(x[:, 0])], 1)
+
+
+def random_images(n: int, *shape: int, seed: int = 0, dtype: Any = torch.float32) -> torch.Tensor:
+    """Draw samples between 0 and 1, with values at both ends among them."""
+    x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return x.mul(1.2).sub(0.1).clamp(0, 1)

@@ -1,0 +1,221 @@
+"""The attack of Carlini and Wagner: the shortest way to another class, by Adam."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from support import MODELS
+
+torch = pytest.importorskip("torch")
+
+import onnxfit  # noqa: E402
+from onnxfit.attacks.carlini_wagner import CarliniWagner  # noqa: E402
+from onnxfit.twin.classifier import Classifier  # noqa: E402
+from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
+
+
+class Function(torch.nn.Module):
+    """A function as a module, which notes how many samples it is given."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function, self.given = function, []
+
+    def forward(self, x: Any) -> Any:
+        """Call the function."""
+        self.given.append(len(x))
+        return self.function(x)
+
+
+def linear() -> Any:
+    """Make a linear classifier of twelve values and five classes in double precision."""
+    torch.manual_seed(0)
+    return torch.nn.Linear(12, 5).double().requires_grad_(False)
+
+
+def samples(model: Any, n: int = 6) -> tuple[Any, Any]:
+    """Draw samples near the middle of [0, 1], with the classes that a model gives them."""
+    x = 0.5 + 0.05 * torch.rand(n, 12, dtype=torch.float64)
+    return x, model(x).argmax(1)
+
+
+def distances(model: Any, x: Any, labels: Any, confidence: float = 0.0) -> Any:
+    """Return how far it is to where another logit leads by ``confidence``, N."""
+    logits = model(x)
+    gaps = logits.gather(1, labels[:, None]) - logits + confidence
+    slopes = model.weight[labels][:, None] - model.weight
+    return (gaps / slopes.norm(dim=2)).nan_to_num(torch.inf, posinf=torch.inf).amin(1)
+
+
+def digits(n: int, jump: float | None = None) -> tuple[Any, Any, Any]:
+    """Load the network for digits, hardened if a jump is given, and test images on 256 levels."""
+    path = MODELS / "digits_cnn.onnx"
+    model = path if jump is None else onnxfit.retrofit(path, jump)
+    with np.load(MODELS / "digits_test.npz") as arrays:
+        x, y = torch.tensor(arrays["x"][:n]), torch.tensor(arrays["y"][:n])
+    return Classifier(model).requires_grad_(False), (x * 255).round() / 255, y
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.1])
+def test_a_linear_classifier_is_left_by_the_shortest_way(confidence: float) -> None:
+    """To within 1 %, as far as the confidence asks for."""
+    model = linear()
+    x, y = samples(model)
+    found = CarliniWagner(steps=300, confidence=confidence, initial_const=0.1)(model, x, y)
+    logits = model(found)
+    others = logits.scatter(1, y[:, None], -math.inf).amax(1)
+    assert (others - logits.gather(1, y[:, None])[:, 0] >= confidence).all()
+    shortest = distances(model, x, y, confidence)
+    reached = (found - x).norm(dim=1)
+    assert (reached >= shortest * (1 - 1e-6)).all()
+    torch.testing.assert_close(shortest, reached, rtol=0.01, atol=0)
+
+
+def test_a_network_is_left_no_farther_than_by_a_long_search() -> None:
+    """A tenth of the steps, and samples that leave early, cost at most 5 % in the median."""
+    model, x, y = digits(12)
+    long = CarliniWagner(steps=600, binary_search_steps=6, initial_const=0.1, abort_early=False)
+    short = CarliniWagner(steps=200, binary_search_steps=6, initial_const=0.1)
+    counts = []
+    reached = []
+    for attack in (long, short):
+        counting = Function(model)
+        found = attack(counting, x, y)
+        assert not (model(found).argmax(1) == y).any()
+        reached.append((found - x).flatten(1).norm(dim=1).median())
+        counts.append(sum(counting.given))
+    assert reached[1] <= 1.05 * reached[0]
+    assert counts[1] < counts[0] / 3
+
+
+def test_samples_leave_the_batch_one_by_one() -> None:
+    """Within one constant the batch only shrinks, before the last step, and not all at once."""
+    model = linear()
+    x, y = samples(model)
+    y[2] = (y[2] + 1) % 5
+    counting = Function(model)
+    attack = CarliniWagner(steps=500, binary_search_steps=1, initial_const=10.0)
+    assert torch.equal(x[2], attack(counting, x, y)[2])
+    # The batch once, then without the sample that was misclassified from the start.
+    assert [6, 5] == counting.given[:2]
+    assert sorted(counting.given, reverse=True) == counting.given
+    assert len(set(counting.given)) > 3
+    assert len(counting.given) < 500
+    counting.given.clear()
+    CarliniWagner(steps=500, binary_search_steps=1, abort_early=False)(counting, x, y)
+    assert [6] + 500 * [5] == counting.given
+
+
+def test_a_gradient_of_0_everywhere_is_given_up() -> None:
+    """That sample comes back as it was and is looked at once for each constant."""
+    module = Function(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
+    x = torch.tensor([[0.1, 0.2]])
+    attack = CarliniWagner(steps=50, binary_search_steps=4)
+    assert torch.equal(x, attack(module, x, torch.tensor([0])))
+    assert [1] * 5 == module.given
+    both = torch.tensor([[0.1, 0.2], [0.7, 0.5]])
+    found = CarliniWagner(steps=300, initial_const=1.0)(module, both, torch.tensor([0, 0]))
+    assert torch.equal(x[0], found[0])
+    assert bool(found.isfinite().all())
+    assert 1 == int(module(found).argmax(1)[1])
+
+
+def test_what_no_constant_can_fool_is_given_up() -> None:
+    """Constants grow tenfold up to 1e10, and then the sample is left."""
+    module = Function(lambda x: torch.cat([2 - 0.1 * x, 0 * x], 1))
+    x = torch.tensor([[0.5]])
+    attack = CarliniWagner(steps=1, binary_search_steps=9, initial_const=1e8)
+    assert torch.equal(x, attack(module, x, torch.tensor([0])))
+    # The sample itself, and the constants 1e8, 1e9 and 1e10.
+    assert 4 == len([n for n in module.given if n])
+
+
+def test_finds_beyond_eps_do_not_count() -> None:
+    """A sample whose boundary is farther comes back as it was, the others do not."""
+    model = linear()
+    x, y = samples(model)
+    shortest = distances(model, x, y)
+    eps = 1.01 * float(shortest.median())
+    found = CarliniWagner(steps=300, initial_const=0.1, eps=eps)(model, x, y)
+    near = shortest <= eps / 1.01
+    assert 0 < int(near.sum()) < len(x)
+    assert torch.equal(x[shortest > eps], found[shortest > eps])
+    assert bool((model(found).argmax(1) != y)[near].all())
+    assert float((found - x).norm(dim=1).max()) <= eps
+
+
+def test_samples_do_not_depend_on_the_others() -> None:
+    """One alone is attacked as it is in a batch, and twice in the same way."""
+    model = linear()
+    x, y = samples(model)
+    attack = CarliniWagner(steps=100, initial_const=0.1)
+    found = attack(model, x, y)
+    assert torch.equal(found, attack(model, x, y))
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+    torch.testing.assert_close(found, alone, rtol=0, atol=1e-9)
+
+
+def test_values_at_the_bounds_can_move() -> None:
+    """Where the tanh is flat the way is found all the same, and no value leaves the bounds."""
+    module = Function(lambda x: torch.cat([x.sum(1, keepdim=True) - 0.5, 0 * x[:, :1]], 1))
+    x = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
+    found = CarliniWagner(steps=1000, initial_const=1.0, binary_search_steps=5)(
+        module, x, torch.tensor([0])
+    )
+    assert bool(((found >= 0) & (found <= 1)).all())
+    expected = torch.tensor([[0.25, 0.0, 0.0, 0.25]])
+    torch.testing.assert_close(expected, found, rtol=0, atol=0.02)
+
+
+def test_levels_of_8_bits() -> None:
+    """All points lie on them, and still nearly all samples are fooled."""
+    model, x, y = digits(10)
+    attack = CarliniWagner(steps=60, binary_search_steps=4, initial_const=1.0, quantize=True)
+    found = attack(model, x, y)
+    steps = found * 255
+    assert float((steps - steps.round()).abs().max()) < 1e-3
+    assert int((model(found).argmax(1) != y).sum()) >= len(x) - 1
+
+
+def test_the_smooth_gate_sees_across_a_jump() -> None:
+    """Below the jump the true gradient is 0 and nothing is found; with the gate it is."""
+    jump = JumpReLU(torch.tensor(1.0), "site")
+    module = Function(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
+    module.jump = jump
+    x, y = torch.tensor([[0.8]]), torch.tensor([0])
+    options: Any = {"steps": 100, "binary_search_steps": 5, "bounds": (0.0, 2.0)}
+    plain = CarliniWagner(**options)(module, x, y)
+    smooth = CarliniWagner(backward="smooth", tau=0.2, **options)(module, x, y)
+    assert torch.equal(x, plain)
+    assert 1 == int(module(smooth).argmax(1))
+    assert float(smooth) == pytest.approx(1, abs=0.05)
+
+
+def test_a_hardened_network_is_fooled_with_the_smooth_gate() -> None:
+    """Nearly every image, with finite points inside the bounds."""
+    model, x, y = digits(10, jump=0.5)
+    attack = CarliniWagner(
+        backward="smooth", tau=0.2, steps=60, binary_search_steps=3, initial_const=1.0
+    )
+    found = attack(model, x, y)
+    assert bool(((found >= 0) & (found <= 1)).all())
+    assert int((model(found).argmax(1) != y).sum()) >= len(x) - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "linf"}, "expected a norm of l2, got 'linf'"),
+        ({"steps": 0}, "expected steps >= 1, got 0"),
+        ({"binary_search_steps": 0}, "expected binary_search_steps >= 1, got 0"),
+        ({"confidence": -1.0}, "expected confidence >= 0, got -1.0"),
+        ({"step_size": 0.0}, "expected step_size > 0, got 0.0"),
+        ({"initial_const": math.inf}, "expected initial_const > 0, got inf"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:
+    """When the attack is made, with what was expected and what was given."""
+    with pytest.raises(ValueError, match="expected") as refused:
+        CarliniWagner(**settings)
+    assert message == str(refused.value)

@@ -1,0 +1,620 @@
+"""The HTML report of a verification: what it shows, and that it needs nothing else."""
+
+import base64
+import copy
+import io
+import math
+import re
+import sys
+from collections.abc import Iterator
+from html import escape
+from html.parser import HTMLParser
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("jinja2")
+matplotlib = pytest.importorskip("matplotlib")
+Image = pytest.importorskip("PIL.Image")
+
+from onnxfit.report import html, pictures, plots  # noqa: E402 - after the packages it needs
+from onnxfit.report.html import Exhibit, Outcome, render  # noqa: E402
+
+Document = dict[str, Any]
+
+VOID = {"meta", "link", "br", "img"}
+SVG_LEAVES = {"circle", "rect", "line", "path", "use", "g"}
+CELLS = {"td", "th", "dt", "dd", "p", "li", "br", "h3", "figcaption"}
+RNG = np.random.default_rng(0)
+
+
+class Page(HTMLParser):
+    """A page taken apart: its tags in order, its text, and tags that were not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.wrong: list[str] = []
+        self._open: list[str] = []
+        self._text: list[str] = []
+        self.feed(text)
+        self.close()
+        self.wrong += self._open
+        self.text = " ".join("".join(self._text).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open a tag."""
+        names = [name for name, _ in attrs]
+        self.wrong += [f"{tag} {name} twice" for name in names if names.count(name) > 1]
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag in CELLS:
+            self._text.append(" ")
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Open and close a tag, which only SVG has."""
+        self.handle_starttag(tag, attrs)
+        if tag in SVG_LEAVES:
+            self._open.pop()
+        else:
+            self.wrong.append(f"{tag}/")
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the tag that was opened last."""
+        if not self._open or self._open.pop() != tag:
+            self.wrong.append(f"/{tag}")
+
+    def handle_data(self, data: str) -> None:
+        """Take what is shown."""
+        if "style" not in self._open:
+            self._text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """Return the attributes of all tags of a name."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def share(value: float) -> Document:
+    """Make a robust accuracy with an interval."""
+    return {"robust_accuracy": value, "ci95": [value - 0.0412, value + 0.0387]}
+
+
+def attack(name: str, backward: str, seed: int) -> Document:
+    """Make the record of an attack; no two numbers of a row are the same."""
+    return {
+        "name": name,
+        "backward": backward,
+        "norm": "linf",
+        "eps": 0.1,
+        "settings": {"steps": 20 + seed, "loss": "ce", "bounds": (0.0, 1.0), "tau": 0.1},
+        "attacked": 301 + seed,
+        "twin_success": 41 + seed,
+        "twin_only": 3 + seed,
+        "deployed_success": 31 + seed,
+        **share(0.8123 - seed / 50),
+        "seconds": 12.3 + seed,
+    }
+
+
+def side(seed: int) -> Document:
+    """Make what is measured of one of the models."""
+    return {
+        "model": {
+            "path": PurePosixPath(f"build/model{seed}.onnx"),
+            "sha256": f"{seed}" * 64,
+            "sites": 3 + seed,
+            "jumps": {"/relu/output": 0.25 + seed, "/channels": [0.5 + seed, 1.5], "/plain": None},
+        },
+        "clean": {"accuracy": 0.9712 - seed / 100, "ci95": [0.9511, 0.9823]},
+        "attacks": [
+            attack("apgd-ce", "true", seed),
+            attack("apgd-ce", "smooth 0.1", seed + 1),
+            attack("square", "none", seed + 2),
+        ],
+        "native": share(0.7123 + seed / 100),
+        "worst_case": share(0.5123 + seed / 100),
+    }
+
+
+def document(**changes: Any) -> Document:
+    """Make a result of the suite ``standard`` with a baseline; it fails."""
+    parity = {"samples": 64, "largest_difference": 3.1e-6, "first_difference": None, "flips": 2}
+    latency = {"ratio": 1.0431, "ci95": (1.021, 1.072), "model_ms": 1.231, "baseline_ms": 1.182}
+    return {
+        "schema_version": 1,
+        "verdict": "fail",
+        "headline": "At eps 0.1 the hardened model is 6.5 points below its baseline.",
+        "suite": "standard",
+        "norm": "linf",
+        "eps": 0.1,
+        "quantize": False,
+        **side(0),
+        "data": {
+            "path": PurePosixPath("data/test.npz"),
+            "sha256": "d" * 64,
+            "n": 1200,
+            "bounds": [0, 1],
+            "mean": [0.1307],
+            "std": [0.3081],
+        },
+        "baseline": {**side(1), "same_as_model": False},
+        "difference": {
+            "robust_accuracy": -0.0651,
+            "ci95": [-0.1012, -0.0293],
+            "p_value": 0.00063,
+            "only_model": 12,
+            "only_baseline": 38,
+            "clean_accuracy": -0.0034,
+            "clean_ci95": [-0.0075, 0.0025],
+            "clean_gained": 5,
+            "clean_lost": 9,
+        },
+        "curve": [
+            {"eps": eps, "model": share(a), "native": share(b), "baseline": share(c)}
+            for eps, a, b, c in ((0.0, 0.97, 0.971, 0.98), (0.1, 0.5123, 0.7123, 0.58))
+        ],
+        "parity": {**parity, "agrees": True, "baseline": {**parity, "flips": 4, "agrees": True}},
+        "latency": {**latency, "rounds": 31, "provider": "CPUExecutionProvider"},
+        "diagnostics": [
+            {"check": "large eps", "gate": True, "passed": False, "detail": "It stays at 3 %."},
+            {"check": "overstated", "gate": False, "passed": False, "detail": "By 20 points."},
+            {"check": "repeatable", "gate": True, "passed": True, "detail": "Both runs agree."},
+        ],
+        "rules": [
+            {
+                "rule": "min_clean",
+                "bound": 0.98,
+                "value": 0.97961,
+                "passed": False,
+                "detail": "Below.",
+            },
+            {
+                "rule": "max_slowdown",
+                "bound": 1.1,
+                "value": 1.072,
+                "passed": True,
+                "detail": "Kept.",
+            },
+        ],
+        "regression": {"path": "old/adversarial.npz", "n": 148, "still_adversarial": 9},
+        "warnings": ["The model ends in a Softmax."],
+        "environment": {"versions": {"torch": "2.13.0"}, "seed": 7, "threads": 2},
+        "seconds": 512.7,
+        **changes,
+    }
+
+
+def plain_document() -> Document:
+    """Make a result of a model that is its own baseline."""
+    own = document(verdict="pass")
+    own["baseline"] = {**side(0), "same_as_model": True}
+    for point in own["curve"]:
+        point["baseline"] = point["model"]
+    return own
+
+
+def paper_document() -> Document:
+    """Make a result of the suite ``paper``."""
+    paper = document(suite="paper", curve=[], difference={"clean_accuracy": -0.0034})
+    for records in (paper["attacks"], paper["baseline"]["attacks"]):
+        for number, record in enumerate(records):
+            record["accuracy"] = record["robust_accuracy"]
+            record["mean_relative_perturbation"] = 0.1285 + number
+            record["mean_absolute_perturbation"] = 1.234 + number
+    return paper
+
+
+def many_attacks() -> Document:
+    """Make a result with forty attacks, half of them on the hardened model alone."""
+    many = document()
+    many["attacks"] = [attack(f"attack-{number}", "relu", 0) for number in range(40)]
+    many["baseline"]["attacks"] = many["attacks"][::2]
+    return many
+
+
+def exhibit(channels: int = 1, size: int = 28, index: int = 5) -> Exhibit:
+    """Make an exhibit that broke on the model and did not on its baseline."""
+    x = RNG.random((channels, size, size), np.float32)
+    point = np.clip(x + RNG.choice([-0.1, 0.1], x.shape), 0, 1).astype(np.float32)
+    gradient = RNG.normal(size=x.shape).astype(np.float32)
+    found = Outcome(7, point, 9, "apgd-t, smooth 0.1", gradient)
+    return Exhibit(index, 7, x, found, Outcome(7, saliency=gradient))
+
+
+DOCUMENTS = {
+    "paired": (document(), [exhibit()]),
+    "plain": (plain_document(), [exhibit(3)]),
+    "paper": (paper_document(), []),
+    "many": (many_attacks(), []),
+    "empty": ({}, []),
+}
+
+
+@pytest.fixture(scope="module", params=DOCUMENTS)
+def page(request: pytest.FixtureRequest) -> Page:
+    """Render one of several results and take the page apart."""
+    return Page(render(*DOCUMENTS[request.param]))
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write out what the curve would show in place of drawing it, which takes long."""
+    monkeypatch.setattr(plots, "curve", lambda *drawn, narrow: escape(f"{drawn} {narrow}"))
+
+
+def test_the_page_is_well_formed(page: Page) -> None:
+    """Every tag is closed in its turn, and no attribute is given twice."""
+    assert [] == page.wrong
+
+
+def test_the_page_needs_nothing_else(page: Page) -> None:
+    """Nothing is loaded and no script runs: all sources lie in the page."""
+    assert {"script", "iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in page.tags)
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            assert "//" not in value or value.startswith("data:"), (tag, name, value)
+            if name in ("src", "href", "xlink:href"):
+                assert value.startswith(("#", "data:")), (tag, name, value)
+
+
+def test_styles_load_nothing() -> None:
+    """No style names a file, and the browser is told to load none."""
+    text = render(*DOCUMENTS["paired"])
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+    assert re.search(r"https?:", text) is None
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
+    """No id is used twice, also over several plots, and each link has its target."""
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        for name in ("href", "clip-path"):
+            target = re.search(r"#([^)]*)", attributes.get(name, ""))
+            assert target is None or target[1] in ids
+
+
+def test_the_page_can_be_read_aloud(page: Page) -> None:
+    """The language is given, pictures have words, headers a scope, other drawings are hidden."""
+    assert ["en"] == [attributes["lang"] for attributes in page.all("html")]
+    assert all(attributes["alt"] for attributes in page.all("img"))
+    assert all(attributes["scope"] for attributes in page.all("th"))
+    assert all(attributes["aria-hidden"] == "true" for attributes in page.all("svg"))
+    assert 1 == len(page.all("h1")) == len(page.all("title")) == len(page.all("main"))
+
+
+def test_the_same_result_gives_the_same_bytes() -> None:
+    """Rendering again gives the same page, whatever matplotlib is set to."""
+    result, exhibits = DOCUMENTS["paired"]
+    first = render(result, exhibits)
+    with matplotlib.rc_context({"lines.linewidth": 9, "svg.fonttype": "path", "font.size": 20}):
+        before = dict(matplotlib.rcParams)
+        assert first == render(copy.deepcopy(result), list(exhibits))
+        assert before == dict(matplotlib.rcParams)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield where the numbers, words and truth values of a document are."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, below in inner:
+        if isinstance(below, dict | list | tuple):
+            yield from leaves(below, (*path, key))
+        elif below is not None:
+            yield (*path, key)
+
+
+def changed(value: Any) -> Any:
+    """Change a value by as little as must be seen."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    return value * 1.25 + 0.01 if isinstance(value, float) else f"{value}x"
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize("name", ["paired", "paper"])
+def test_all_that_is_shown_comes_from_the_document(name: str) -> None:
+    """Whatever is changed in the document changes the page."""
+    result, _ = DOCUMENTS[name]
+    original, unseen = render(result), []
+    for path in leaves(result):
+        other = copy.deepcopy(result)
+        *parents, last = path
+        target: Any = other
+        for key in parents:
+            if isinstance(target[key], tuple):
+                target[key] = list(target[key])
+            target = target[key]
+        target[last] = changed(target[last])
+        if render(other) == original:
+            unseen.append(path)
+    # τ stands in the name of the backward pass, the paper's attacks have no worst case, and any
+    # other verdict than "pass" is a failure.
+    hidden = {"tau", "verdict"} | ({"worst_case"} if name == "paper" else set())
+    assert [] == [path for path in unseen if hidden.isdisjoint(path)]
+
+
+def test_the_curve_is_drawn_from_its_points() -> None:
+    """A robust accuracy that changes moves a line of the plot."""
+    points = document()["curve"]
+    axis = plots.EpsAxis("eps", gate=0.1, gate_label="gate")
+    names = {"model": "model", "native": "native", "baseline": "baseline"}
+    before = plots.curve(points, names, axis)
+    points[1]["baseline"]["robust_accuracy"] = 0.55
+    assert before != plots.curve(points, names, axis)
+
+
+def test_the_curve_takes_its_colours_from_the_page() -> None:
+    """No colour of a plot is fixed, so that the page can be dark; its text is text."""
+    names = {"model": "a <b> $x^2$", "baseline": "baseline"}
+    drawn = plots.curve(document()["curve"], names, plots.EpsAxis("eps", over_255=True))
+    assert re.search(r"#[0-9a-f]{6}\b", drawn) is None
+    assert {"var(--hardened)", "var(--baseline)", "currentColor"} <= set(
+        re.findall(r"var\(--\w+\)|currentColor", drawn)
+    )
+    assert ">a &lt;b&gt; $x^2$</text>" in drawn
+    assert ">eps in units of 1/255</text>" in drawn
+
+
+@pytest.mark.usefixtures("words")
+def test_names_cannot_write_into_the_page() -> None:
+    """Names and sentences of the document are escaped wherever they stand."""
+    evil = "<script>alert('x')</script>\"'&"
+    result = document(headline=evil, suite=evil, norm=evil, warnings=[evil], command=evil)
+    result["model"] |= {"path": PurePosixPath(evil), "jumps": {evil: 1.0}}
+    result["attacks"][0] |= {"name": evil, "backward": evil, "settings": {evil: evil}}
+    result["rules"][0] |= {"rule": evil, "bound": evil, "value": evil, "detail": evil}
+    result["diagnostics"][0] |= {"check": evil, "detail": evil}
+    result["environment"] |= {evil: evil}
+    shown = exhibit()
+    named = Exhibit(1, 7, shown.x, Outcome(7, shown.model.adversarial, 9, evil))
+    page = Page(render(result, [named]))
+    assert [] == page.wrong + page.all("script")
+    assert page.text.count("<script>") >= 20
+
+
+@pytest.mark.usefixtures("words")
+def test_characters_that_cannot_be_seen_are_written_out() -> None:
+    """Control characters, changes of direction and broken UTF-8 are shown as escapes."""
+    text = render(document(headline="a\x07b\u202ec\udc80d\ne"))
+    assert r"a\x07b\u202ec\udc80d e" in text
+    assert text == text.encode().decode()
+
+
+@pytest.mark.usefixtures("words")
+def test_more_robust_is_the_headlines_word() -> None:
+    """The page says "more robust" only where its headline does."""
+    assert "more robust" not in render(document()).lower()
+    headline = "The hardened model is more robust."
+    assert 1 == render(document(headline=headline)).count("more robust")
+
+
+@pytest.mark.usefixtures("words")
+def test_the_verdict_is_a_word_and_names_what_failed() -> None:
+    """Pass and fail are told by words, and the rules and checks that failed by name."""
+    failed, passed = Page(render(document())), Page(render(document(verdict="pass")))
+    assert "Failed At eps 0.1 the hardened model is" in failed.text
+    assert "What failed: min_clean, large eps." in failed.text
+    assert "✗ failed" in failed.text
+    assert "! noted reported By 20 points." in failed.text
+    assert "Passed At eps 0.1 the hardened model is" in passed.text
+
+
+@pytest.mark.usefixtures("words")
+def test_figures_stand_where_they_belong() -> None:
+    """The key figures have their intervals, native gradients their label, both models a column."""
+    text = Page(render(document())).text
+    assert "Native gradients alone Hardened 71.2 % 67.1–75.1 % Baseline 72.2 % 68.1–76.1 %" in text
+    assert "Worst case Hardened 51.2 % 47.1–55.1 % Baseline 52.2 % 48.1–56.1 %" in text
+    assert "−6.5 points 95 % interval −10.1 to −2.9" in text
+    assert "p = 0.00063" in text
+    row = "apgd-ce native gradient steps 20 baseline: steps 21 301 41 3 only 31 81.2 % 77.1–85.1 % "
+    assert row + "12.3 302 42 4 only 32 79.2 % 75.1–83.1 % 13.3" in text
+    assert "wherever an attack has them: loss ce · bounds 0, 1." in text
+
+
+@pytest.mark.usefixtures("words")
+def test_settings_that_attacks_share_are_said_once() -> None:
+    """A setting of one attack alone stays in its row, also where both models were given it."""
+    result = document()
+    for one in (result, result["baseline"]):
+        for record in one["attacks"]:
+            record["settings"] = {"seed": 3, "steps": 20}
+        one["attacks"][2]["settings"] = {"seed": 3, "queries": 200}
+    text = Page(render(result)).text
+    assert "wherever an attack has them: seed 3 · steps 20." in text
+    assert "square no gradient queries 200 303" in text
+
+
+@pytest.mark.usefixtures("words")
+def test_a_value_just_below_its_bound_looks_so() -> None:
+    """Rules are shown with two decimals: 97.96 % is not 98 %."""
+    text = Page(render(document())).text
+    assert "min_clean 98.00 % 97.96 % ✗ failed Below." in text
+
+
+@pytest.mark.usefixtures("words")
+def test_a_model_without_a_baseline_is_shown_once() -> None:
+    """Nothing is doubled and nothing compared where the model is its own baseline."""
+    text = Page(render(plain_document())).text
+    assert "Baseline" not in text.replace("Baseline, ms", "")
+    assert "Worst-case difference" not in text
+    assert "Worst case Model 51.2" in text
+    none = plain_document() | {"baseline": None, "difference": None}
+    assert "Worst case Model 51.2" in Page(render(none)).text
+
+
+@pytest.mark.usefixtures("words")
+def test_the_papers_measures_replace_the_curve() -> None:
+    """In ``paper`` there are accuracies and perturbations, and no worst case is claimed."""
+    page = Page(render(paper_document()))
+    assert "mean relative mean absolute" in page.text
+    assert "81.2 % 77.1–85.1 % 0.1285 1.234 79.2 % 75.1–83.1 %" in page.text
+    assert "Lowest accuracy under an attack of the paper." in page.text
+    assert "Worst case Hardened" not in page.text
+    assert "Worst-case difference" not in page.text
+    assert "curve" not in [attributes.get("id") for attributes in page.all("h2")]
+
+
+@pytest.mark.usefixtures("words")
+@pytest.mark.parametrize("missing", [None, "gone"])
+def test_parts_may_be_missing(missing: str | None) -> None:
+    """Any part of the document can be None or absent."""
+    for key in document():
+        result = document(**{key: None})
+        if missing == "gone":
+            del result[key]
+        assert [] == Page(render(result)).wrong, key
+
+
+def test_numbers_that_are_none_are_dashes() -> None:
+    """NaN, None and infinities are shown as dashes, also in the curve."""
+    nothing = {"robust_accuracy": math.nan, "ci95": [None, math.inf]}
+    result = document(native=nothing, worst_case={"robust_accuracy": None, "ci95": None})
+    result["curve"][1]["model"] = nothing
+    result["curve"][0]["baseline"] = None
+    result["attacks"][0] |= {"seconds": None, **nothing}
+    text = Page(render(result)).text
+    assert "Worst case Hardened – –" in text
+    assert re.search(r"\b(nan|inf|None)\b", text) is None
+
+
+def test_pictures_and_answers_of_a_sample() -> None:
+    """An exhibit has its pictures, and says in words what each model said."""
+    page = Page(render(document(), [exhibit()]))
+    assert 6 == len(page.all("img"))
+    assert "Label 7 sample 5" in page.text
+    assert "Hardened Says 7, but 9 for the adversarial input of apgd-t, smooth 0.1." in page.text
+    assert "Baseline Says 7. No attack changed that." in page.text
+    assert "perturbation × 5, ℓ∞ 0.1, ℓ2 " in page.text
+
+
+@pytest.mark.parametrize(
+    ("outcome", "sentence"),
+    [
+        (Outcome(3), "Says 3: wrong without any attack."),
+        (Outcome(7, np.ones((1, 8, 8), np.float32), 7), "Says 7, also for the adversarial input."),
+        (Outcome(7, np.ones((1, 8, 8), np.float32), 1), "Says 7, but 1 for the adversarial input."),
+        (
+            Outcome(7, np.ones((1, 8, 8), np.float32), 1, "pgd", backward="smooth 0.1"),
+            "Says 7, but 1 for the adversarial input of pgd (smooth gate, τ = 0.1).",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("words")
+def test_what_a_model_said(outcome: Outcome, sentence: str) -> None:
+    """Samples that were wrong before, and points that fool the twin alone, are told apart."""
+    shown = Exhibit(0, 7, np.zeros((1, 8, 8), np.float32), outcome)
+    assert f"Model {sentence}" in Page(render(plain_document(), [shown])).text
+
+
+@pytest.mark.usefixtures("words")
+def test_samples_that_are_no_images() -> None:
+    """Vectors have no pictures; a sentence says so."""
+    vector = Exhibit(0, 1, np.zeros(5, np.float32), Outcome(1))
+    page = Page(render(document(), [vector]))
+    assert [] == page.all("img")
+    assert "The samples are no images of one or three channels" in page.text
+    assert "No examples were given to this report." in Page(render(document())).text
+
+
+@pytest.mark.usefixtures("words")
+def test_the_page_stays_small() -> None:
+    """Twelve colour images of 224 × 224 noise fit into a page of 3 MB."""
+    text = render(document(), [exhibit(3, 224, index) for index in range(12)])
+    assert 72 == len(Page(text).all("img"))
+    assert len(text) < 3_000_000
+    assert "The pictures are reduced in size and colours." in text
+
+
+def decoded(uri: str) -> NDArray[np.int64]:
+    """Return the pixels of a picture, H×W×3."""
+    start = "data:image/png;base64,"
+    assert uri.startswith(start)
+    with Image.open(io.BytesIO(base64.b64decode(uri.removeprefix(start)))) as picture:
+        return np.asarray(picture.convert("RGB"), np.int64)
+
+
+def test_an_image_is_drawn_between_its_bounds() -> None:
+    """The lower bound is black, the upper one white; NaN is 0, what lies outside is cut."""
+    sample = np.array([[[-1, 1, 3, math.nan]]], np.float32)
+    assert [[0, 255, 255, 128]] == decoded(pictures.image(sample, (-1, 1)))[..., 0].tolist()
+
+
+def test_the_sign_of_a_perturbation_is_a_colour() -> None:
+    """Darker pixels are blue, brighter ones vermilion, others near-white, in one channel."""
+    difference = np.array([[[-0.1, 0, 0.1]]], np.float32)
+    expected = [[[0, 114, 178], [247, 247, 247], [213, 94, 0]]]
+    assert expected == decoded(pictures.perturbation(difference, 0.1)).tolist()
+
+
+def test_a_perturbation_of_three_channels_lies_around_grey() -> None:
+    """Each channel is magnified around mid-grey; nothing at all is mid-grey."""
+    difference = np.array([-0.1, 0, 0.1], np.float32).reshape(3, 1, 1)
+    assert [[[0, 128, 255]]] == decoded(pictures.perturbation(difference, 0.1)).tolist()
+    assert [[[128] * 3]] == decoded(pictures.perturbation(0 * difference, 0)).tolist()
+
+
+def test_saliency_is_the_size_of_the_gradient() -> None:
+    """The largest absolute value over the channels counts; no gradient at all is black."""
+    gradient = np.array([[[0, -4]], [[0, 1]], [[2, 0]]], np.float32)
+    dark, bright = decoded(pictures.saliency(gradient))[0, :, 0]
+    assert (128, 255) == (dark, bright)
+    assert 0 == decoded(pictures.saliency(0 * gradient)).max()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((128, 128), (128, 128)), ((129, 40), (64, 20)), ((3, 1000), (1, 125)), ((1, 1), (1, 1))],
+)
+def test_large_pictures_are_reduced(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """No side is longer than 128 pixels, and no picture is empty."""
+    sample = np.full((3, *size), 0.5, np.float32)
+    for uri in (pictures.image(sample, (0, 1)), pictures.saliency(sample)):
+        assert expected == decoded(uri).shape[:2]
+    assert max(decoded(pictures.perturbation(sample, 1)).shape) <= 128
+
+
+@pytest.mark.parametrize(
+    ("eps", "over_255", "text"),
+    [
+        (8 / 255, True, "8/255"),
+        (8 / 255, False, "0.03137"),
+        (0.1, True, "0.1"),
+        (0.2, True, "0.2"),
+        (0.0, True, "0"),
+        (math.nan, True, "–"),
+    ],
+)
+def test_how_eps_is_written(eps: float, over_255: bool, text: str) -> None:
+    """An eps is a number of 255ths where it is one and no short decimal."""
+    assert text == html.eps_text(eps, over_255)
+
+
+def test_how_differences_are_written() -> None:
+    """A difference has a sign, which 0 does not have."""
+    shown = [html.points(value) for value in (0.0304, -0.0304, -0.0001, None)]
+    assert ["+3.0 points", "−3.0 points", "0.0 points", "–"] == shown
+    assert "−0.1 to +2.0" == html.interval([-0.001, 0.02], "points")
+
+
+def test_how_numbers_are_written() -> None:
+    """Counts are in full, other numbers have four digits, small ones a power of ten."""
+    shown = [html.number(value) for value in (10_000, -0.12345, 1.16e-10, math.inf)]
+    assert ["10,000", "−0.1235", "1.16\u202f×\u202f10⁻¹⁰", "–"] == shown
+
+
+def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Jinja the report is a ModuleNotFoundError that names it."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    html._template.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match="jinja2"):
+        render(document())
