@@ -19,8 +19,7 @@ from art.attacks.evasion import AutoConjugateGradient
 from numpy.typing import NDArray
 
 import onnxfit
-from onnxfit.attacks.art import as_art_classifier
-from onnxfit.attacks.surrogates import scales_of
+from onnxfit.attacks import as_art_classifier, scales_of
 
 MODELS = Path(__file__).parent.parent / "models"
 
@@ -56,7 +55,7 @@ def main() -> None:
     parser.add_argument("--jump", type=float, default=0.5)
     parser.add_argument("--eps", type=float, default=0.1)
     options = parser.parse_args()
-    np.random.seed(0)  # noqa: NPY002 - which is where ART draws its starting points
+    np.random.seed(0)  # ART draws its starting points there.
     with np.load(MODELS / "digits_test.npz") as data:
         x, labels = data["x"][:100], data["y"][:100]
 

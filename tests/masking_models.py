@@ -110,8 +110,8 @@ def far_away() -> ModelProto:
 
 
 def jumping() -> ModelProto:
-    """Harden the network with a jump so large that native gradients miss the way across it."""
-    return onnxfit.retrofit(digits(), LARGE_JUMP)
+    """Harden the adversarially trained network with a jump that native gradients miss."""
+    return onnxfit.retrofit(digits("digits_cnn_pgd"), LARGE_JUMP)
 
 
 MASKING = (

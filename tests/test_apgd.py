@@ -79,6 +79,18 @@ def test_checkpoints_are_those_of_algorithm_1() -> None:
     assert {1} == checkpoints(1)
 
 
+def test_a_checkpoint_goes_back_to_the_best_point_with_half_the_step() -> None:
+    """Around a peak that long steps leap over: the point after step 22, and the last one."""
+    model = Counter(Function(lambda x: -(x[:, 0] - 0.513).abs() - 1))
+    points = APGD(eps=0.1, loss="margin")(model, torch.tensor([[0.5]]), torch.tensor([0]))
+    seen = [float(point) for point in model.inputs[1:]]
+    best = min(seen[:23], key=lambda value: abs(value - 0.513))
+    ahead = min(max(best + (0.1 if best < 0.513 else -0.1), 0.4), 0.6)
+    expected = best + 0.75 * (ahead - best) + 0.25 * (best - seen[21])
+    assert min(max(expected, 0.4), 0.6) == pytest.approx(seen[23], abs=1e-6)
+    assert 0.513 == pytest.approx(float(points), abs=2e-3)
+
+
 @pytest.mark.parametrize(("attack", "settings"), ATTACKS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("classes", [2, 3, 6])

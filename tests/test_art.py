@@ -14,7 +14,7 @@ from support import MODELS, ROOT
 torch = pytest.importorskip("torch")
 pytest.importorskip("art", reason="the Adversarial Robustness Toolbox is not installed")
 
-from art.attacks.evasion import FastGradientMethod, NewtonFool  # noqa: E402
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch  # noqa: E402
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
 from attack_support import Linear  # noqa: E402
 
@@ -39,7 +39,7 @@ def twin() -> Any:
 
 
 def test_the_estimator_describes_the_twin(twin: Any, digits: tuple[Any, Any]) -> None:
-    """Its shape is the file's, its classes are counted, it has no optimizer and the twin's logits."""
+    """The file's shape, as many classes as logits, no optimizer, and the twin's own logits."""
     x, _ = digits
     estimator = as_art_classifier(twin, bounds=(0, 1))
     assert isinstance(estimator, PyTorchClassifier)
@@ -70,12 +70,14 @@ def test_its_gradient_is_that_of_the_cross_entropy(twin: Any, digits: tuple[Any,
 
 
 def test_attacks_break_it(twin: Any, digits: tuple[Any, Any]) -> None:
-    """One that onnxfit has too, and one that it has not."""
+    """One step, and many."""
     x, y = digits
     estimator = as_art_classifier(twin)
     attacks = [
         FastGradientMethod(estimator, eps=0.3),
-        NewtonFool(estimator, max_iter=10, batch_size=40, verbose=False),
+        ProjectedGradientDescentPyTorch(
+            estimator, eps=0.2, eps_step=0.04, max_iter=10, verbose=False
+        ),
     ]
     for attack in attacks:
         points = attack.generate(x, y)
@@ -102,7 +104,7 @@ def test_without_art_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> No
     real = builtins.__import__
 
     def without(name: str, *arguments: Any, **named: Any) -> Any:
-        if name.split(".")[0] == "art":
+        if name == "art" or name.startswith("art."):
             raise ImportError("No module named 'art'")
         return real(name, *arguments, **named)
 
@@ -118,7 +120,7 @@ def test_without_art_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_example_prints_what_onnx_runtime_says() -> None:
     """The attack lowers the accuracy of the file, and more so with the smooth gate."""
     done = subprocess.run(
-        [sys.executable, ROOT / "examples" / "art_attack.py", "--eps", "0.1"],
+        [sys.executable, ROOT / "examples" / "art_attack.py", "--jump", "1"],
         capture_output=True,
         text=True,
         check=False,
@@ -131,5 +133,5 @@ def test_the_example_prints_what_onnx_runtime_says() -> None:
         line[:-6].strip() for line in lines
     ]
     clean, true, smooth = (float(line[-6:]) for line in lines)
-    assert clean > 0.95
+    assert clean > 0.9
     assert smooth < true < clean - 0.2

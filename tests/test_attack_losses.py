@@ -33,7 +33,7 @@ def test_the_values_are_those_of_the_definitions() -> None:
     assert [-1.0, 4.0] == margin(LOGITS, LABELS).tolist()
     assert [-1 / 3, 4 / 4] == pytest.approx(dlr(LOGITS, LABELS).tolist())
     targets = torch.tensor([2, 3])
-    # z₁ = 4, z₃ = 1, z₄ = −2 and z₁ = 5, z₃ = 1, z₄ = 0.
+    # The first, third and fourth logits are 4, 1, -2 and 5, 1, 0.
     expected = [-1 / (4 + 0.5), 1 / (5 - 0.5)]
     assert expected == pytest.approx(targeted_dlr(LOGITS, LABELS, targets).tolist())
     rivals = [math.log(math.e + math.e**3 + math.e**-2) - 4]
@@ -57,7 +57,7 @@ def test_the_first_is_the_cross_entropy_in_another_form() -> None:
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e4, 1e30, 8e37])
 @pytest.mark.parametrize("name", ["ce", "margin", "dlr"])
 def test_gradients_do_not_underflow_on_large_gaps(name: str, scale: float) -> None:
-    """Where the plain cross-entropy's is exactly 0, each loss still pulls down the label's logit."""
+    """Where the plain cross-entropy's is exactly 0, each loss still lowers the label's logit."""
     logits = (scale * LOGITS).float()[:1]
     found = gradient(LOSSES[name], logits, LABELS[:1])
     assert torch.isfinite(found).all()

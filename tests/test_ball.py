@@ -46,7 +46,7 @@ def outside_in_doubles(ball: Ball, points: Any) -> int:
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_projection_is_inside(norm: Any, bounds: Any, dtype: Any) -> None:
-    """No point is out by a bit: radii without a float, tiny, huge, infinite, points near and far."""
+    """No point is out by a bit: radii no float holds, tiny, huge, infinite; points near and far."""
     for eps, shape in itertools.product(EPSILONS, [(40, 7), (6, 5, 9), (4, 3, 16, 16)]):
         x = samples(bounds, *shape, dtype=dtype)
         ball = Ball(x, eps, norm, bounds)
@@ -254,7 +254,9 @@ def test_every_level_goes_to_the_nearest_that_is_allowed() -> None:
 
 def test_quantised_points_have_the_bits_of_an_image_file() -> None:
     """A level is the float that uint8 / 255 gives, and what does not move keeps its own bits."""
-    x = torch.from_numpy(np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255))[:, None]
+    x = torch.from_numpy(np.arange(256, dtype=np.uint8).astype(np.float32) / np.float32(255))[
+        :, None
+    ]
     ball = QuantizedBall(x, 8 / 255, "linf", (0.0, 1.0))
     assert torch.equal(x, ball.quantize(x + 0.2 / 255))
     assert torch.equal(x[8:], ball.quantize(x + 8 / 255)[:-8])

@@ -211,7 +211,7 @@ def test_without_an_early_stop_every_sample_takes_every_step() -> None:
 
 
 def test_momentum_is_that_of_the_paper() -> None:
-    """g ← μ·g + ∇/‖∇‖₁, by hand, on a loss whose gradient turns round."""
+    """By hand, v ← μ·v + ∇/‖∇‖₁, on a loss whose gradient turns round."""
 
     def ridge(x: Any) -> Any:
         return 1 + (x[:, 0] - 0.53).abs() * 3 + x[:, 1] * 0
@@ -505,7 +505,7 @@ def test_values_out_of_bounds(value: float) -> None:
     """NaN is out of bounds too; the sample is named."""
     x = torch.full((3, 3), 0.5)
     x[1, 2] = value
-    with pytest.raises(DataError, match="^sample 1 has 1 value") as caught:
+    with pytest.raises(DataError, match=r"^sample 1 has 1 value") as caught:
         FGSM(eps=0.1)(LINEAR, x, torch.zeros(3, dtype=torch.long))
     assert f"{value:g}" in str(caught.value)
 

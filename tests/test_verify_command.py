@@ -209,26 +209,30 @@ def test_rules_that_are_kept_pass(tmp_path: Path, onnxfit_command: Command) -> N
     }
 
 
-MASKED = {
-    "saturated-logits": masking_models.scaled,
-    "zero-gradients": masking_models.staircase,
-    "repeatable": masking_models.noisy,
-    "gradient-free": masking_models.rugged,
-    "many-steps": masking_models.lucky,
-    "large-eps": masking_models.far_away,
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("check", MASKED)
-def test_each_diagnostic_blocks(check: str, tmp_path: Path, onnxfit_command: Command) -> None:
-    """A model whose evaluation cannot be trusted is blocked, and the check is named."""
-    model = save(MASKED[check](), tmp_path)
-    data = ("--data", TEST, "--limit", "100")
-    suite = ("--suite", "quick", "--eps", "0.1", "--min-clean", "0.5")
+@pytest.mark.parametrize("masking", masking_models.MASKING, ids=lambda masking: masking.name)
+def test_each_diagnostic_blocks(masking: Any, tmp_path: Path, onnxfit_command: Command) -> None:
+    """A model whose evaluation cannot be trusted is blocked, for its own reason alone."""
+    model = save(masking.build(), tmp_path)
+    data = ("--data", TEST, "--limit", "150")
+    suite = ("--suite", "quick", "--eps", masking.eps, "--min-clean", "0.5", "--json")
     ran = onnxfit_command("verify", model, *data, *suite)
-    assert 1 == ran.status, ran.out
-    assert f"FAILED     {check}: " in ran.out
+    result = json.loads(ran.out)
+    assert (1, "fail") == (ran.status, result["verdict"])
+    assert [masking.check] == [
+        record["check"]
+        for record in result["diagnostics"]
+        if record["gate"] and not record["passed"]
+    ]
+    assert all(rule["passed"] for rule in result["rules"])
+
+
+def test_a_model_without_any_gradient_is_blocked(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Where no gradient passes at all, attacks that need one are left out, and the gate fails."""
+    model = save(masking_models.integers(), tmp_path)
+    ran = onnxfit_command("verify", model, *FEW, *QUICK)
+    assert 1 == ran.status, ran.err
+    assert "FAILED     zero-gradients: " in ran.out
 
 
 def bad_models() -> dict[str, tuple[onnx.ModelProto, str]]:

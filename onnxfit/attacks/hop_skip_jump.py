@@ -12,9 +12,12 @@ from onnxfit.attacks.layout import laid_out
 _TRIALS = 100  # Random images tried for a first misclassified one.
 _NEIGHBOURS = 3  # Samples of other classes tried as first points.
 _POOL = 256  # Samples that neighbours are looked for among.
+_LEAST_PASSES = 10  # Halvings in a bisection.
+_MOST_PASSES = 16  # A point nearer to the boundary is on either side as rounding has it.
 _COARSE = 6  # Halvings of the way from a first point to the sample.
 _HALVINGS = 12  # Of a step that leads to no misclassified point.
 _FEWEST = 10  # Evaluations below which no direction is estimated.
+_FINEST = 1e-4  # Mean change of a value by which linf estimates, as a share of the bounds.
 _AT_ONCE = 2**22  # Values of the points that are evaluated together.
 _OUTWARD = (1.0, 1.01, 1.03, 1.1, 1.3)  # Where rounded points are tried, as shares of the way.
 
@@ -39,7 +42,8 @@ class HopSkipJump(MinimalAttack):
             sqrt(t) times as many.
         max_evaluations: The most of them.
         gamma: Precision: the bisection stops at gamma / d^1.5 of the way for ``l2``, gamma / d^2
-            for ``linf``, where d is the number of values of a sample.
+            for ``linf``, where d is the number of values of a sample; but after 10 halvings at the
+            earliest and 16 at the latest.
     """
 
     norm: Norm = "l2"
@@ -81,8 +85,8 @@ class _Walk:
         self.keeps = not attack.quantize  # Rounded points are recorded by themselves.
         self.d = dimensions(search.x)
         power = 1.5 if attack.norm == "l2" else 2
-        # float32 resolves no more than 24 halvings.
-        self.passes = min(max(math.ceil(math.log2(self.d**power / attack.gamma)), 10), 24)
+        self.passes = max(math.ceil(math.log2(self.d**power / attack.gamma)), _LEAST_PASSES)
+        self.passes = min(self.passes, _MOST_PASSES)
 
     def ask(self, at: torch.Tensor, points: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
         """Say which points are misclassified, and record them; False where no queries are left.
@@ -191,10 +195,14 @@ class _Walk:
 
     def _probe(self, step: int) -> torch.Tensor:
         """Return how far from a point the normal is estimated, n."""
+        low, high = self.attack.bounds
         if step == 1:
-            low, high = self.attack.bounds
             return torch.full_like(self.distance, 0.1 * (high - low))
-        return self.distance * self.attack.gamma / self.d
+        radius = self.distance * self.attack.gamma / self.d
+        if self.attack.norm == "l2":
+            return radius
+        # The paper's radius moves a value by less than float32 and a network resolve.
+        return radius.clamp(min=_FINEST * (high - low) * math.sqrt(self.d))
 
     def _directions(self, count: int) -> torch.Tensor:
         """Draw unit vectors, count×d."""

@@ -119,7 +119,7 @@ class Evidence:
         x, y = self._x[:FEW], self._y[:FEW]
         right = torch.from_numpy(target.predictions(x)) == y
         x, y = x[right], y[right]
-        if not len(x):
+        if not len(x) or not target.passes_gradients(x):
             return float("nan")
         points = DeepFool(norm="l2", bounds=self._bounds)(target.twin, x, y)
         distances = (points.double() - x.double()).flatten(1).norm(dim=1).numpy()

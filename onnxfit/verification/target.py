@@ -12,10 +12,9 @@ from onnx import ModelProto
 
 from onnxfit.data import Dataset
 from onnxfit.deployed import Deployed
-from onnxfit.errors import DataError, ModelError
+from onnxfit.errors import DataError, ModelError, NativeLibraryError
 from onnxfit.files import folder_of, read_with_digest
 from onnxfit.hardening import restore, retrofit
-from onnxfit.runtime import Provider
 from onnxfit.sites import find_sites
 from onnxfit.twin.classifier import Classifier, as_logits
 from onnxfit.twin.jump_relu import jump_relus
@@ -70,8 +69,7 @@ class Target:
         base_dir: Folder of the external data; by default that of the path.
         mean: Subtracted from samples before the model, for all channels or each.
         std: Divides after that.
-        providers: Execution providers of the session; by default the CPU's alone.
-        device: Where the twin computes.
+        device: Where the twin computes; on ``cuda`` the session prefers CUDA too.
 
     Attributes:
         path: As it was given, or None.
@@ -86,6 +84,7 @@ class Target:
 
     Raises:
         ModelError: The model cannot be read or run, or is no classifier of one input.
+        NativeLibraryError: There is no CUDA device, or ONNX Runtime cannot use it.
         UnsupportedOperator: The twin cannot compute a node.
     """
 
@@ -96,14 +95,15 @@ class Target:
         *,
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
-        providers: Sequence[Provider] | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
         self.path = None if isinstance(model, ModelProto) else Path(model)
         self.folder = folder_of(model, base_dir)
         self.model, self.sha256 = read_with_digest(model)
         self.mean, self.std = tuple(mean), tuple(std)
-        self._providers, self.device = providers, torch.device(device)
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise NativeLibraryError("PyTorch sees no CUDA device here")
         # A Relu is a JumpReLU of jump 0, and as one it can have another backward pass.
         attackable = _with_every_site(self.model, self.folder)
         self.classifier = Classifier(attackable, self.folder, before_probabilities=True)
@@ -120,7 +120,8 @@ class Target:
     def deployed(self) -> DeployedClassifier:
         """The file in ONNX Runtime."""
         source = self.model if self.path is None else self.path
-        session = Deployed(source, self.folder, self._providers)
+        on_cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        session = Deployed(source, self.folder, on_cuda if self.device.type == "cuda" else None)
         return DeployedClassifier(self.classifier, self._cpu_preprocessing, session)
 
     @property
@@ -172,7 +173,6 @@ class Target:
             self.folder,
             mean=self.mean,
             std=self.std,
-            providers=self._providers,
             device=self.device,
         )
 

@@ -1,0 +1,306 @@
+"""Are the attacks faster than other libraries', at the same strength?
+
+First table: PGD-20 of onnxfit, Foolbox and the Adversarial Robustness Toolbox on the same module
+with its weights in ordinary layout, the same samples, radius, step and kind of random start, in
+turns in one process. *Alive* is the mean share of the samples that onnxfit still gives to the
+module: what it gains by dropping broken ones is 1 / alive; the layout in memory gains about 1.25
+more on networks of convolutions. The target is 0.9 × 1.25 / alive, in times of Foolbox.
+
+Second table, where ONNXFIT_AUTOATTACK names a folder with the reference AutoAttack's package: the
+four attacks of its ``standard``, each on what the earlier ones left, here and there.
+
+    python benchmarks/attack_throughput.py [--rounds 5] [--samples 200] [--only lenet] [--write]
+
+Networks and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
+Times are those of the processor, which other programs disturb least.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import onnxfit
+from onnxfit.attacks.attack import Attack
+from onnxfit.attacks.gradient import PGD
+from onnxfit.twin.classifier import Classifier
+from onnxfit.twin.preprocessing import Preprocessed
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
+RESULTS = Path(__file__).parent / "results"
+STEPS = 20
+
+CIFAR = "cifar10_exact_549.npz"
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2023, 0.1994, 0.201)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with the images and radii to attack it with.
+
+    Attributes:
+        name: For the table.
+        path: The file, below the models.
+        data: The images, below the data.
+        mean: Of the normalisation.
+        std: The same.
+        radii: For linf, in pixels from 0 to 1.
+    """
+
+    name: str
+    path: str
+    data: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    radii: tuple[float, ...]
+
+    def module(self) -> Any:
+        """Make the twin, from pixels to logits, every activation a Relu."""
+        classifier = Classifier(onnxfit.retrofit(SHARED / "models" / self.path, 0.0))
+        return Preprocessed(classifier.requires_grad_(False).eval(), self.mean, self.std).eval()
+
+    def samples(self, n: int) -> tuple[Any, Any]:
+        """Return the first images and their classes."""
+        with np.load(SHARED / "data" / self.data) as data:
+            x, y = data["x"][:n], data["y"][:n]
+        return torch.from_numpy(x).float() / 255, torch.from_numpy(y).long()
+
+
+LENET = Case(
+    "LeNet",
+    "derived/jumprelu_lenet_baseline.onnx",
+    "mnist_0_4999.npz",
+    (0.1307,),
+    (0.3081,),
+    (0.1,),
+)
+RESNET20 = Case(
+    "ResNet-20",
+    "derived/jumprelu_resnet20_baseline_bn.onnx",
+    CIFAR,
+    CIFAR_MEAN,
+    CIFAR_STD,
+    (1 / 255, 2 / 255),
+)
+RESNET_2B = Case(
+    "resnet_2b", "cifar10/resnet_2b.onnx", CIFAR, CIFAR_MEAN, (0.2471, 0.2435, 0.2616), (2 / 255,)
+)
+VIT = Case("ViT", "cifar10/vit_pgd_2_3_16.onnx", CIFAR, CIFAR_MEAN, CIFAR_STD, (1 / 255,))
+CASES = (LENET, RESNET20, RESNET_2B)
+
+
+def accuracy(module: Any, points: Any, labels: Any) -> float:
+    """Return the share of points that a module classifies rightly."""
+    with torch.no_grad():
+        return float((module(torch.as_tensor(points)).argmax(1) == labels).double().mean())
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Time runs in turns, each round in another order; return the seconds of each."""
+    took: list[list[float]] = [[] for _ in runs]
+    for index in range(rounds):
+        order = list(range(len(runs)))
+        for at in order[index % len(runs) :] + order[: index % len(runs)]:
+            start = time.process_time()
+            runs[at]()
+            took[at].append(time.process_time() - start)
+    return took
+
+
+def share_alive(module: Any, run: Callable[[Any], Any], samples: int) -> float:
+    """Return the mean share of the samples that takes part in a step of PGD."""
+    counts: list[int] = []
+    hook = module.register_forward_pre_hook(
+        lambda _, given: counts.append(len(given[0])) if torch.is_grad_enabled() else None
+    )
+    run(module)
+    hook.remove()
+    return sum(counts) / STEPS / samples
+
+
+def foolbox_pgd(module: Any, x: Any, y: Any, eps: float) -> Callable[[], Any]:
+    """Return Foolbox's attack."""
+    import foolbox
+
+    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+    attack = foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=eps / 8, random_start=True)
+    return lambda: attack(model, x, y, epsilons=eps)[1]
+
+
+def art_pgd(module: Any, x: Any, y: Any, eps: float) -> Callable[[], Any]:
+    """Return the Adversarial Robustness Toolbox's attack."""
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+
+    from onnxfit.attacks import as_art_classifier
+
+    attack = ProjectedGradientDescentPyTorch(
+        as_art_classifier(module, shape=tuple(x.shape[1:])),
+        eps=eps,
+        eps_step=eps / 8,
+        max_iter=STEPS,
+        num_random_init=1,
+        batch_size=len(x),
+        verbose=False,
+    )
+    return lambda: attack.generate(x.numpy(), y.numpy())
+
+
+def pgd_rows(case: Case, samples: int, rounds: int) -> Iterator[str]:
+    """Measure PGD on a network; yield the rows of the table."""
+    module, (x, y) = case.module(), case.samples(samples)
+    for eps in case.radii:
+        attack = PGD(eps=eps, steps=STEPS, step_size=eps / 8)
+        runs = [
+            lambda attack=attack: attack(module, x, y),
+            foolbox_pgd(module, x, y, eps),
+            art_pgd(module, x, y, eps),
+        ]
+        robust = [accuracy(module, run(), y) for run in runs]
+        alive = share_alive(module, lambda m, attack=attack: attack(m, x, y), len(x))
+        took = in_turns(runs, rounds)
+        seconds = [statistics.median(times) for times in took]
+        over = [
+            statistics.median(b / a for a, b in zip(took[0], times, strict=True))
+            for times in took[1:]
+        ]
+        target = 0.9 * 1.25 / alive
+        cells = [f"{case.name}, {eps * 255:.3g}/255", *(f"{share:.1%}" for share in robust)]
+        cells += [f"{alive:.2f}", *(f"{1000 * s:.0f}" for s in seconds)]
+        cells += [f"{target:.2f}", f"{over[0]:.2f}", f"{over[1]:.2f}"]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def ours(module: Any, x: Any, y: Any, eps: float) -> dict[str, Attack]:
+    """Return the four attacks of AutoAttack's standard, by the reference's names."""
+    from onnxfit.attacks import APGD, FAB, Square, TargetedAPGD
+
+    return {
+        "apgd-ce": APGD(eps=eps),
+        "apgd-t": TargetedAPGD(eps=eps),
+        "fab-t": FAB(eps=eps),
+        "square": Square(eps=eps),
+    }
+
+
+def run_ours(module: Any, x: Any, y: Any, eps: float) -> tuple[Any, dict[str, float]]:
+    """Run the four, each on what is left; return what is robust and the seconds of each."""
+    with torch.no_grad():
+        robust = module(x).argmax(1) == y
+    seconds = {}
+    for name, attack in ours(module, x, y, eps).items():
+        left = robust.nonzero().squeeze(1)
+        start = time.process_time()
+        points = attack(module, x[left], y[left])
+        seconds[name] = time.process_time() - start
+        with torch.no_grad():
+            robust[left] &= module(points).argmax(1) == y[left]
+    return robust, seconds
+
+
+def run_reference(module: Any, x: Any, y: Any, eps: float) -> tuple[Any, dict[str, float]]:
+    """Do the same with the reference implementation."""
+    from autoattack import AutoAttack
+
+    auto = AutoAttack(
+        module, norm="Linf", eps=eps, version="standard", device="cpu", seed=0, verbose=False
+    )
+    with torch.no_grad():
+        robust = module(x).argmax(1) == y
+    seconds = {}
+    for name in ("apgd-ce", "apgd-t", "fab-t", "square"):
+        left = robust.nonzero().squeeze(1)
+        auto.attacks_to_run = [name]
+        start = time.process_time()
+        points = (
+            auto.run_standard_evaluation(x[left], y[left], bs=len(left)) if len(left) else x[:0]
+        )
+        seconds[name] = time.process_time() - start
+        with torch.no_grad():
+            robust[left] &= module(points).argmax(1) == y[left]
+    return robust, seconds
+
+
+def standard_rows(case: Case, samples: int) -> Iterator[str]:
+    """Compare the four attacks on a network; yield the rows of the table."""
+    module, (x, y) = case.module(), case.samples(samples)
+    for eps in case.radii:
+        robust, seconds = run_ours(module, x, y, eps)
+        their_robust, their_seconds = run_reference(module, x, y, eps)
+        total, their_total = sum(seconds.values()), sum(their_seconds.values())
+        ratios = (f"{their_seconds[n] / max(seconds[n], 1e-9):.2f}" for n in seconds)
+        cells = [f"{case.name}, {eps * 255:.3g}/255"]
+        cells += [f"{r.double().mean():.1%}" for r in (robust, their_robust)]
+        cells += [f"{(robust == their_robust).double().mean():.1%}", f"{total:.1f}"]
+        cells += [f"{their_total:.1f}", f"{their_total / total:.2f}", *ratios]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def head(*columns: str) -> list[str]:
+    """Return the first two lines of a table."""
+    return ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+
+
+def environment(threads: int) -> list[str]:
+    """Say how and where this ran."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return [
+        f"`{command}`",
+        f"on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {threads} thread(s).",
+    ]
+
+
+def told(lines: Iterable[str]) -> list[str]:
+    """Print lines as they come, and return them."""
+    kept = []
+    for line in lines:
+        print(line, flush=True)
+        kept.append(line)
+    return kept
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", default="", help="part of a network's name")
+    parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")
+    cases = [case for case in CASES if options.only.lower() in case.name.lower()]
+    title = ["# The speed of attacks, beside other libraries", "", *environment(options.threads)]
+    title += ["", f"PGD-{STEPS}, {options.samples} images, medians of {options.rounds} rounds:"]
+    columns = ["network, eps", "robust: onnxfit", "Foolbox", "ART", "alive", "onnxfit, ms"]
+    columns += ["Foolbox, ms", "ART, ms", "target", "Foolbox / onnxfit", "ART / onnxfit"]
+    lines = told([*title, *head(*columns)])
+    for case in cases:
+        lines += told(pgd_rows(case, options.samples, options.rounds))
+    if folder := os.environ.get("ONNXFIT_AUTOATTACK"):
+        sys.path.insert(0, folder)
+        columns = ["network, eps", "robust: onnxfit", "reference", "equal verdicts", "onnxfit, s"]
+        columns += ["reference, s", "reference / onnxfit", "APGD-CE", "APGD-T", "FAB-T", "Square"]
+        heading = "The four attacks of AutoAttack's standard on the plain network:"
+        lines += told(["", heading, *head(*columns)])
+        for case in cases:
+            lines += told(standard_rows(case, options.samples))
+    if options.write:
+        (RESULTS / "attack_throughput.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
