@@ -61,28 +61,28 @@ def median_length(module: Any, points: Any, x: Any, y: Any, norm: str) -> tuple[
 
 def pairs() -> Iterator[tuple[str, str, Any, Any]]:
     """Yield names, norms and attacks, ours and Foolbox's, with the same settings."""
-    import foolbox
+    from foolbox.attacks.carlini_wagner import L2CarliniWagnerAttack
+    from foolbox.attacks.deepfool import L2DeepFoolAttack, LinfDeepFoolAttack
 
     from onnxfit.attacks import CarliniWagner, DeepFool
 
-    theirs = foolbox.attacks
-    yield "DeepFool", "linf", DeepFool(norm="linf"), theirs.LinfDeepFoolAttack(steps=50)
-    yield "DeepFool", "l2", DeepFool(norm="l2"), theirs.L2DeepFoolAttack(steps=50)
+    yield "DeepFool", "linf", DeepFool(norm="linf"), LinfDeepFoolAttack(steps=50)
+    yield "DeepFool", "l2", DeepFool(norm="l2"), L2DeepFoolAttack(steps=50)
     ours = CarliniWagner(steps=300, binary_search_steps=6)
     yield (
         "Carlini-Wagner",
         "l2",
         ours,
-        theirs.L2CarliniWagnerAttack(binary_search_steps=6, steps=300),
+        L2CarliniWagnerAttack(binary_search_steps=6, steps=300),
     )
 
 
 def length_rows(case: Case, samples: int) -> Iterator[str]:
     """Compare minimal perturbations on a network; yield the rows of the table."""
-    import foolbox
+    from foolbox.models.pytorch import PyTorchModel
 
     module, (x, y) = case.module(), case.samples(samples)
-    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
+    model = PyTorchModel(module, bounds=(0, 1), device="cpu")
     for name, norm, own, other in pairs():
         length, broken = median_length(module, own(module, x, y), x, y, norm)
         points = other(model, x, y, epsilons=None)[1]

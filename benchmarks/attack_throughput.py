@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,23 +120,26 @@ def in_turns(runs: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]
     return took
 
 
-def share_alive(module: Any, run: Callable[[Any], Any], samples: int) -> float:
+def share_alive(module: Any, run: Callable[[], Any], samples: int) -> float:
     """Return the mean share of the samples that takes part in a step of PGD."""
     counts: list[int] = []
     hook = module.register_forward_pre_hook(
         lambda _, given: counts.append(len(given[0])) if torch.is_grad_enabled() else None
     )
-    run(module)
+    run()
     hook.remove()
     return sum(counts) / STEPS / samples
 
 
 def foolbox_pgd(module: Any, x: Any, y: Any, eps: float) -> Callable[[], Any]:
     """Return Foolbox's attack."""
-    import foolbox
+    from foolbox.attacks.projected_gradient_descent import LinfProjectedGradientDescentAttack
+    from foolbox.models.pytorch import PyTorchModel
 
-    model = foolbox.PyTorchModel(module, bounds=(0, 1), device="cpu")
-    attack = foolbox.attacks.LinfPGD(steps=STEPS, abs_stepsize=eps / 8, random_start=True)
+    model = PyTorchModel(module, bounds=(0, 1), device="cpu")
+    attack = LinfProjectedGradientDescentAttack(
+        steps=STEPS, abs_stepsize=eps / 8, random_start=True
+    )
     return lambda: attack(model, x, y, epsilons=eps)[1]
 
 
@@ -162,13 +166,13 @@ def pgd_rows(case: Case, samples: int, rounds: int) -> Iterator[str]:
     module, (x, y) = case.module(), case.samples(samples)
     for eps in case.radii:
         attack = PGD(eps=eps, steps=STEPS, step_size=eps / 8)
-        runs = [
-            lambda attack=attack: attack(module, x, y),
+        runs: list[Callable[[], Any]] = [
+            partial(attack, module, x, y),
             foolbox_pgd(module, x, y, eps),
             art_pgd(module, x, y, eps),
         ]
         robust = [accuracy(module, run(), y) for run in runs]
-        alive = share_alive(module, lambda m, attack=attack: attack(m, x, y), len(x))
+        alive = share_alive(module, runs[0], len(x))
         took = in_turns(runs, rounds)
         seconds = [statistics.median(times) for times in took]
         over = [

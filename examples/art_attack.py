@@ -65,7 +65,7 @@ def main() -> None:
 
     twin = onnxfit.to_torch(hardened)
     scales = scales_of(twin, torch.from_numpy(x))
-    slopes = {
+    slopes: dict[str, Any] = {
         "its own slope": ("true", 1.0),
         "a smooth gate": ("smooth", {site: 0.2 * scale for site, scale in scales.items()}),
     }

@@ -1,5 +1,7 @@
 """Modules with closed-form behaviour that tests of attacks share."""
 
+# mypy: allow-subclassing-any
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +91,50 @@ class Jumping(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the logits of N×2."""
         return torch.stack([x[:, 1] - 0.5, 2 * self.gate(x[:, 0])], 1)
+
+
+class Two(torch.nn.Module):
+    """Two sites in a row, the second with one jump for each of three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = JumpReLU(torch.tensor(0.5), "first")
+        self.second = JumpReLU(torch.tensor([[[0.2]], [[9.0]], [[1.0]]]), "second")
+        self.unused = JumpReLU(torch.tensor(0.7), "unused")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute N×3 of N×3×H×W."""
+        result: torch.Tensor = self.second(4 * self.first(x)).mean((2, 3))
+        return result
+
+
+class NanOnce(torch.nn.Module):
+    """Two logits, ``0`` and ``x₁ − 0.2``; the gradient of x₁ is NaN in the second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of N×D."""
+        self.calls += 1
+        score = x[:, 0] - 0.2
+        if self.calls == 2:
+            # 0 going forward, and 0 times infinity going back.
+            score = score + (x[:, 0] * 0).sqrt()
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+class Constant(torch.nn.Module):
+    """The same logits whatever the samples are, though a gradient reaches them."""
+
+    def __init__(self, logits: Sequence[float]) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits for N×…."""
+        return self.logits.expand(len(x), -1)
 
 
 def random_images(n: int, *shape: int, seed: int = 0, dtype: Any = torch.float32) -> torch.Tensor:

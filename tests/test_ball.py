@@ -260,6 +260,9 @@ def test_quantised_points_have_the_bits_of_an_image_file() -> None:
     ball = QuantizedBall(x, 8 / 255, "linf", (0.0, 1.0))
     assert torch.equal(x, ball.quantize(x + 0.2 / 255))
     assert torch.equal(x[8:], ball.quantize(x + 8 / 255)[:-8])
+    beside = torch.nextafter(x, torch.tensor(0.5))
+    kept = QuantizedBall(beside, 8 / 255, "linf", (0.0, 1.0))
+    assert torch.equal(beside, kept.quantize(beside + 0.2 / 255))
 
 
 def test_rounding_to_levels_alone_leaves_the_ball() -> None:

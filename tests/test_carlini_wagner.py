@@ -9,23 +9,12 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
+from attack_support import Counter  # noqa: E402
+
 import onnxfit  # noqa: E402
 from onnxfit.attacks.carlini_wagner import CarliniWagner  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
-
-
-class Function(torch.nn.Module):
-    """A function as a module, which notes how many samples it is given."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function, self.given = function, []
-
-    def forward(self, x: Any) -> Any:
-        """Call the function."""
-        self.given.append(len(x))
-        return self.function(x)
 
 
 def linear() -> Any:
@@ -75,7 +64,7 @@ def test_leaving_early_costs_little() -> None:
     model, x, y = digits(6)
     counts, reached = [], []
     for abort_early in (False, True):
-        counting = Function(model)
+        counting = Counter(model)
         attack = CarliniWagner(
             steps=100,
             binary_search_steps=4,
@@ -86,7 +75,7 @@ def test_leaving_early_costs_little() -> None:
         found = attack(counting, x, y)
         assert not (model(found).argmax(1) == y).any()
         reached.append(float((found - x).flatten(1).norm(dim=1).median()))
-        counts.append(sum(counting.given))
+        counts.append(sum(counting.calls))
     assert reached[1] <= 1.03 * reached[0]
     assert counts[1] < 0.95 * counts[0]
 
@@ -96,26 +85,26 @@ def test_samples_leave_the_batch_one_by_one() -> None:
     model = linear()
     x, y = samples(model)
     y[2] = (y[2] + 1) % 5
-    counting = Function(model)
+    counting = Counter(model)
     attack = CarliniWagner(steps=500, binary_search_steps=1, initial_const=10.0)
     assert torch.equal(x[2], attack(counting, x, y)[2])
     # The batch once, then without the sample that was misclassified from the start.
-    assert [6, 5] == counting.given[:2]
-    assert sorted(counting.given, reverse=True) == counting.given
-    assert len(set(counting.given)) > 2
-    assert sum(counting.given) < 0.7 * 5 * 500
-    counting.given.clear()
+    assert [6, 5] == counting.calls[:2]
+    assert sorted(counting.calls, reverse=True) == counting.calls
+    assert len(set(counting.calls)) > 2
+    assert sum(counting.calls) < 0.7 * 5 * 500
+    counting.calls.clear()
     CarliniWagner(steps=500, binary_search_steps=1, abort_early=False)(counting, x, y)
-    assert [6] + 500 * [5] == counting.given
+    assert [6] + 500 * [5] == counting.calls
 
 
 def test_a_gradient_of_0_everywhere_is_given_up() -> None:
     """That sample comes back as it was and is looked at once for each constant."""
-    module = Function(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
+    module = Counter(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
     x = torch.tensor([[0.1, 0.2]])
     attack = CarliniWagner(steps=50, binary_search_steps=4)
     assert torch.equal(x, attack(module, x, torch.tensor([0])))
-    assert [1] * 5 == module.given
+    assert [1] * 5 == module.calls
     both = torch.tensor([[0.1, 0.2], [0.7, 0.5]])
     found = CarliniWagner(steps=300, initial_const=1.0)(module, both, torch.tensor([0, 0]))
     assert torch.equal(x[0], found[0])
@@ -125,12 +114,30 @@ def test_a_gradient_of_0_everywhere_is_given_up() -> None:
 
 def test_what_no_constant_can_fool_is_given_up() -> None:
     """Constants grow tenfold up to 1e10, and then the sample is left."""
-    module = Function(lambda x: torch.cat([2 - 0.1 * x, 0 * x], 1))
+    module = Counter(lambda x: torch.cat([2 - 0.1 * x, 0 * x], 1))
     x = torch.tensor([[0.5]])
     attack = CarliniWagner(steps=1, binary_search_steps=9, initial_const=1e8)
     assert torch.equal(x, attack(module, x, torch.tensor([0])))
     # The sample itself, and the constants 1e8, 1e9 and 1e10.
-    assert 4 == len([n for n in module.given if n])
+    assert 4 == len([n for n in module.calls if n])
+
+
+def test_constants_are_searched_for_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as much until one succeeds, then the middle of what failed and what succeeded."""
+    tried: list[list[float]] = []
+
+    def minimise(attack: Any, search: Any, rows: Any, consts: Any) -> Any:
+        tried.append(consts.tolist())
+        return consts >= torch.tensor([0.05, 0.0])
+
+    monkeypatch.setattr(CarliniWagner, "_minimise", minimise)
+    x = torch.tensor([[0.5], [0.6]])
+    CarliniWagner(binary_search_steps=6)(
+        Counter(lambda x: torch.cat([2 - x, x], 1)), x, torch.tensor([0, 0])
+    )
+    first, second = zip(*tried, strict=True)
+    assert [0.001, 0.01, 0.1, 0.055, 0.0325, 0.04375] == pytest.approx(first)
+    assert [0.001 / 2**halved for halved in range(6)] == pytest.approx(second)
 
 
 def test_finds_beyond_eps_do_not_count() -> None:
@@ -159,7 +166,7 @@ def test_samples_do_not_depend_on_the_others() -> None:
 
 def test_values_at_the_bounds_can_move() -> None:
     """Where the tanh is flat the way is found all the same, and no value leaves the bounds."""
-    module = Function(lambda x: torch.cat([x.sum(1, keepdim=True) - 0.5, 0 * x[:, :1]], 1))
+    module = Counter(lambda x: torch.cat([x.sum(1, keepdim=True) - 0.5, 0 * x[:, :1]], 1))
     x = torch.tensor([[1.0, 0.0, 0.0, 1.0]])
     attack = CarliniWagner(steps=1000, initial_const=1.0, binary_search_steps=2)
     found = attack(module, x, torch.tensor([0]))
@@ -183,7 +190,7 @@ def test_levels_of_8_bits() -> None:
 def test_the_smooth_gate_sees_across_a_jump() -> None:
     """Below the jump the true gradient is 0 and nothing is found; with the gate it is."""
     jump = JumpReLU(torch.tensor(1.0), "site")
-    module = Function(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
+    module = Counter(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
     module.jump = jump
     x, y = torch.tensor([[0.8]]), torch.tensor([0])
     options: Any = {"steps": 100, "binary_search_steps": 5, "bounds": (0.0, 2.0)}

@@ -8,6 +8,8 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
+from attack_support import Counter  # noqa: E402
+
 import onnxfit  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
 from onnxfit.errors import ModelError  # noqa: E402
@@ -15,19 +17,6 @@ from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 NORMS = ("linf", "l2")
-
-
-class Function(torch.nn.Module):
-    """A function as a module, which notes how many samples it is given."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function, self.given = function, []
-
-    def forward(self, x: Any) -> Any:
-        """Call the function."""
-        self.given.append(len(x))
-        return self.function(x)
 
 
 def linear(classes: int = 5) -> Any:
@@ -110,23 +99,23 @@ def test_no_work_is_done_on_samples_that_are_done() -> None:
     model = linear()
     x, y = samples(model)
     y[3] = (y[3] + 1) % 5
-    counting = Function(model)
+    counting = Counter(model)
     found = DeepFool(norm="l2")(counting, x, y)
     assert torch.equal(x[3], found[3])
     # All samples; the seven at themselves; the seven after the one step that a line needs.
-    assert [8, 7, 7] == counting.given
+    assert [8, 7, 7] == counting.calls
 
 
 def test_a_sample_goes_on_until_it_is_fooled_and_no_longer() -> None:
     """On a network with several steps to go the batch shrinks, and never grows."""
     model, x, y = digits(24)
-    counting = Function(model)
+    counting = Counter(model)
     DeepFool(norm="linf")(counting, x, y)
     correct = int((model(x).argmax(1) == y).sum())
-    assert [len(x), correct, correct] == counting.given[:3]
-    assert sorted(counting.given, reverse=True) == counting.given
-    assert counting.given[-1] < correct
-    assert len(counting.given) < 20
+    assert [len(x), correct, correct] == counting.calls[:3]
+    assert sorted(counting.calls, reverse=True) == counting.calls
+    assert counting.calls[-1] < correct
+    assert len(counting.calls) < 20
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -157,12 +146,12 @@ def test_levels_of_8_bits(norm: Any) -> None:
 def test_a_gradient_of_0_everywhere_is_given_up(norm: Any) -> None:
     """That sample comes back as it was after one look, and the others are not touched by it."""
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    module = Function(lambda x: torch.relu(x - 0.4) @ weight + torch.tensor([0.1, 0.0]))
+    module = Counter(lambda x: torch.relu(x - 0.4) @ weight + torch.tensor([0.1, 0.0]))
     x = torch.tensor([[0.1, 0.2], [0.7, 0.5]])
     found = DeepFool(norm=norm)(module, x, torch.tensor([0, 0]))
     assert torch.equal(x[0], found[0])
     assert 1 == int(module(found).argmax(1)[1])
-    assert [2, 2, 1] == module.given[:3]
+    assert [2, 2, 1] == module.calls[:3]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -171,14 +160,14 @@ def test_gradients_of_any_size(norm: Any, scale: float) -> None:
     """Squares that are 0 or infinite in single precision change nothing."""
     model = linear().float()
     x, y = samples(linear())
-    found = DeepFool(norm=norm)(Function(lambda x: scale * model(x)), x.float(), y)
+    found = DeepFool(norm=norm)(Counter(lambda x: scale * model(x)), x.float(), y)
     expected = DeepFool(norm=norm)(model, x.float(), y)
     torch.testing.assert_close(expected, found, rtol=0, atol=1e-6)
 
 
 def test_gradients_that_are_not_finite_count_as_0() -> None:
     """The root of 0 has none: the rest of the gradient is used, and nothing becomes NaN."""
-    module = Function(lambda x: torch.stack([0.3 + x[:, 0].sqrt(), 2 * x[:, 1]], 1))
+    module = Counter(lambda x: torch.stack([0.3 + x[:, 0].sqrt(), 2 * x[:, 1]], 1))
     x = torch.tensor([[0.0, 0.1]])
     found = DeepFool(norm="l2")(module, x, torch.tensor([0]))
     assert bool(found.isfinite().all())
@@ -189,7 +178,7 @@ def test_gradients_that_are_not_finite_count_as_0() -> None:
 def test_the_smooth_gate_sees_across_a_jump(norm: Any) -> None:
     """Below the jump the true gradient is 0 and nothing is found; with the gate it is."""
     jump = JumpReLU(torch.tensor(1.0), "site")
-    module = Function(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
+    module = Counter(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
     module.jump = jump
     x, y = torch.tensor([[0.8]]), torch.tensor([0])
     plain = DeepFool(norm=norm, bounds=(0, 2))(module, x, y)
@@ -216,7 +205,7 @@ def test_eot_averages_logits_and_gradients() -> None:
     def noisy(points: Any) -> Any:
         return model(points) + next(signs) * 5 * points[:, :5]
 
-    found = DeepFool(norm="l2", eot=2)(Function(noisy), x, y)
+    found = DeepFool(norm="l2", eot=2)(Counter(noisy), x, y)
     torch.testing.assert_close(DeepFool(norm="l2")(model, x, y), found, rtol=1e-9, atol=0)
 
 
@@ -242,5 +231,5 @@ def test_logits_that_do_not_depend_on_the_input_are_refused(logits: Any) -> None
     """In one sentence."""
     message = "no gradient reaches the model's input: its logits do not depend on it"
     with pytest.raises(ModelError) as refused:
-        DeepFool()(Function(lambda x: logits[: len(x)]), torch.zeros(2, 4), torch.zeros(2).long())
+        DeepFool()(Counter(lambda x: logits[: len(x)]), torch.zeros(2, 4), torch.zeros(2).long())
     assert message == str(refused.value)

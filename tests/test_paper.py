@@ -11,6 +11,7 @@ from support import MODELS, SHARED, parse
 torch = pytest.importorskip("torch")
 
 import onnx  # noqa: E402
+from attack_support import Counter  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.data import Batch  # noqa: E402
@@ -33,12 +34,12 @@ def linear(weights: NDArray[np.float32], bias: tuple[float, ...], before: str = 
         f"g (float[N, {weights.shape[1]}] x) => (float[N, {len(weights)}] y) "
         f"{{ {before or 'h = Identity(x)'} y = Gemm<transB = 1>(h, w, b) }}"
     )
-    for name, array in (("w", weights), ("b", np.float32(bias))):
+    for name, array in (("w", weights), ("b", np.array(bias, np.float32))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
     return Target(model, mean=(MEAN,), std=(STD,))
 
 
-WEIGHTS = np.float32([[0.5, -1, 2, 0.25, 1, -0.5], [-0.5, 1, 1, 0.5, -1, 0.25]])
+WEIGHTS = np.array([[0.5, -1, 2, 0.25, 1, -0.5], [-0.5, 1, 1, 0.5, -1, 0.25]], np.float32)
 BIAS = (0.1, -0.2)
 
 
@@ -88,8 +89,8 @@ def expected(batch: Batch, eps: float, steps: int) -> dict[str, tuple[float, flo
 
 def measures(record: dict[str, Any]) -> tuple[float, float, float]:
     """Return accuracy, relative and absolute noise of a record."""
-    names = ("accuracy", "mean_relative_perturbation", "mean_absolute_perturbation")
-    return tuple(record[name] for name in names)  # type: ignore[return-value]
+    noises = record["mean_relative_perturbation"], record["mean_absolute_perturbation"]
+    return record["accuracy"], *noises
 
 
 def digits(n: int) -> Batch:
@@ -184,6 +185,22 @@ def test_a_gradient_of_0_moves_nothing() -> None:
         assert absolute / size == pytest.approx(record["mean_relative_perturbation"])
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [paper.SignSteps(step_size=0.05), paper.Linearised(norm="l2"), paper.Linearised(longest=0.1)],
+    ids=["ifgsm", "deepfool", "trust region"],
+)
+def test_work_stops_on_samples_that_are_done(attack: Any) -> None:
+    """A misclassified one is never stepped, one without gradient once, others until fooled."""
+    counting = Counter(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
+    x = torch.tensor([[0.1, 0.2], [0.7, 0.5], [0.5, 0.9]])
+    found = attack(counting, x, torch.tensor([0, 0, 0]))
+    assert [3, 2, 1] == counting.calls[:3]
+    assert {1} == set(counting.calls[2:])
+    assert torch.equal(x[[0, 2]], found[[0, 2]])
+    assert 1 == int(counting(found).argmax(1)[1])
+
+
 def test_the_accuracy_is_that_of_the_file() -> None:
     """What fools the twin alone is counted apart."""
     target, batch = linear(WEIGHTS, BIAS), samples()
@@ -203,9 +220,9 @@ def test_transferred_attacks_are_made_on_the_plain_model_and_judged_on_the_harde
     batches = [digits(40)]
     on_hard = paper.run(hard, plain, batches, eps=0.05, steps=6)
     on_plain = paper.run(plain, plain, batches, eps=0.05, steps=6)
-    for transferred, own in zip(on_hard[4:], on_plain[:4], strict=True):
-        assert f"transfer-{own['name']}" == transferred["name"]
-        assert measures(own)[1:] == measures(transferred)[1:]
+    for transferred, white in zip(on_hard[4:], on_plain[:4], strict=True):
+        assert f"transfer-{white['name']}" == transferred["name"]
+        assert measures(white)[1:] == measures(transferred)[1:]
     own = [record["accuracy"] for record in on_plain[:4]]
     assert own != [record["accuracy"] for record in on_hard[4:]]
     assert own == [record["accuracy"] for record in on_plain[4:]]

@@ -8,27 +8,12 @@ from support import parse
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Jumping, random_images  # noqa: E402
+from attack_support import Jumping, Two, random_images  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.attacks.gradient import BIM, PGD  # noqa: E402
 from onnxfit.attacks.surrogates import TAUS, scales_of, surrogate  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU, jump_relus  # noqa: E402
-
-
-class Two(torch.nn.Module):
-    """Two sites in a row, the second with one jump for each of three channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = JumpReLU(torch.tensor(0.5), "first")
-        self.second = JumpReLU(torch.tensor([[[0.2]], [[9.0]], [[1.0]]]), "second")
-        self.unused = JumpReLU(torch.tensor(0.7), "unused")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute N×3 of N×3×H×W."""
-        result: torch.Tensor = self.second(4 * self.first(x)).mean((2, 3))
-        return result
 
 
 def test_a_scale_is_the_jump_or_the_spread_whichever_is_larger() -> None:

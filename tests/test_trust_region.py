@@ -8,6 +8,8 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
+from attack_support import Counter  # noqa: E402
+
 import onnxfit  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
 from onnxfit.attacks.trust_region import TrustRegion  # noqa: E402
@@ -15,19 +17,6 @@ from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 NORMS = ("linf", "l2")
-
-
-class Function(torch.nn.Module):
-    """A function as a module, which notes the points that it is given."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function, self.given = function, []
-
-    def forward(self, x: Any) -> Any:
-        """Call the function."""
-        self.given.append(x.detach().clone())
-        return self.function(x)
 
 
 def linear() -> Any:
@@ -87,11 +76,11 @@ def test_a_linear_classifier_is_left_within_a_step_of_the_shortest_way(
 def test_no_step_is_longer_than_the_radius(norm: Any) -> None:
     """A fixed radius bounds every step but for the overshoot, and the first ones are that long."""
     model = linear()
-    counting = Function(model)
+    counting = Counter(model)
     x, y = samples(model, 1)
     radius = float(distances(model, x, y, norm)) / 10.5
     TrustRegion(norm=norm, trust_radius=radius, adaptive=False, overshoot=0)(counting, x, y)
-    points = torch.cat(counting.given[1:])
+    points = torch.cat(counting.inputs[1:])
     steps = lengths(points.diff(dim=0), norm)
     expected = [radius + NUDGE] * 10
     assert 11 == len(steps)
@@ -107,13 +96,13 @@ def test_no_step_is_longer_than_the_radius(norm: Any) -> None:
 def test_the_radius_follows_how_true_the_gradient_was(power: float, factor: float) -> None:
     """It grows where the gap falls as promised and shrinks where it falls by less than half."""
     # Of a parabola near its end less than half of what the gradient promises is left.
-    module = Function(lambda x: torch.cat([(0.9 - x).clamp(min=0) ** power + 1, 0 * x + 1], 1))
+    module = Counter(lambda x: torch.cat([(0.9 - x).clamp(min=0) ** power + 1, 0 * x + 1], 1))
     attack = TrustRegion(
         norm="linf", trust_radius=0.1, growth=1.5, overshoot=0, steps=3, candidates=None
     )
     start = {1: 0.2, 2: 0.78, 1.25: 0.7}[power]
     attack(module, torch.tensor([[start]], dtype=torch.float64), torch.tensor([0]))
-    points = torch.cat(module.given[1:]).flatten()
+    points = torch.cat(module.inputs[1:]).flatten()
     first, second = points.diff().tolist()[:2]
     gap, slope = (0.9 - start) ** power, power * (0.9 - start) ** (power - 1)
     assert min(0.1, gap / slope) + NUDGE == pytest.approx(first)
@@ -153,15 +142,15 @@ def test_no_work_is_done_on_samples_that_are_done() -> None:
     x, y = samples(model)
     y[3] = (y[3] + 1) % 5
     shortest = distances(model, x, y, "l2")
-    counting = Function(model)
+    counting = Counter(model)
     attack = TrustRegion(norm="l2", trust_radius=1.0)
     assert torch.equal(x[3], attack(counting, x, y)[3])
     # With a radius beyond all boundaries: the batch, the seven, and the seven after a step.
-    assert [8, 7, 7] == [len(points) for points in counting.given]
-    counting.given.clear()
+    assert [8, 7, 7] == counting.calls
+    counting.calls.clear()
     nearest = float(shortest[[0, 1, 2, 4, 5, 6, 7]].amin())
     TrustRegion(norm="l2", trust_radius=1.01 * nearest, adaptive=False)(counting, x, y)
-    assert [8, 7, 7, 6] == [len(points) for points in counting.given][:4]
+    assert [8, 7, 7, 6] == counting.calls[:4]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -188,27 +177,27 @@ def test_levels_of_8_bits(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_gradient_of_0_everywhere_is_given_up(norm: Any) -> None:
     """That sample comes back as it was after one look, and the others are not touched by it."""
-    module = Function(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
+    module = Counter(lambda x: torch.relu(x - 0.4) + torch.tensor([0.1, 0.0]))
     x = torch.tensor([[0.1, 0.2], [0.7, 0.5]])
     found = TrustRegion(norm=norm, trust_radius=0.1)(module, x, torch.tensor([0, 0]))
     assert torch.equal(x[0], found[0])
     assert 1 == int(module(found).argmax(1)[1])
-    assert [2, 2, 1] == [len(points) for points in module.given[:3]]
+    assert [2, 2, 1] == module.calls[:3]
 
 
 def test_a_sample_in_a_corner_of_the_bounds_is_given_up() -> None:
     """The gradient points out of the bounds: there is nowhere to go, and no step is made."""
-    module = Function(lambda x: torch.cat([2 - x, 0 * x], 1))
+    module = Counter(lambda x: torch.cat([2 - x, 0 * x], 1))
     x = torch.ones(1, 1)
     assert torch.equal(x, TrustRegion(norm="linf")(module, x, torch.tensor([0])))
-    assert 2 == len(module.given)
+    assert 2 == len(module.inputs)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_smooth_gate_sees_across_a_jump(norm: Any) -> None:
     """Below the jump the true gradient is 0 and nothing is found; with the gate it is."""
     jump = JumpReLU(torch.tensor(1.0), "site")
-    module = Function(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
+    module = Counter(lambda x: torch.cat([torch.full_like(x, 0.5), jump(x)], 1))
     module.jump = jump
     x, y = torch.tensor([[0.8]]), torch.tensor([0])
     plain = TrustRegion(norm=norm, bounds=(0, 2))(module, x, y)

@@ -320,7 +320,7 @@ class Search:
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """Make gradients possible, with the slopes that the attack asks for, in a ``with`` block."""
+        """Allow gradients, with the slopes that the attack asks for, in a ``with`` block."""
         with torch.enable_grad(), nullcontext() if self._sloped else self.slopes():
             yield
 

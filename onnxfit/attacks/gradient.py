@@ -80,8 +80,8 @@ class PGD(GradientAttack, BudgetAttack):
                 if found.all():
                     return
                 state = state.only(~found)
-        found = search.record(state.rows, state.points, search.compute(state.points))
-        search.keep(state.rows[~found], state.points[~found])
+        search.record(state.rows, state.points, search.compute(state.points))
+        search.keep(state.rows, state.points)
 
 
 @dataclass
