@@ -20,10 +20,10 @@ from attack_support import (  # noqa: E402
     random_images,
 )
 
-from onnxfit.attacks.attack import Search, with_labels  # noqa: E402
 from onnxfit.attacks.ball import NORMS, Ball  # noqa: E402
 from onnxfit.attacks.gradient import BIM, FGSM, PGD  # noqa: E402
 from onnxfit.attacks.losses import LOSSES  # noqa: E402
+from onnxfit.attacks.search import Search, with_labels  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
 from onnxfit.twin.jump_relu import backward  # noqa: E402
 

@@ -8,9 +8,10 @@ from typing import Self
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, GradientAttack, Search, at_least
+from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
 from onnxfit.attacks.ball import Ball, Norm, by_sample, norms, unit_steps
 from onnxfit.attacks.losses import LOSSES, Loss, margin, targeted_dlr
+from onnxfit.attacks.search import Search
 
 # Share of a move that is the new step; the rest goes on as the last move did.
 _NEW_STEP = 0.75

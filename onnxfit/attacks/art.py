@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import device_of
 from onnxfit.attacks.ball import Bounds
+from onnxfit.attacks.search import device_of
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import Classifier, as_logits
 

@@ -3,8 +3,7 @@
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -12,12 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.ball import NORMS, Bounds, Norm, QuantizedBall, axes, make_ball
-from onnxfit.attacks.layout import laid_out, weights_laid_out
-from onnxfit.attacks.losses import LossFunction
-from onnxfit.attacks.surrogates import scales_of, surrogate
-from onnxfit.errors import DataError, ModelError
-from onnxfit.twin.classifier import as_logits
+from onnxfit.attacks.ball import NORMS, Bounds, Norm
+from onnxfit.attacks.layout import weights_laid_out
+from onnxfit.attacks.search import Search, device_of
+from onnxfit.errors import DataError
 from onnxfit.twin.jump_relu import BACKWARDS
 
 Samples = TypeVar("Samples", bound=torch.Tensor | NDArray[Any])
@@ -34,6 +31,7 @@ class Attack(ABC):
         seed: Of everything random in a call.
         quantize: Look only at points that 8 bits can hold between the bounds.
         norms: Which norms the attack knows.
+        is_minimal: Whether it looks for the smallest perturbation, not for one within a budget.
     """
 
     norm: Norm = "linf"
@@ -42,6 +40,7 @@ class Attack(ABC):
     quantize: bool = False
 
     norms: ClassVar[tuple[Norm, ...]] = NORMS
+    is_minimal: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -64,6 +63,16 @@ class Attack(ABC):
     def radius(self) -> float:
         """How far the attack may go; infinite if as far as it needs to."""
         return math.inf
+
+    @property
+    def slope(self) -> tuple[str, float]:
+        """The slope of a JumpReLU in the backward pass, and the width of its smooth gate."""
+        return "true", 1.0
+
+    @property
+    def passes(self) -> int:
+        """How many passes a gradient is averaged over."""
+        return 1
 
     def __call__(
         self,
@@ -114,7 +123,7 @@ class Attack(ABC):
         return found.to(inputs.device) if isinstance(inputs, torch.Tensor) else found.cpu().numpy()
 
     @abstractmethod
-    def _attack(self, search: "Search") -> None:
+    def _attack(self, search: Search) -> None:
         """Look for adversarial points of the samples that remain, and record them."""
 
 
@@ -148,6 +157,8 @@ class MinimalAttack(Attack):
     """
 
     eps: float | None = None
+
+    is_minimal: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,230 +199,15 @@ class GradientAttack(Attack):
             raise ValueError(f"expected tau > 0, got {self.tau}")
         at_least("eot", self.eot, 1)
 
-
-class Search:
-    """Samples under attack, and the best adversarial point of each so far.
-
-    An attack takes the samples that remain, computes logits and gradients through this, and
-    records what it finds. Once a sample is broken within a budget it does not remain, so that no
-    success is forgotten and no more work is done; for a minimal attack shorter perturbations
-    replace longer ones.
-
-    Attributes:
-        x: All samples, N×….
-        labels: N.
-        ball: Where points must lie.
-        best: The point of each sample that will be returned, N×….
-        broken: Which have one that is misclassified, N booleans.
-        generator: Of random numbers, on the CPU; started with the attack's seed.
-        classes: Number of logits.
-        logits: Of the samples, N×C.
-    """
-
-    def __init__(
-        self,
-        attack: Attack,
-        model: torch.nn.Module,
-        x: torch.Tensor,
-        labels: torch.Tensor,
-        scales: Mapping[str, float] | None,
-        advance: Callable[[int], object] = lambda count: None,
-    ) -> None:
-        self.attack, self._model, self._advance = attack, model, advance
-        self._scales, self._sloped = scales, False
-        self.x, self.labels = laid_out(x), labels
-        self.best = self.x.clone()
-        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.distance = torch.full((len(x),), math.inf, dtype=torch.float64, device=x.device)
-        self.generator = torch.Generator().manual_seed(attack.seed)
-        self._eot = attack.eot if isinstance(attack, GradientAttack) else 1
-        self._done = 0
-        # A search for the smallest perturbation may pass through points farther away.
-        radius = math.inf if isinstance(attack, MinimalAttack) else attack.radius
-        try:
-            self.ball = make_ball(
-                self.x, radius, attack.norm, attack.bounds, quantize=attack.quantize
-            )
-        except ValueError as error:
-            raise DataError(str(error)) from error
-        self.classes = 0
-        if not len(x):
-            return
-        self.logits = self.compute(self.x)
-        self.classes = self.logits.shape[1]
-        if self.classes < 2:
-            raise ModelError("the model gives one number per sample, not the logits of classes")
-        if int(labels.max()) >= self.classes:
-            at = int(labels.argmax())
-            raise DataError(
-                f"the label of sample {at} is {int(labels[at])}, but the model has "
-                f"{self.classes} classes, 0 to {self.classes - 1}"
-            )
-        wrong = self.wrong(self.logits, labels)
-        self.broken |= wrong
-        self.distance[wrong] = 0.0
-        self._report()
+    @property
+    def slope(self) -> tuple[str, float]:
+        """The slope of a JumpReLU in the backward pass, and the width of its smooth gate."""
+        return self.backward, self.tau
 
     @property
-    def remaining(self) -> torch.Tensor:
-        """Which samples still need work, N booleans: a minimal attack improves on its finds."""
-        if isinstance(self.attack, MinimalAttack):
-            return self.distance > 0
-        return ~self.broken
-
-    def rows(self) -> torch.Tensor:
-        """Return the numbers of the samples that remain."""
-        return self.remaining.nonzero().squeeze(1)
-
-    @staticmethod
-    def wrong(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Say which samples are misclassified; NaN is no class."""
-        return (logits.argmax(1) != labels) | logits.isnan().any(1)
-
-    def compute(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the logits of points, n×C, without gradients."""
-        with torch.no_grad():
-            passes = [as_logits(self._model(points), len(points)) for _ in range(self._eot)]
-        return passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
-
-    def gradient(
-        self, points: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Compute the gradient of each point's own loss.
-
-        Points are leaves here: nothing that clipped them takes part in the gradient.
-
-        Args:
-            points: n×….
-            loss: Makes of the logits, n×C, one number for each point, n.
-
-        Returns:
-            Logits n×C, losses n, gradients n×…; none of them part of a graph.
-
-        Raises:
-            ModelError: No gradient reaches the input.
-        """
-        sums: list[torch.Tensor] = []
-        for _ in range(self._eot):
-            leaf = points.detach().requires_grad_()
-            with self.backward():
-                logits = as_logits(self._model(leaf), len(leaf))
-                losses = loss(logits)
-                gradient = gradient_of(losses.sum(), leaf)
-            parts = [logits.detach(), losses.detach(), gradient]
-            sums = parts if not sums else [a + b for a, b in zip(sums, parts, strict=True)]
-        logits, losses, gradient = (part / self._eot if self._eot > 1 else part for part in sums)
-        return logits, losses, gradient
-
-    @contextmanager
-    def slopes(self) -> Iterator[None]:
-        """Give every JumpReLU the slope that the attack asks for, in a ``with`` block."""
-        mode, tau = "true", 1.0
-        if isinstance(self.attack, GradientAttack):
-            mode, tau = self.attack.backward, self.attack.tau
-        if mode == "smooth" and self._scales is None:
-            self._scales = scales_of(self._model, self.x)
-        with surrogate(self._model, mode, tau, self._scales):
-            self._sloped = True
-            try:
-                yield
-            finally:
-                self._sloped = False
-
-    @contextmanager
-    def backward(self) -> Iterator[None]:
-        """Allow gradients, with the slopes that the attack asks for, in a ``with`` block."""
-        with torch.enable_grad(), nullcontext() if self._sloped else self.slopes():
-            yield
-
-    def record(
-        self, rows: torch.Tensor, points: torch.Tensor, logits: torch.Tensor
-    ) -> torch.Tensor:
-        """Keep what is adversarial of some points; for a minimal attack, if nearer than before.
-
-        Args:
-            rows: The numbers of the samples, n.
-            points: One inside the ball for each, n×….
-            logits: Of the points, n×C.
-
-        Returns:
-            Which points are adversarial and were kept, n booleans. With ``quantize`` that is judged
-            of the nearest points that 8 bits can hold, which are what is kept.
-        """
-        found = self.wrong(logits, self.labels[rows])
-        if not found.any():
-            return found
-        at = found.nonzero().squeeze(1)
-        chosen, candidates = rows[at], points[at]
-        candidates, still = self._confirmed(chosen, candidates)
-        kept = torch.zeros_like(found)
-        if isinstance(self.attack, MinimalAttack):
-            lengths = self.ball[chosen].distances(candidates)
-            still &= (lengths < self.distance[chosen]) & (lengths <= self.attack.radius)
-            self.distance[chosen[still]] = lengths[still]
-        self.best[chosen[still]] = candidates[still]
-        self.broken[chosen[still]] = True
-        kept[at[still]] = True
-        self._report()
-        return kept
-
-    def keep(self, rows: torch.Tensor, points: torch.Tensor) -> None:
-        """Keep points as the best so far of those samples that are not broken."""
-        open_ = ~self.broken[rows]
-        chosen, points = rows[open_], points[open_]
-        self.best[chosen] = self.rounded(chosen, points)
-
-    def finish(self) -> None:
-        """Report what is left as done, and make sure that every point is where it must be.
-
-        Raises:
-            RuntimeError: A point is outside; the attack is wrong.
-        """
-        unmoved = (self.best - self.x).abs().amax(axes(self.x)) == 0
-        outside = ~(self.ball.contains(self.best) | unmoved)
-        if outside.any():
-            raise RuntimeError(f"{type(self.attack).__name__} left the ball of its perturbations")
-        self._advance(len(self.x) - self._done)
-
-    def _confirmed(
-        self, rows: torch.Tensor, points: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Round points as asked and say which are adversarial then and inside."""
-        if not isinstance(self.ball, QuantizedBall):
-            return points, self.ball[rows].contains(points)
-        points = self.rounded(rows, points)
-        return points, self.wrong(self.compute(points), self.labels[rows])
-
-    def rounded(self, rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Return the nearest points that may be given back."""
-        ball = self.ball[rows]
-        return ball.quantize(points) if isinstance(ball, QuantizedBall) else ball.project(points)
-
-    def _report(self) -> None:
-        """Tell how many samples were newly broken; minimal attacks tell at the end."""
-        if not isinstance(self.attack, MinimalAttack):
-            done = int(self.broken.sum())
-            self._advance(done - self._done)
-            self._done = done
-
-
-def gradient_of(total: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
-    """Return the gradient of a sum with respect to what it was computed from.
-
-    Raises:
-        ModelError: It does not depend on it.
-    """
-    gradient = None
-    if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    if gradient is None:
-        raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
-    return gradient
-
-
-def with_labels(loss: LossFunction, labels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Make a loss of logits alone."""
-    return lambda logits: loss(logits, labels)
+    def passes(self) -> int:
+        """How many passes a gradient is averaged over."""
+        return self.eot
 
 
 def at_least(name: str, value: float, least: float) -> None:
@@ -422,13 +218,6 @@ def at_least(name: str, value: float, least: float) -> None:
     """
     if not value >= least:
         raise ValueError(f"expected {name} >= {least}, got {value}")
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """Return where the first tensor of a module is."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")
 
 
 def _checked(

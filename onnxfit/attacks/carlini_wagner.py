@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, Search, at_least
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, by_sample
 from onnxfit.attacks.losses import margin
+from onnxfit.attacks.search import Search
 
 # Keeps the arctanh of a value at its bound finite.
 _WITHIN = 0.999999

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, Search, at_least
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, by_sample, dimensions, norms, unit_steps
+from onnxfit.attacks.search import Search
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import as_logits
 
@@ -70,7 +71,7 @@ def nearest_boundary(
     norm = search.ball.norm
     with search.backward():
         leaf = points.detach().requires_grad_()
-        passes = [as_logits(search._model(leaf), len(leaf)) for _ in range(search._eot)]
+        passes = [as_logits(search.model(leaf), len(leaf)) for _ in range(search.passes)]
         logits = passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
         if isinstance(rivals, int):
             rivals = likeliest(logits.detach(), labels, rivals)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from onnxfit.attacks.apgd import likeliest_rivals, random_directions
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, Search, at_least
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Bounds, Norm, by_sample, norms
 from onnxfit.attacks.losses import margin, of_label
+from onnxfit.attacks.search import Search
 
 # How far from a sample a random start may lie where nothing is known of its distance: in ranges
 # of the bounds.

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, GradientAttack, Search, at_least, with_labels
+from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
 from onnxfit.attacks.ball import Ball, axes, by_sample, scaled, unit_steps
 from onnxfit.attacks.losses import LOSSES, Loss
+from onnxfit.attacks.search import Search, with_labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import MinimalAttack, Search, at_least
+from onnxfit.attacks.attack import MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, dimensions, norms
 from onnxfit.attacks.layout import laid_out
+from onnxfit.attacks.search import Search
 
 _TRIALS = 100  # Random images tried for a first misclassified one.
 _NEIGHBOURS = 3  # Samples of other classes tried as first points.

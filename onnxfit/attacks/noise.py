@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, Search, at_least
+from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.ball import Ball, unit_steps
 from onnxfit.attacks.losses import margin
+from onnxfit.attacks.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, Search, at_least
+from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.layout import laid_out
 from onnxfit.attacks.losses import LOSSES, Loss
+from onnxfit.attacks.search import Search
 
 # Where the paper halves the share of the image that a square covers, of 10,000 queries.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

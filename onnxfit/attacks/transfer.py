@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, Search, at_least, device_of
+from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.gradient import PGD
 from onnxfit.attacks.layout import weights_laid_out
 from onnxfit.attacks.losses import LOSSES, Loss, margin
+from onnxfit.attacks.search import Search, device_of
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import as_logits
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, Search, at_least
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import norms
 from onnxfit.attacks.deepfool import diameter, likeliest, nearest_boundary
+from onnxfit.attacks.search import Search
 
 # The ratios above and below which a radius changes.
 _GOOD, _POOR = 0.9, 0.5

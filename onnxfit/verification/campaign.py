@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import Search
+from onnxfit.attacks.search import Search
 from onnxfit.attacks.surrogates import scales_of
 from onnxfit.data import Batch, Dataset
 from onnxfit.verification.curve import Curve

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import gradient_of
 from onnxfit.attacks.losses import of_label
+from onnxfit.attacks.search import gradient_of
 from onnxfit.data import Dataset
 from onnxfit.report.html import Exhibit, Outcome
 from onnxfit.verification.campaign import Campaign, Found, Side

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import Attack, GradientAttack, Search, device_of, with_labels
+from onnxfit.attacks.attack import Attack, GradientAttack
 from onnxfit.attacks.ball import Bounds, Norm, norms, unit_steps
 from onnxfit.attacks.deepfool import nearest_boundary
+from onnxfit.attacks.search import Search, device_of, with_labels
 from onnxfit.data import Batch
 from onnxfit.errors import DataError
 from onnxfit.twin.preprocessing import Preprocessed

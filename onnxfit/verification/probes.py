@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import Search
 from onnxfit.attacks.ball import Bounds, Norm, dimensions
 from onnxfit.attacks.gradient import PGD
 from onnxfit.attacks.losses import Loss, margin
+from onnxfit.attacks.search import Search
 from onnxfit.verification.target import Target
 
 # From this gap on exp(-gap) is rounded to 0 in single precision: half of its smallest number.
