@@ -43,7 +43,7 @@ def threat_options(verb: Any) -> Any:
             "--eps",
             callback=positive,
             metavar="NUMBER",
-            help="Largest perturbation in units of --bounds, by default 8/255.",
+            help="Largest perturbation in units of --bounds, by default 8/255 (paper: 0.01).",
         ),
         click.option(
             "--norm", type=click.Choice(["linf", "l2"]), help="Its norm, by default linf."
@@ -133,9 +133,12 @@ def attack(
     if output is not None and data.path.is_dir():
         check_outside(output, data.path)
     settings["quantize"] = settings["quantize"] or None
-    attacks = _attacks(name, settings, data, backward, target, source, normalisation)
-    first = next(dataset.batches(min(64, dataset.n)))
-    target.parity(first.x)
+    sources = _sources(source, target, normalisation)
+    attacks = _attacks(name, settings, data, backward, target, sources)
+    some = dataset.spread(64).x
+    target.parity(some)
+    for warning in target.warnings("model", some):
+        click.echo(warning, err=True)
     document = run(
         target,
         dataset,
@@ -145,6 +148,7 @@ def attack(
         seed=data.seed,
         batch_size=data.batch_size,
         resume=resume,
+        sources=sources,
         begin=progress,
     )
     document = {
@@ -161,32 +165,39 @@ def attack(
         click.echo(NATIVE_ONLY, err=True)
 
 
+def _sources(paths: Sequence[Path], target: Any, normalisation: dict[str, Any]) -> list[Any]:
+    """Open the models that a transfer starts from."""
+    from onnxfit.verification.target import Target
+
+    sources = [Target(path, **normalisation) for path in paths]
+    for path, each in zip(paths, sources, strict=True):
+        if each.classifier.shape != target.classifier.shape:
+            raise ModelError(f"{path} takes samples of another shape than the model")
+    return sources
+
+
 def _attacks(
     name: str,
     settings: dict[str, Any],
     data: DataOptions,
     backward: str | None,
     target: Any,
-    source: Sequence[Path],
-    normalisation: dict[str, Any],
+    sources: Sequence[Any],
 ) -> list[Any]:
     """Make the attack, with each backward pass that was asked for."""
-    from onnxfit.attacks.attack import BudgetAttack, MinimalAttack
+    from onnxfit.attacks.attack import BudgetAttack, GradientAttack, MinimalAttack
     from onnxfit.attacks.catalogue import CATALOGUE, make_attack
     from onnxfit.verification.single_attack import with_surrogates
-    from onnxfit.verification.target import Target
 
     kind = CATALOGUE[name][0]
     if settings["eps"] is None and issubclass(kind, BudgetAttack):
         settings["eps"] = 8 / 255
-    if (name == "transfer") != bool(source):
+    if (name == "transfer") != bool(sources):
         raise click.UsageError("--source goes with --attack transfer, which needs one.")
-    if source:
-        sources = [Target(path, **normalisation) for path in source]
-        for path, each in zip(source, sources, strict=True):
-            if each.classifier.shape != target.classifier.shape:
-                raise ModelError(f"{path} takes samples of another shape than the model")
+    if sources:
         settings["source"] = [each.twin for each in sources]
+    if backward == "all" and not issubclass(kind, GradientAttack):
+        raise click.UsageError(f"the attack {name} has no setting backward")
     if backward not in (None, "all"):
         settings["backward"] = backward
     try:

@@ -12,6 +12,7 @@ from onnxfit.cli_options import DataOptions, as_json, data_options, model_argume
 from onnxfit.cli_output import progress
 
 GATE_FAILED = 1
+DROPPED = "An unfinished run in {} is given up; --resume would have gone on with it."
 
 
 @click.command()
@@ -68,27 +69,32 @@ def verify(
 ) -> None:
     """Attack MODEL and its baseline, and pass or fail the release (exit status 0 or 1)."""
     from onnxfit.report.terminal import print_result
+    from onnxfit.verification.gate import choose
     from onnxfit.verification.gate import verify as run
 
     if resume and report is None:
         raise click.UsageError("--resume needs the DIR of the interrupted run.")
-    how: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given |= {"mean": data.mean, "std": data.std, "seed": data.seed, "batch_size": data.batch_size}
+    others = {key: given.pop(key) for key in ("baseline", "regression") if key in given}
+    policy = given.pop("policy", None)
     try:
-        result = run(
-            model,
-            data.open,
-            report=report,
-            resume=resume,
-            mean=data.mean,
-            std=data.std,
-            seed=data.seed,
-            batch_size=data.batch_size,
-            begin=progress,
-            command=shlex.join(["onnxfit", *sys.argv[1:]]),
-            **how,
-        )
+        choose(policy, given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if report is not None and not resume and (report / ".unfinished").exists():
+        click.echo(DROPPED.format(report), err=True)
+    result = run(
+        model,
+        data.open,
+        policy=policy,
+        report=report,
+        resume=resume,
+        begin=progress,
+        command=shlex.join(["onnxfit", *sys.argv[1:]]),
+        **others,
+        **given,
+    )
     if as_json:
         click.echo(result.to_json(), nl=False)
     else:

@@ -70,7 +70,9 @@ class Dataset:
         if self.source.sha256:
             return self.source.sha256
         folder = self.path if self.path.is_dir() else self.path.parent
-        digests = {file.relative_to(folder).as_posix(): _sha256(file) for file in self.source.files}
+        digests = {
+            file.relative_to(folder).as_posix(): sha256_of(file) for file in self.source.files
+        }
         if len(digests) == 1 and folder != self.path:
             return next(iter(digests.values()))
         listing = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
@@ -92,6 +94,20 @@ class Dataset:
             stop = start + len(values)
             yield Batch(self._scaled(values, start), self.labels[start:stop])
             start = stop
+
+    def spread(self, count: int) -> Batch:
+        """Return at most ``count`` samples spread evenly over all; reads them all once.
+
+        Raises:
+            DataError: As :meth:`batches`.
+        """
+        rows = np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
+        parts, start = [], 0
+        for x, _ in self.batches(max(count, 1)):
+            here = rows[(rows >= start) & (rows < start + len(x))] - start
+            parts.append(x[here])
+            start += len(x)
+        return Batch(np.concatenate(parts), self.labels[rows])
 
     def _scaled(self, values: NDArray[Any], start: int) -> NDArray[np.float32]:
         """Return values as float32 within the bounds; ``start`` is the first one's number."""
@@ -190,6 +206,7 @@ def _from_file(path: Path, limit: int | None) -> Source:
     raise DataError(f"{path} is neither an .npz file, nor IDX data, nor a folder of images")
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with reading(file), file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

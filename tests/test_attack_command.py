@@ -107,6 +107,11 @@ def test_a_minimal_attack_measures_distances(hardened: Path, onnxfit_command: Co
 
 
 BAD = {
+    "steps of one": (("--attack", "fgsm", "--steps", "5"), "the attack fgsm has no setting steps"),
+    "no backward": (
+        ("--attack", "noise", "--backward", "all"),
+        "the attack noise has no setting backward",
+    ),
     "setting": (("--attack", "fgsm", "--queries", "5"), "the attack fgsm has no setting queries"),
     "source": (("--attack", "transfer"), "--source goes with --attack transfer, which needs one."),
     "no transfer": (

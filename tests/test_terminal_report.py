@@ -92,11 +92,11 @@ def test_a_model_that_is_its_own_baseline_stands_alone(baseline: dict[str, Any] 
 
 def test_attacks_are_listed_with_what_they_found() -> None:
     """What fooled the twin apart from what fooled the file, and the baseline's accuracy."""
-    header = ["attack", "backward", "robust", "given", "fool the twin", "fool the file"]
+    header = ["attack", "backward", "left robust", "given", "fool the twin", "fool the file"]
     model, baseline = "71.00% (66.00 to 76.00)", "76.00% (71.00 to 81.00)"
     native = "81.00% (76.00 to 86.00)"
     expected = [
-        [*header, "robust, baseline", "seconds"],
+        [*header, "left robust, baseline", "seconds"],
         ["pgd", "true", native, "297", "55", "54", native, "1.3"],
         ["pgd", "smooth 0.1", model, "243", "31", "30", baseline, "1.3"],
     ]

@@ -81,7 +81,7 @@ def test_the_document_has_every_key(verified: Verified) -> None:
     assert verified.result == json.loads((verified.folder / "result.json").read_text())
     assert KEYS <= verified.result.keys()
     assert 1 == verified.result["schema_version"]
-    assert {"path", "sha256", "sites", "jumps"} == verified.result["model"].keys()
+    assert {"path", "sha256", "sites", "jumps"} <= verified.result["model"].keys()
     assert {0.5} == set(verified.result["model"]["jumps"].values())
     assert 60 == verified.result["data"]["n"]
     for attack in verified.result["attacks"]:
@@ -421,10 +421,166 @@ def test_probabilities_are_handled_and_said(tmp_path: Path, onnxfit_command: Com
     for each in (path, DIGITS):
         ran = onnxfit_command("verify", each, *FEW, *QUICK, "--json")
         found.append(json.loads(ran.out))
-    assert ["The model ends in a Softmax: the attacks use the logits before it."] == found[0][
-        "warnings"
-    ]
+    said = "The model ends in a Softmax: the attacks use the logits before it."
+    assert [said, *found[1]["warnings"]] == found[0]["warnings"]
     assert found[0]["native"] == found[1]["native"]
+
+
+def test_what_only_looks_like_probabilities_is_said(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """A Softmax that is not the last node is warned about."""
+    model = onnx.load(DIGITS)
+    one = onnx.numpy_helper.from_array(np.array(1.0000001, np.float32), "one")
+    model.graph.initializer.append(one)
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Softmax", [model.graph.output[0].name], ["q"]),
+            onnx.helper.make_node("Mul", ["q", "one"], ["p"]),
+        ]
+    )
+    model.graph.output[0].name = "p"
+    path = save(model, tmp_path)
+    said = "What the model gives looks like probabilities; the attacks take them as logits."
+    assert f"warning    {said}" in onnxfit_command("verify", path, *FEW, *QUICK).out
+    ran = onnxfit_command("attack", path, *FEW, "--attack", "fgsm")
+    assert said in ran.err
+
+
+def test_a_hardened_baseline_is_taken_back(hardened: Path, onnxfit_command: Command) -> None:
+    """A bad model does not pass by being compared with itself."""
+    ran = onnxfit_command("verify", hardened, "--baseline", hardened, *FEW, *QUICK, "--json")
+    result = json.loads(ran.out)
+    assert 1 == ran.status
+    assert {} == result["baseline"]["model"]["jumps"]
+    assert result["baseline"]["is_source"]
+
+
+def test_another_baseline_is_not_called_the_source(
+    hardened: Path, onnxfit_command: Command
+) -> None:
+    """What is compared is named for what it is."""
+    ran = onnxfit_command("verify", hardened, "--baseline", ROBUST, *FEW, *QUICK, "--json")
+    result = json.loads(ran.out)
+    assert not result["baseline"]["is_source"]
+    assert "for the baseline" in result["headline"]
+    assert "hardening" not in result["headline"]
+
+
+def test_a_baseline_of_other_classes_is_refused(
+    hardened: Path, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """Two models that tell other classes apart cannot be compared."""
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,1,8,8] x) => (float[N,64] y) '
+        "{ f = Flatten(x) \n y = Relu(f) }"
+    )
+    other = save(parse(text), tmp_path)
+    ran = onnxfit_command("verify", hardened, "--baseline", other, *FEW, *QUICK)
+    assert (2, "", "Error: the model knows 10 classes, its baseline 64\n") == ran
+
+
+def test_too_few_samples_to_compare(hardened: Path, onnxfit_command: Command) -> None:
+    """With four samples no loss is significant, and the gate does not pass on them."""
+    ran = onnxfit_command("verify", hardened, "--data", TEST, "--limit", "4", *QUICK)
+    sentence = "to compare two models takes at least 5 samples, and there are 4: with fewer no "
+    assert (2, "", f"Error: {sentence}loss is significant\n") == ran
+
+
+def test_a_loss_that_no_rule_looks_at_is_said(hardened: Path, onnxfit_command: Command) -> None:
+    """Another rule takes the place of the comparison, which is warned about."""
+    ran = onnxfit_command("verify", hardened, *FEW, *QUICK, "--min-clean", "0.5")
+    assert 0 == ran.status
+    said = "The model is less robust than its baseline, and no rule looks at that."
+    assert f"warning    {said}" in ran.out
+
+
+def test_the_report_replaces_nothing_that_is_read(
+    verified: Verified, hardened: Path, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """Data, models and policy may not lie where a file of the report goes."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    corpus = folder / "adversarial.npz"
+    corpus.write_bytes((verified.folder / "adversarial.npz").read_bytes())
+    before = corpus.read_bytes()
+    ran = onnxfit_command("verify", hardened, "--data", corpus, *QUICK, "--report", folder)
+    assert (2, "", f"Error: the report would replace {corpus}, which is read\n") == ran
+    assert before == corpus.read_bytes()
+    assert [corpus] == list(folder.iterdir())
+
+
+def test_the_corpus_forgets_nothing(
+    verified: Verified, hardened: Path, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """What fooled an earlier release stays in the corpus when a later run finds less."""
+    folder = tmp_path / "r"
+    folder.mkdir()
+    corpus = folder / "adversarial.npz"
+    corpus.write_bytes((verified.folder / "adversarial.npz").read_bytes())
+    with np.load(corpus) as arrays:
+        before = {int(index): x for index, x in zip(arrays["index"], arrays["x"], strict=True)}
+    weak = ("--suite", "quick", "--steps", "2", "--eps", "0.001")
+    ran = onnxfit_command("verify", hardened, *FEW, *weak, "--report", folder, "--json")
+    assert len(before) == json.loads(ran.out)["regression"]["still_adversarial"]
+    with np.load(corpus) as arrays:
+        after = {int(index): x for index, x in zip(arrays["index"], arrays["x"], strict=True)}
+    assert before.keys() == after.keys()
+    for index, point in before.items():
+        np.testing.assert_array_equal(point, after[index])
+
+
+def test_a_run_on_other_weights_is_not_resumed(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: Any
+) -> None:
+    """The journal knows external weights, not only the file that names them."""
+    folders = []
+    for source in (DIGITS, ROBUST):
+        folders.append(tmp_path / source.stem)
+        folders[-1].mkdir()
+        onnx.save(
+            onnx.load(source),
+            folders[-1] / "m.onnx",
+            save_as_external_data=True,
+            location="w.bin",
+            size_threshold=0,
+        )
+    model = folders[0] / "m.onnx"
+    attack = PGD._attack
+
+    def stopped(self: PGD, search: Any) -> None:
+        if self.loss == "margin":
+            raise KeyboardInterrupt
+        attack(self, search)
+
+    arguments = ("verify", model, *FEW, *QUICK, "--report", tmp_path / "r")
+    with monkeypatch.context() as patch:
+        patch.setattr(PGD, "_attack", stopped)
+        assert 130 == onnxfit_command(*arguments).status
+    (folders[0] / "w.bin").write_bytes((folders[1] / "w.bin").read_bytes())
+    ran = onnxfit_command(*arguments, "--resume")
+    assert 2 == ran.status
+    assert "holds an unfinished run of another model, data or settings" in ran.err
+    again = onnxfit_command(*arguments)
+    assert "An unfinished run in" in again.err
+    assert 0 == again.status
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--norm", "l2"), "the suite paper has norms and units of its own"),
+        (("--quantize",), "the suite paper has norms and units of its own"),
+        (("--min-robust", "0.5"), "the suite paper finds no worst case"),
+    ],
+)
+def test_what_the_papers_suite_has_not(
+    options: tuple[str, ...], sentence: str, hardened: Path, onnxfit_command: Command
+) -> None:
+    """Settings that would mean nothing are refused."""
+    ran = onnxfit_command("verify", hardened, *FEW, "--suite", "paper", *options)
+    assert 2 == ran.status
+    assert sentence in ran.err
 
 
 def test_python_returns_the_document(hardened: Path) -> None:
@@ -452,6 +608,7 @@ def test_the_papers_suite(hardened: Path, onnxfit_command: Command) -> None:
             attack.keys()
         )
     assert "native gradients alone" in result["headline"]
+    assert result["worst_case"] is None
 
 
 @pytest.mark.slow

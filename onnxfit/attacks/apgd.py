@@ -9,8 +9,8 @@ from typing import Self
 import torch
 
 from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
-from onnxfit.attacks.ball import Ball, Norm, by_sample, norms, unit_steps
-from onnxfit.attacks.losses import LOSSES, Loss, margin, targeted_dlr
+from onnxfit.attacks.ball import Ball, by_sample, random_directions, unit_steps
+from onnxfit.attacks.losses import LOSSES, Loss, likeliest, margin, targeted_dlr
 from onnxfit.attacks.search import Search
 
 # Share of a move that is the new step; the rest goes on as the last move did.
@@ -139,7 +139,7 @@ class TargetedAPGD(_AutoPGD):
 
     def _attack(self, search: Search) -> None:
         heights = no_heights(search)
-        for targets in likeliest_rivals(search, self.targets).unbind(1):
+        for targets in likeliest(search.logits, search.labels, self.targets).unbind(1):
             for _ in range(self.restarts):
                 rows = search.rows()
                 if not len(rows):
@@ -278,26 +278,6 @@ def checkpoints(steps: int) -> set[int]:
         period = max(period - 3, 6)
         share += period
     return {-(-share * steps // 100) for share in shares}
-
-
-def likeliest_rivals(search: Search, count: int) -> torch.Tensor:
-    """Return the classes with the largest logits but the label, largest first, N×count or fewer."""
-    rivals = search.logits.scatter(1, search.labels[:, None], float("-inf"))
-    return rivals.topk(min(count, search.classes - 1)).indices
-
-
-def random_directions(like: torch.Tensor, norm: Norm, generator: torch.Generator) -> torch.Tensor:
-    """Draw a direction of length 1 in the norm for each sample, N×….
-
-    For ``linf`` each value is uniform, stretched so that the largest is 1; for ``l2`` the direction
-    is uniform.
-    """
-    draw = torch.rand if norm == "linf" else torch.randn
-    noise = draw(like.shape, generator=generator, dtype=like.dtype).to(like.device)
-    if norm == "linf":
-        noise = 2 * noise - 1
-    tiny = torch.finfo(like.dtype).tiny
-    return noise / by_sample(norms(noise, norm).clamp(min=tiny), noise)
 
 
 def no_heights(search: Search) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.ball import NORMS, Bounds, Norm
-from onnxfit.attacks.layout import weights_laid_out
+from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.search import Search, device_of
 from onnxfit.errors import DataError
 from onnxfit.twin.jump_relu import BACKWARDS
@@ -90,7 +90,8 @@ class Attack(ABC):
 
         Args:
             model: Returns logits, N×C with at least two classes.
-            inputs: Samples within the bounds, N×…; float32 or float64.
+            inputs: Samples within the bounds, N×…; float32 or float64. Other types are refused:
+                a point inside need not be inside any more when it is rounded to float16.
             labels: Their classes, N integers.
             scales: The width of each JumpReLU, by site, that the smooth gate's ``tau`` is a share
                 of; by default measured on the inputs, see :func:`onnxfit.attacks.scales_of`.
@@ -107,18 +108,12 @@ class Attack(ABC):
         """
         x, y = _checked(inputs, labels, self.bounds)
         device = device_of(model)
-        training = [part for part in model.modules() if part.training]
-        model.eval()
-        try:
-            with weights_laid_out(model, x):
-                search = Search(self, model, x.to(device), y.to(device), scales, advance)
-                if len(x) and search.remaining.any():
-                    with search.slopes():
-                        self._attack(search)
-            search.finish()
-        finally:
-            for part in training:
-                part.training = True
+        with evaluated(model), weights_laid_out(model, x):
+            search = Search(self, model, x.to(device), y.to(device), scales, advance)
+            if len(x) and search.remaining.any():
+                with search.slopes():
+                    self._attack(search)
+        search.finish()
         found: Any = search.best.contiguous()
         return found.to(inputs.device) if isinstance(inputs, torch.Tensor) else found.cpu().numpy()
 
@@ -229,12 +224,10 @@ def _checked(
         DataError: They are not samples within the bounds and one class each.
     """
     x, y = _tensor(inputs), _tensor(labels)
-    if not x.is_floating_point() or x.dim() < 2:
+    if x.dtype not in (torch.float32, torch.float64) or x.dim() < 2:
         raise DataError(
-            f"expected floating-point samples N×…, got {x.dtype} of shape {tuple(x.shape)}"
+            f"expected float32 or float64 samples N×…, got {x.dtype} of shape {tuple(x.shape)}"
         )
-    if x.dtype not in (torch.float32, torch.float64):
-        x = x.float()
     if y.is_floating_point() or y.dtype == torch.bool or y.shape != x.shape[:1]:
         raise DataError(
             f"expected {len(x)} integer labels, got {y.dtype} of shape {tuple(y.shape)}"

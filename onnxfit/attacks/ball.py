@@ -13,7 +13,14 @@ LEVELS = 255  # Steps of an 8-bit value.
 
 # What summing squares in single precision may lose, as a share of a norm, with room to spare.
 _SUM_ERROR = 1e-5
-# The same of a distance counted in levels.
+# Where more than this share of a radius would be left for rounding, lengths are measured exactly.
+_LARGEST_LOSS = 1e-4
+_SHRINKS = 4  # Rounds in which a length that rounding made too large is scaled down.
+# What summing squares in double precision may lose, with room to spare.
+_DOUBLE_ERROR = 1e-12
+# How far off a level a float may be that was computed as one, in units of its rounding.
+_LEVEL_ULPS = 4
+# What rounding may do to a distance counted in levels, as a share of it.
 _LEVEL_ERROR = 1e-9
 
 
@@ -59,7 +66,9 @@ class Ball:
 
     def project(self, points: torch.Tensor) -> torch.Tensor:
         """Return points inside, N×…: the nearest of the ball, clipped to the bounds."""
-        if self.norm == "l2" and self.eps < float("inf"):
+        if self.norm == "l2" and self._safe < (1 - _LARGEST_LOSS) * self.eps:
+            points = self._shortened(points)
+        elif self.norm == "l2" and self.eps < float("inf"):
             moved = points - self.x
             length = norms(moved)
             # Not divided by 0, which a length is that underflows.
@@ -67,6 +76,35 @@ class Ball:
             inside = by_sample(share > 1, points)
             points = torch.where(inside, points, self.x + moved * by_sample(share, moved))
         return torch.clamp(points, self._low, self._high)
+
+    def _shortened(self, points: torch.Tensor) -> torch.Tensor:
+        """Scale perturbations to the radius by lengths in double precision, for l2.
+
+        Where rounding makes them longer they are scaled again, and where that does not help each
+        value is rounded toward the sample.
+        """
+        limit = self.eps * (1 - _DOUBLE_ERROR)
+        x = self.x.double()
+        moved = points.double() - x
+        length = norms(moved)
+        far = (length > limit).nonzero().squeeze(1)
+        if not len(far):
+            return points
+        x, moved, length = x[far], moved[far], length[far]
+        share = limit / length
+        for _ in range(_SHRINKS):
+            rounded = (x + moved * by_sample(share, moved)).to(points.dtype)
+            real = norms(rounded.double() - x)
+            over = real > limit
+            if not over.any():
+                break
+            share = torch.where(over, share * (limit / real) * (1 - _LARGEST_LOSS), share)
+        else:
+            ahead = moved * by_sample(share, moved)
+            rounded = (x + ahead).to(points.dtype)
+            beyond = ((rounded.double() - x).abs() > ahead.abs()) & by_sample(over, moved)
+            rounded = torch.where(beyond, torch.nextafter(rounded, self.x[far]), rounded)
+        return points.index_copy(0, far, rounded)
 
     def random(self, generator: torch.Generator) -> torch.Tensor:
         """Draw a point inside for each sample, uniformly from the ball, then clipped."""
@@ -110,9 +148,11 @@ class QuantizedBall(Ball):
             raise ValueError("the samples are not on the 256 levels of 8 bits between the bounds")
 
     def on_levels(self, points: torch.Tensor) -> torch.Tensor:
-        """Say of each point whether 8 bits hold it, to within rounding of a float; N booleans."""
+        """Say of each point whether 8 bits hold it, to within rounding of its type; N booleans."""
         steps = (points.double() - self.bounds[0]) / self._level
-        return (steps - steps.round()).abs().amax(axes(points)) < 1e-3
+        largest = max(map(abs, self.bounds)) / self._level
+        slack = _LEVEL_ULPS * torch.finfo(points.dtype).eps * largest
+        return (steps - steps.round()).abs().amax(axes(points)) <= slack
 
     def levels(self, points: torch.Tensor) -> torch.Tensor:
         """Return the numbers of the nearest levels, 0 to 255, in double precision."""
@@ -177,6 +217,20 @@ def unit_steps(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
     # Scaled first, for the squares of small numbers are 0 and of large ones infinite.
     gradient = scaled(gradient)
     return gradient / by_sample(norms(gradient).clamp(min=1e-12), gradient)
+
+
+def random_directions(like: torch.Tensor, norm: Norm, generator: torch.Generator) -> torch.Tensor:
+    """Draw a direction of length 1 in the norm for each sample, N×….
+
+    For ``linf`` each value is uniform, stretched so that the largest is 1; for ``l2`` the direction
+    is uniform.
+    """
+    draw = torch.rand if norm == "linf" else torch.randn
+    noise = draw(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    if norm == "linf":
+        noise = 2 * noise - 1
+    tiny = torch.finfo(like.dtype).tiny
+    return noise / by_sample(norms(noise, norm).clamp(min=tiny), noise)
 
 
 def scaled(gradient: torch.Tensor) -> torch.Tensor:

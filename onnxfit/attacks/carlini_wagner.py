@@ -22,9 +22,10 @@ _LARGEST = 1e10
 class CarliniWagner(GradientAttack, MinimalAttack):
     """The ℓ2 attack of Carlini and Wagner (2017).
 
-    Minimises ``‖x' − x‖² + c · max(z_y − max_{j≠y} z_j + confidence, 0)`` by Adam, where
+    Minimises ``‖x' − x‖² / (2h)² + c · max(z_y − max_{j≠y} z_j + confidence, 0)`` by Adam, where
     ``x' = m + h · tanh(w)`` with the middle m and half the width h of the bounds, so that no w is
-    outside. A binary search finds for each sample the smallest constant c that still leads to
+    outside; distances count in widths of the bounds, so that a constant means the same in any
+    units. A binary search finds for each sample the smallest constant c that still leads to
     another class; of all points on the way the nearest adversarial one counts.
 
     Attributes:
@@ -84,10 +85,10 @@ class CarliniWagner(GradientAttack, MinimalAttack):
             )
             found[state.at] |= search.wrong(logits, labels)
             search.record(state.rows, points, logits)
-            moved = half * (y - state.origin)
+            moved = (y - state.origin) / 2
             objective = state.consts * behind + moved.flatten(1).square().sum(1)
-            gradient = by_sample(state.consts, gradient) * gradient + 2 * moved
-            gradient *= half * (1 - y.square())
+            gradient = by_sample(half * state.consts, gradient) * gradient + moved
+            gradient *= 1 - y.square()
             left = self._worth_it(step, objective, gradient, state)
             if not left.all():
                 state, gradient = state.only(left), gradient[left]

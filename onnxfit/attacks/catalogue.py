@@ -19,7 +19,7 @@ from onnxfit.attacks.trust_region import TrustRegion
 # Name → what makes the attack, and the settings that the name stands for.
 CATALOGUE: dict[str, tuple[type[Attack], dict[str, Any]]] = {
     "noise": (RandomNoise, {}),
-    "fgsm": (FGSM, {}),
+    "fgsm": (FGSM, {"steps": 1}),
     "bim": (BIM, {}),
     "pgd": (PGD, {}),
     "mi-fgsm": (BIM, {"momentum": 1.0}),

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 import torch
 
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
-from onnxfit.attacks.ball import Norm, by_sample, dimensions, norms, unit_steps
-from onnxfit.attacks.search import Search
-from onnxfit.errors import ModelError
+from onnxfit.attacks.ball import Norm, by_sample, norms, unit_steps
+from onnxfit.attacks.losses import likeliest, of_label
+from onnxfit.attacks.search import Search, diameter, gradient_of
 from onnxfit.twin.classifier import as_logits
 
-# Added to every step: a share of a small one is lost in rounding.
+# Added to every step, in widths of the bounds: a share of a small one is lost in rounding.
 NUDGE = 1e-4
+
+# How far apart batches of another size may round logits: in units of the largest one's rounding.
+_ROUNDING = 64
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,9 @@ class Boundary:
         """Say of each point whether there is a way to it, n booleans."""
         return self.distance.isfinite()
 
-    def step(self, length: torch.Tensor, overshoot: float) -> torch.Tensor:
+    def step(self, length: torch.Tensor, overshoot: float, nudge: float) -> torch.Tensor:
         """Return steps toward it, n×…, that are a little longer than ``length``, n."""
-        length = (1 + overshoot) * (length + NUDGE)
+        length = (1 + overshoot) * (length + nudge)
         return by_sample(length, self.gradient) * unit_steps(self.gradient, self.norm)
 
 
@@ -57,7 +60,8 @@ def nearest_boundary(
 ) -> Boundary:
     """Find the boundary to a rival that is nearest by the gradients at each point.
 
-    The network is computed once, forward, and backward once for each rival.
+    The network is computed forward, and backward once for each rival; with several passes the
+    rivals are chosen first.
 
     Args:
         search: Computes them.
@@ -68,45 +72,52 @@ def nearest_boundary(
     Raises:
         ModelError: No gradient reaches the input.
     """
-    norm = search.ball.norm
+    if isinstance(rivals, int) and search.passes > 1:
+        rivals = likeliest(search.compute(points), labels, rivals)
+    logits, rivals, gradients = _one_pass(search, points, labels, rivals)
+    for _ in range(search.passes - 1):
+        again, _, others = _one_pass(search, points, labels, rivals)
+        logits, gradients = logits + again, gradients + others
+    logits, gradients = logits / search.passes, gradients / search.passes
+    gaps = of_label(logits, labels)[:, None] - logits.gather(1, rivals)
+    slopes = torch.stack([_slopes(gradient, search.ball.norm) for gradient in gradients], 1)
+    distances = torch.where(slopes > 0, gaps.abs() / slopes, math.inf)
+    nearest, k = distances.min(1)
+    at = torch.arange(len(points), device=points.device)
+    rival, gradient = rivals[at, k], gradients[k, at]
+    return Boundary(search.ball.norm, logits, rival, gaps[at, k], gradient, nearest)
+
+
+def _one_pass(
+    search: Search, points: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute logits n×C, rivals n×k, and gradients of these logits less the label's, k×n×….
+
+    What is not finite in a gradient counts as 0.
+    """
     with search.backward():
         leaf = points.detach().requires_grad_()
-        passes = [as_logits(search.model(leaf), len(leaf)) for _ in range(search.passes)]
-        logits = passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
+        logits = as_logits(search.model(leaf), len(leaf))
         if isinstance(rivals, int):
             rivals = likeliest(logits.detach(), labels, rivals)
-        ahead = logits.gather(1, rivals) - logits.gather(1, labels[:, None])
-        nearest = torch.full_like(logits[:, 0], math.inf)
-        best, steepest = torch.zeros_like(labels), torch.zeros_like(points)
-        for k in range(rivals.shape[1]):
-            gradient = _gradient_of(ahead[:, k].sum(), leaf)
-            # The steepest step of length 1 climbs by the gradient's dual norm.
-            slope = (gradient * unit_steps(gradient, norm)).flatten(1).sum(1)
-            distance = torch.where(slope > 0, ahead[:, k].detach().abs() / slope, math.inf)
-            nearer = distance < nearest
-            nearest = torch.where(nearer, distance, nearest)
-            best[nearer] = k
-            steepest[nearer] = gradient[nearer]
-    chosen = best[:, None]
-    gap = -ahead.detach().gather(1, chosen).squeeze(1)
-    rival = rivals.gather(1, chosen).squeeze(1)
-    return Boundary(norm, logits.detach(), rival, gap, steepest, nearest)
+        totals = (logits.gather(1, rivals) - logits.gather(1, labels[:, None])).sum(0)
+        last = len(totals) - 1
+        gradients = [
+            gradient_of(total, leaf, retain_graph=k < last) for k, total in enumerate(totals)
+        ]
+    stacked = torch.stack(gradients).nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    return logits.detach(), rivals, stacked
 
 
-def likeliest(logits: torch.Tensor, labels: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Return the classes with the largest logits but the label, largest first.
+def _slopes(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Return by how much the steepest step of length 1 climbs: the gradient's dual norm, n."""
+    return (gradient * unit_steps(gradient, norm)).flatten(1).sum(1)
 
-    Args:
-        logits: n×C.
-        labels: n.
-        count: How many, at most C − 1; None for these.
 
-    Returns:
-        n×count or fewer.
-    """
-    others = logits.shape[1] - 1
-    count = others if count is None else min(count, others)
-    return logits.scatter(1, labels[:, None], -math.inf).topk(count).indices
+def cleared(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Raise each label's logit by what rounding may do: what is misclassified then stays so."""
+    slack = _ROUNDING * torch.finfo(logits.dtype).eps * logits.abs().amax(1, keepdim=True)
+    return logits.scatter_add(1, labels[:, None], slack)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +125,8 @@ class DeepFool(GradientAttack, MinimalAttack):
     """DeepFool (Moosavi-Dezfooli et al., 2016).
 
     Takes the network as linear, steps just across the nearest boundary, and does so again until
-    the class has changed. Stops there, or with a sample whose gradients are all exactly 0, or with
-    one that has gone farther than ``eps``.
+    the class has changed, by more than rounding could undo. Stops there, or with a sample whose
+    gradients are all exactly 0, or with one that has gone farther than ``eps``.
 
     Attributes:
         steps: Largest number of steps.
@@ -141,31 +152,17 @@ class DeepFool(GradientAttack, MinimalAttack):
         moved = torch.zeros_like(points)
         others = None if self.candidates is None else self.candidates - 1
         rivals = likeliest(search.logits[rows], labels, others)
-        farthest = diameter(search)
+        farthest, nudge = diameter(search), NUDGE * (self.bounds[1] - self.bounds[0])
         for _ in range(self.steps):
             near = nearest_boundary(search, points, labels, rivals)
-            done = search.record(rows, points, near.logits)
+            done = search.record(rows, points, cleared(near.logits, labels))
             done |= norms(points - search.x[rows], self.norm) > self.radius
             left = ~done & near.reachable
+            stuck = ~done & ~near.reachable
+            search.record(rows[stuck], points[stuck], near.logits[stuck])
             if not left.any():
                 return
             rows, labels, rivals, near = rows[left], labels[left], rivals[left], near[left]
-            moved = moved[left] + near.step(near.distance.clamp(max=farthest), 0.0)
+            moved = moved[left] + near.step(near.distance.clamp(max=farthest), 0.0, nudge)
             points = search.ball[rows].project(search.x[rows] + (1 + self.overshoot) * moved)
         search.record(rows, points, search.compute(points))
-
-
-def diameter(search: Search) -> float:
-    """Return how far two points within the bounds can be from each other."""
-    low, high = search.attack.bounds
-    return (high - low) * (dimensions(search.x) ** 0.5 if search.ball.norm == "l2" else 1.0)
-
-
-def _gradient_of(total: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
-    """Return one of several gradients of the same graph, with 0 for what is not finite."""
-    gradient = None
-    if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
-    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

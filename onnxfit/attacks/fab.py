@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.apgd import likeliest_rivals, random_directions
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
-from onnxfit.attacks.ball import Bounds, Norm, by_sample, norms
-from onnxfit.attacks.losses import margin, of_label
+from onnxfit.attacks.ball import Bounds, Norm, by_sample, norms, random_directions
+from onnxfit.attacks.losses import likeliest, margin, of_label
 from onnxfit.attacks.search import Search
 
 # How far from a sample a random start may lie where nothing is known of its distance: in ranges
@@ -60,7 +59,7 @@ class FAB(GradientAttack, MinimalAttack):
                 raise ValueError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
 
     def _attack(self, search: Search) -> None:
-        for targets in likeliest_rivals(search, self.targets).unbind(1):
+        for targets in likeliest(search.logits, search.labels, self.targets).unbind(1):
             for restart in range(self.restarts):
                 open_ = search.remaining if self.eps is None else ~search.broken
                 rows = open_.nonzero().squeeze(1)

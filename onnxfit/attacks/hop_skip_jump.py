@@ -173,11 +173,15 @@ class _Walk:
         )
         reserve = self.passes + _HALVINGS // 2
         counts = (self.left - reserve).clamp(max=wanted)
-        owners = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        # Few at a time, for the matrix below has a row for each sample of a group.
+        together = max(math.isqrt(_AT_ONCE // wanted), 1)
+        groups = torch.arange(len(counts), device=counts.device).split(together)
+        owners = [torch.repeat_interleave(group, counts[group]) for group in groups]
         radius = self._probe(step)
         signed, plain = torch.zeros_like(self.points), torch.zeros_like(self.points)
         signs = torch.zeros_like(self.distance)
-        for owner in owners.split(max(_AT_ONCE // self.d, 1)):
+        size = max(_AT_ONCE // self.d, 1)
+        for owner in (part for group in owners for part in group.split(size)):
             points = self.points[owner]
             around = self._clipped(points + radius[owner, None] * self._directions(len(owner)))
             found = self.ask(owner, around, keep=False)

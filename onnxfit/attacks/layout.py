@@ -1,4 +1,4 @@
-"""How samples and weights lie in memory while a module is attacked."""
+"""The state that a module and samples are in while it is attacked."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,18 @@ import torch
 def laid_out(x: torch.Tensor) -> torch.Tensor:
     """Lay samples out as convolutions compute them fastest: channels last for images."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
+
+
+@contextmanager
+def evaluated(model: torch.nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode for the length of a ``with`` block."""
+    training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What attacks maximise: one number for each sample, larger where it is nearer to misclassified."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -49,6 +50,22 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
         return gap
     top = logits.topk(4).values
     return gap / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
+def likeliest(logits: torch.Tensor, labels: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Return the classes with the largest logits but the label, largest first.
+
+    Args:
+        logits: n×C.
+        labels: n.
+        count: How many, at most C − 1; None for these.
+
+    Returns:
+        n×count or fewer.
+    """
+    others = logits.shape[1] - 1
+    count = others if count is None else min(count, others)
+    return logits.scatter(1, labels[:, None], -math.inf).topk(count).indices
 
 
 def of_label(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from onnxfit.attacks.ball import QuantizedBall, axes, make_ball
+from onnxfit.attacks.ball import QuantizedBall, axes, dimensions, make_ball
 from onnxfit.attacks.layout import laid_out
 from onnxfit.attacks.losses import LossFunction
 from onnxfit.attacks.surrogates import scales_of, surrogate
@@ -227,18 +227,31 @@ class Search:
             self._done = done
 
 
-def gradient_of(total: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+def gradient_of(
+    total: torch.Tensor, leaf: torch.Tensor, *, retain_graph: bool = False
+) -> torch.Tensor:
     """Return the gradient of a sum with respect to what it was computed from.
+
+    Args:
+        total: The sum.
+        leaf: What it was computed from.
+        retain_graph: Keep the graph for another gradient.
 
     Raises:
         ModelError: It does not depend on it.
     """
     gradient = None
     if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
         raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
     return gradient
+
+
+def diameter(search: Search) -> float:
+    """Return how far two points within the bounds can be from each other."""
+    low, high = search.attack.bounds
+    return (high - low) * (dimensions(search.x) ** 0.5 if search.attack.norm == "l2" else 1.0)
 
 
 def with_labels(loss: LossFunction, labels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.layout import laid_out
 from onnxfit.attacks.losses import LOSSES, Loss
-from onnxfit.attacks.search import Search
+from onnxfit.attacks.search import Search, diameter
 
 # Where the paper halves the share of the image that a square covers, of 10,000 queries.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -63,7 +63,7 @@ class Square(BudgetAttack):
             raise ValueError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
 
     def _attack(self, search: Search) -> None:
-        proposals = (_Linf if self.norm == "linf" else _L2)(search, self.eps)
+        proposals = (_Linf if self.norm == "linf" else _L2)(search, min(self.eps, diameter(search)))
         for _ in range(self.restarts):
             rows = search.rows()
             if not len(rows):

@@ -1,9 +1,8 @@
 """Points made on another model, and tried on this one."""
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 
 from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.gradient import PGD
-from onnxfit.attacks.layout import weights_laid_out
+from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.losses import LOSSES, Loss, margin
 from onnxfit.attacks.search import Search, device_of
 from onnxfit.errors import ModelError
@@ -100,7 +99,7 @@ class Transfer(BudgetAttack):
             random_start=restart > 0,
             early_stop=False,
         )
-        with _evaluated(module), weights_laid_out(module, x):
+        with evaluated(module), weights_laid_out(module, x):
             making = Search(maker, module, x, labels, None)
             making.broken[:] = False  # What the sources misclassify is attacked too.
             with making.slopes():
@@ -124,15 +123,3 @@ class _Mean(torch.nn.Module):
         if len({each.shape for each in logits}) > 1:
             raise ModelError("the sources give logits of different numbers of classes")
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
-
-
-@contextlib.contextmanager
-def _evaluated(module: torch.nn.Module) -> Iterator[None]:
-    """Put modules in evaluation mode for the length of a ``with`` block."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

@@ -7,8 +7,9 @@ import torch
 
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import norms
-from onnxfit.attacks.deepfool import diameter, likeliest, nearest_boundary
-from onnxfit.attacks.search import Search
+from onnxfit.attacks.deepfool import NUDGE, cleared, nearest_boundary
+from onnxfit.attacks.losses import likeliest
+from onnxfit.attacks.search import Search, diameter
 
 # The ratios above and below which a radius changes.
 _GOOD, _POOR = 0.9, 0.5
@@ -25,7 +26,8 @@ class TrustRegion(GradientAttack, MinimalAttack):
     than a radius, and a little longer, by ``overshoot``. With ``adaptive`` the radius follows the
     ratio ρ of the decrease of the gap between the two logits to the decrease that the gradient
     promised: above 0.9 it grows, below 0.5 it shrinks. Stops with a sample once its class has
-    changed, where its gradient is exactly 0 or the bounds let it go no further, and past ``eps``.
+    changed by more than rounding could undo, where its gradient is exactly 0 or the bounds let it
+    go no further, and past ``eps``.
 
     Attributes:
         steps: Largest number of steps.
@@ -62,16 +64,19 @@ class TrustRegion(GradientAttack, MinimalAttack):
         rivals = likeliest(search.logits[rows], labels, others)
         first = diameter(search) / 100 if self.trust_radius is None else self.trust_radius
         radius = torch.full_like(search.logits[rows, 0], first)
+        nudge = NUDGE * (self.bounds[1] - self.bounds[0])
         gap = promised = radius  # Set by the first step.
         for step in range(self.steps):
             near = nearest_boundary(search, points, labels, rivals)
             if self.adaptive and step:
                 radius = self._adapted(radius, (gap - near.gap) / promised, first)
-            done = search.record(rows, points, near.logits)
+            done = search.record(rows, points, cleared(near.logits, labels))
             done |= norms(points - search.x[rows], self.norm) > self.radius
             length = torch.minimum(near.distance, radius)
-            ahead = search.ball[rows].project(points + near.step(length, self.overshoot))
-            left = ~done & (ahead != points).flatten(1).any(1)
+            ahead = search.ball[rows].project(points + near.step(length, self.overshoot, nudge))
+            moves = (ahead != points).flatten(1).any(1)
+            left, stuck = ~done & moves, ~done & ~moves
+            search.record(rows[stuck], points[stuck], near.logits[stuck])
             if not left.any():
                 return
             promised = (near.gradient * (ahead - points)).flatten(1).sum(1)[left]

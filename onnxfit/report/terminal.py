@@ -16,7 +16,7 @@ Rows = list[list[str]]
 
 NATIVE = "native gradients alone"
 NOTHING = "–"
-OTHERWISE = ["robust", "given", "fool the twin", "fool the file"]
+OTHERWISE = ["left robust", "given", "fool the twin", "fool the file"]
 PAPER = ["accuracy", "relative", "absolute"]
 
 
@@ -41,6 +41,8 @@ def accuracies(result: Record) -> Rows:
     rows = [["accuracy", *sides]]
     rows.append(["clean", *(accuracy(side["clean"], "accuracy") for side in sides.values())])
     for key, name in (("native", NATIVE), ("worst_case", "worst case")):
+        if not any(side.get(key) for side in sides.values()):
+            continue
         rows.append([name, *(accuracy(side.get(key)) for side in sides.values())])
     return rows
 
@@ -91,10 +93,12 @@ def _lines(result: Record) -> Iterator[str]:
         yield f"{word:9}  {found['check']}: {found['detail']}"
     if latency := result.get("latency"):
         low, high = latency["ci95"]
-        yield (
-            f"latency    {latency['ratio']:.3f} times the baseline's ({low:.3f} to {high:.3f}): "
+        beside = (
+            f"{latency['ratio']:.3f} times the baseline's ({low:.3f} to {high:.3f}): "
             f"{latency['model_ms']:.3g} ms, {latency['baseline_ms']:.3g} ms"
         )
+        alone = len(_sides(result)) == 1
+        yield f"latency    {latency['model_ms']:.3g} ms" if alone else f"latency    {beside}"
     if regression := result.get("regression"):
         yield (
             f"corpus     {regression['still_adversarial']} of {regression['n']} samples in "
@@ -107,7 +111,7 @@ def _lines(result: Record) -> Iterator[str]:
 
 def accuracy(measured: Record | None, key: str = "robust_accuracy") -> str:
     """Write an accuracy and its 95 % interval: ``98.66% (97.11 to 99.39)``."""
-    if not measured:
+    if not measured or measured[key] is None:
         return NOTHING
     low, high = measured["ci95"]
     return f"{measured[key]:.2%} ({low * 100:.2f} to {high * 100:.2f})"

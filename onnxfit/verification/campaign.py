@@ -42,12 +42,14 @@ class Tally:
         twin: Whether its point fools the twin.
         deployed: Whether it fools the file.
         seconds: How long it took.
+        ran: Whether it could run: a model through which no gradient passes has none to follow.
     """
 
     attacked: Mask
     twin: Mask
     deployed: Mask
     seconds: float = 0.0
+    ran: bool = True
 
 
 class Score:
@@ -152,11 +154,11 @@ class Campaign:
             start += len(shard.x)
 
     def _measured_scales(self) -> dict[str, float]:
-        """Measure the scales on the first samples; those of the model go before the baseline's."""
-        first = next(self.data.batches(min(SCALE_SAMPLES, self.data.n)))
+        """Measure the scales on samples of all data; the model's go before the baseline's."""
+        some = self.data.spread(SCALE_SAMPLES)
         scales: dict[str, float] = {}
         for target in reversed(self.targets.values()):
-            scales.update(scales_of(target.twin, torch.from_numpy(first.x).to(target.device)))
+            scales.update(scales_of(target.twin, torch.from_numpy(some.x).to(target.device)))
         return scales
 
     def _attack(self, side: Side, shard: Batch, start: int) -> NDArray[np.float32]:
@@ -171,15 +173,15 @@ class Campaign:
         follows = target.passes_gradients(torch.from_numpy(shard.x[:1]))
         for number, stage in enumerate(self.stages):
             given = np.flatnonzero(right if stage.everyone else left)
+            tally = score.tallies[number]
             if stage.needs_gradients and not follows:
-                given = given[:0]
+                tally.ran, given = False, given[:0]
             self.advance(len(right) - len(given))
             found = self._stage(side, number, shard, start, given)
-            tally = score.tallies[number]
             tally.attacked[rows][given] = True
             tally.twin[rows][given] = found["twin"]
             tally.deployed[rows][given] = found["deployed"]
-            tally.seconds += float(found["seconds"])
+            tally.seconds += float(found["seconds"].sum())
             new = given[found["deployed"] & left[given]]
             fooled = given[found["deployed"]]
             points[new] = found["points"][np.isin(fooled, new)]
@@ -198,38 +200,45 @@ class Campaign:
     def _stage(
         self, side: Side, number: int, shard: Batch, start: int, given: NDArray[np.intp]
     ) -> dict[str, NDArray[Any]]:
-        """Run one attack on some samples of a shard, or take what an earlier run found.
+        """Run one attack on some samples of a shard; take what an earlier run found of them.
 
         Returns:
             ``twin`` and ``deployed``: whether a sample's point fools each; ``points``: those that
             fool the file, in order; ``seconds``.
         """
-        name = f"{start}-{side}-{number}"
-        known = self._journal.get(name)
-        if known is not None:
-            self.advance(len(given))
-            return known
-        target, stage = self.targets[side], self.stages[number]
-        module = target.deployed if stage.deployed else target.twin
-        parts: list[tuple[NDArray[Any], ...]] = []
-        began = time.perf_counter()
+        parts = []
         for first, (x, y) in zip(
             given[:: self._batch_size], self._batches(shard, given), strict=True
         ):
-            words = [self._seed, number, start + int(first)]
-            seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-            attack = stage.on(self._sources.get(side), seed)
-            labels = torch.from_numpy(y)
-            points = attack(module, x, labels, scales=self.scales, advance=self.advance)
-            with torch.no_grad():
-                logits = target.twin(points.to(target.device)).cpu()
-            twin = Search.wrong(logits, labels).numpy()
-            deployed = target.predictions(points) != y
-            parts.append((points.numpy()[deployed], twin, deployed))
-        found = _joined(parts, shard.x)
-        found["seconds"] = np.array(time.perf_counter() - began)
-        self._journal.put(name, found)
-        return found
+            name = f"{start + first}-{side}-{number}"
+            part = self._journal.get(name)
+            if part is None:
+                part = self._batch(side, number, start + int(first), x, y)
+                self._journal.put(name, part)
+            else:
+                self.advance(len(x))
+            parts.append(part)
+        return _joined(parts, shard.x)
+
+    def _batch(
+        self, side: Side, number: int, first: int, x: torch.Tensor, y: NDArray[np.int64]
+    ) -> dict[str, NDArray[Any]]:
+        """Run one attack on a batch, and judge what comes out by the twin and by the file."""
+        target, stage = self.targets[side], self.stages[number]
+        module = target.deployed if stage.deployed else target.twin
+        began = time.perf_counter()
+        seed = int(np.random.SeedSequence([self._seed, number, first]).generate_state(1)[0])
+        attack, labels = stage.on(self._sources.get(side), seed), torch.from_numpy(y)
+        points = attack(module, x, labels, scales=self.scales, advance=self.advance)
+        with torch.no_grad():
+            logits = target.twin(points.to(target.device)).cpu()
+        deployed = target.predictions(points) != y
+        return {
+            "points": points.numpy()[deployed],
+            "twin": Search.wrong(logits, labels).numpy(),
+            "deployed": deployed,
+            "seconds": np.array([time.perf_counter() - began]),
+        }
 
     def _batches(
         self, shard: Batch, rows: NDArray[np.intp]
@@ -248,13 +257,13 @@ def _others(targets: dict[Side, Target]) -> dict[Side, torch.nn.Module]:
 
 
 def _joined(
-    parts: list[tuple[NDArray[Any], ...]], like: NDArray[np.float32]
+    parts: Sequence[dict[str, NDArray[Any]]], like: NDArray[np.float32]
 ) -> dict[str, NDArray[Any]]:
     """Join what the batches of a stage gave."""
-    nothing = (like[:0], np.zeros(0, bool), np.zeros(0, bool))
-    columns = zip(nothing, *parts, strict=True)
-    names = ("points", "twin", "deployed")
-    return {name: np.concatenate(column) for name, column in zip(names, columns, strict=True)}
+    none = np.zeros(0, bool)
+    nothing = {"points": like[:0], "twin": none, "deployed": none, "seconds": np.zeros(0)}
+    everything = [nothing, *parts]
+    return {name: np.concatenate([part[name] for part in everything]) for name in nothing}
 
 
 def _shards(data: Dataset, batch_size: int) -> Iterator[Batch]:

@@ -12,11 +12,16 @@ from onnxfit.verification.target import Target
 _PACKAGES = ("onnxfit", "onnx", "onnxruntime", "torch", "numpy")
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    found = {name: importlib.import_module(name).__version__ for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
 def environment(target: Target, settings: Settings) -> dict[str, Any]:
     """Return versions, provider, device, seed, threads and platform."""
-    versions = {name: importlib.import_module(name).__version__ for name in _PACKAGES}
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "provider": target.deployed.deployed.session.get_providers()[0],
         "device": str(target.device),
         "seed": settings.seed,

@@ -37,15 +37,18 @@ class Evidence:
     def __init__(self, targets: dict[Side, Target], data: Dataset, settings: Settings) -> None:
         self._targets, self._settings, self._bounds = targets, settings, data.bounds
         self._n = data.n
-        first = next(data.batches(min(PROBED, data.n)))
-        self._x, self._y = torch.from_numpy(first.x), torch.from_numpy(first.y)
+        some = data.spread(PROBED)
+        self._x, self._y = torch.from_numpy(some.x), torch.from_numpy(some.y)
         self.campaign: Campaign | None = None
 
     @cached_property
     def repeats(self) -> Repeats:
-        """How far two runs on the same samples differ."""
+        """How far two runs on the same samples differ, of the model or of its baseline."""
         size = self._settings.batch_size
-        return probes.repeats(self._targets["model"], self._x, batch_size=size)
+        found = [
+            probes.repeats(target, self._x, batch_size=size) for target in self._targets.values()
+        ]
+        return max(found, key=lambda repeats: max(repeats.file, repeats.twin))
 
     @property
     def is_repeatable(self) -> bool:
@@ -77,6 +80,8 @@ class Evidence:
         white_box = int(score.robust("native", "surrogate").sum())
         everything = int(score.robust().sum())
         yield diagnostics.gradient_free(self._n, white_box, everything)
+        if not all(tally.ran for tally in score.tallies):
+            return
         names = {stage.name: at for at, stage in reversed(list(enumerate(score.stages)))}
         one = score.tallies[names[FEW_STEPS]]
         many = score.tallies[next(names[name] for name in MANY_STEPS if name in names)]
@@ -116,7 +121,8 @@ class Evidence:
 
     def _median_distance(self, target: Target) -> float:
         """Return the median of DeepFool's distances, l2, infinite where it finds nothing."""
-        x, y = self._x[:FEW], self._y[:FEW]
+        step = -(-len(self._x) // FEW)
+        x, y = self._x[::step], self._y[::step]
         right = torch.from_numpy(target.predictions(x)) == y
         x, y = x[right], y[right]
         if not len(x) or not target.passes_gradients(x):

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset, from_arrays, open_data
+from onnxfit.errors import ModelError
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.curve import Curve
-from onnxfit.verification.environment import environment
+from onnxfit.verification.environment import environment, versions
 from onnxfit.verification.evidence import Evidence
 from onnxfit.verification.exhibits import Gallery
 from onnxfit.verification.headline import headline, paper_headline
 from onnxfit.verification.latency import measure
 from onnxfit.verification.policy import (
+    NOT_WORSE,
+    SIGNIFICANCE,
     Policy,
     check_sample_size,
     judge,
@@ -93,21 +96,38 @@ def verify(
         UnsupportedOperator: A twin cannot compute a node.
         ValueError: A setting is out of its range.
     """
+    rules, chosen = choose(policy, settings)
+    targets = open_targets(model, baseline, base_dir, chosen)
+    dataset = _opened(data, limit, bounds, targets["model"])
+    gate = Gate(targets, dataset, chosen, rules, begin)
+    gate.command = command
+    gate.inputs = [Path(policy)] if isinstance(policy, (str, Path)) else []
+    return gate.run(None if report is None else Path(report), resume, regression)
+
+
+def choose(
+    policy: Policy | str | Path | None, settings: Mapping[str, Any]
+) -> tuple[Policy, Settings]:
+    """Return the rules and how to attack; what ``settings`` says goes before the policy.
+
+    Raises:
+        DataError: The policy's file is not what it should be.
+        TypeError, ValueError: There is no such setting, or one is out of its range.
+    """
     asked = Policy() if policy is None else policy
     asked = asked if isinstance(asked, Policy) else read_policy(asked)
+    others = dict(settings)
     names = [field.name for field in dataclasses.fields(Policy)]
-    rules = merged(Policy(**{name: settings.pop(name, None) for name in names}), asked)
+    rules = merged(Policy(**{name: others.pop(name, None) for name in names}), asked)
     how = {
         name: value
         for name in ("suite", "eps", "norm", "steps")
         if (value := getattr(rules, name)) is not None
     }
-    chosen = Settings(**how, **settings)
-    targets = open_targets(model, baseline, base_dir, chosen)
-    dataset = _opened(data, limit, bounds, targets["model"])
-    gate = Gate(targets, dataset, chosen, rules, begin)
-    gate.command = command
-    return gate.run(None if report is None else Path(report), resume, regression)
+    chosen = Settings(**how, **others)
+    if chosen.suite == "paper" and rules.min_robust is not None:
+        raise ValueError("the suite paper finds no worst case that min_robust could judge")
+    return rules, chosen
 
 
 def open_targets(
@@ -116,7 +136,7 @@ def open_targets(
     base_dir: str | Path | None,
     settings: Settings,
 ) -> dict[Side, Target]:
-    """Open a model and, where that is another one, its baseline.
+    """Open a model and, where that is another one, its baseline, with jumps of 0.
 
     Raises:
         ModelError, UnsupportedOperator: As :func:`verify`.
@@ -129,7 +149,8 @@ def open_targets(
     target = Target(model, base_dir, **how)
     targets: dict[Side, Target] = {"model": target}
     if baseline is not None:
-        targets["baseline"] = Target(baseline, base_dir, **how)
+        other = Target(baseline, base_dir, **how)
+        targets["baseline"] = other.unhardened() if other.is_hardened else other
     elif target.is_hardened:
         targets["baseline"] = target.unhardened()
     return targets
@@ -158,6 +179,7 @@ class Gate:
 
     Attributes:
         command: How to do the same again.
+        inputs: Files that are read besides the models and the data.
 
     Raises:
         DataError: The samples are not for the models, or too few for the policy.
@@ -172,13 +194,18 @@ class Gate:
         policy: Policy,
         begin: Begin,
     ) -> None:
-        check_sample_size(policy, data.n)
+        check_sample_size(policy, data.n, compared="baseline" in targets)
         for target in targets.values():
             target.classifier.check(data.shape)
-            classes_of(target, data)
+        classes = {side: classes_of(target, data) for side, target in targets.items()}
+        if len(set(classes.values())) > 1:
+            raise ModelError(
+                f"the model knows {classes['model']} classes, its baseline {classes['baseline']}"
+            )
         self.targets, self.data = targets, data
         self.settings, self.policy, self._begin = settings, policy, begin
         self.command: str | None = None
+        self.inputs: list[Path] = []
 
     def run(
         self, folder: Path | None, resume: bool = False, regression: str | Path | None = None
@@ -190,17 +217,22 @@ class Gate:
         """
         began = time.perf_counter()
         files = None if folder is None else self._files(folder, resume)
-        first = next(self.data.batches(min(PARITY_SAMPLES, self.data.n)))
-        x = torch.from_numpy(first.x)
-        document = self._described()
+        x = torch.from_numpy(self.data.spread(PARITY_SAMPLES).x)
+        document = self._described(x)
         evidence = Evidence(self.targets, self.data, self.settings)
         document["parity"] = self._parity(x, evidence.is_repeatable)
-        document["regression"] = self._replayed(folder, regression)
+        corpus = self._earlier(folder, regression)
+        document["regression"] = None if corpus is None else self._replayed(corpus)
         gallery = Gallery(self.targets, self.data)
-        if self.settings.suite == "paper":
-            self._follow_paper(document)
-        else:
-            self._attack(document, evidence, gallery, files)
+        with contextlib.ExitStack() as stack:
+            add = None if files is None else stack.enter_context(files.corpus())
+            found: set[int] = set()
+            if self.settings.suite == "paper":
+                self._follow_paper(document)
+            else:
+                found = self._attack(document, evidence, gallery, files, add)
+            if add is not None and corpus is not None:
+                regression_corpus.carry_over(corpus, found, add)
         document["diagnostics"] = [
             dataclasses.asdict(diagnostic) for diagnostic in evidence.diagnose(document)
         ]
@@ -208,6 +240,7 @@ class Gate:
         timed = measure(self.targets["model"].deployed, compared_with.deployed, x[:1])
         document["latency"] = dataclasses.asdict(timed)
         document["rules"] = judge(self.policy, document)
+        document["warnings"] += self._unjudged(document)
         document["verdict"] = verdict(document["rules"], document["diagnostics"])
         paper_suite = self.settings.suite == "paper"
         document["headline"] = (paper_headline if paper_suite else headline)(document)
@@ -217,7 +250,7 @@ class Gate:
             files.publish(result)
         return result
 
-    def _described(self) -> Document:
+    def _described(self, x: torch.Tensor) -> Document:
         """Return what is known before anything runs."""
         data, settings = self.data, self.settings
         return {
@@ -238,13 +271,24 @@ class Gate:
                 "std": list(settings.std),
             },
             "warnings": [
-                f"The {side} ends in a {kind}: the attacks use the logits before it."
+                warning
                 for side, target in self.targets.items()
-                if (kind := target.classifier.probabilities)
+                for warning in target.warnings(side, x)
             ],
             "environment": environment(self.targets["model"], settings),
             "command": self.command,
         }
+
+    def _unjudged(self, document: Document) -> list[str]:
+        """Say what the verdict does not rest on."""
+        rules = {rule["rule"] for rule in document["rules"]}
+        if not rules:
+            return ["No rule was asked for: the verdict rests on the diagnostics alone."]
+        difference = document["difference"]
+        worse = difference.get("robust_accuracy", 0) < 0 and difference["p_value"] < SIGNIFICANCE
+        if worse and NOT_WORSE not in rules:
+            return ["The model is less robust than its baseline, and no rule looks at that."]
+        return []
 
     def _parity(self, x: torch.Tensor, is_repeatable: bool) -> Document | None:
         """Compare twins and files; not where they draw random numbers of their own."""
@@ -256,30 +300,60 @@ class Gate:
             "baseline": dataclasses.asdict(found["baseline"]) if "baseline" in found else None,
         }
 
-    def _replayed(self, folder: Path | None, given: str | Path | None) -> Document | None:
+    def _replayed(self, corpus: regression_corpus.Corpus) -> Document:
         """Replay what fooled an earlier release."""
+        size = self.settings.batch_size
+        still = regression_corpus.replay(self.targets["model"], corpus, size)
+        return {"path": corpus.path, "n": corpus.n, "still_adversarial": still}
+
+    def _earlier(
+        self, folder: Path | None, given: str | Path | None
+    ) -> regression_corpus.Corpus | None:
+        """Open what fooled an earlier release."""
         path = folder / ADVERSARIAL if given is None and folder is not None else given
         if path is None or (given is None and not Path(path).exists()):
             return None
-        target = self.targets["model"]
+        classes = classes_of(self.targets["model"], self.data)
         shape, bounds = self.data.shape, self.data.bounds
-        corpus = regression_corpus.read(path, shape, bounds, classes=classes_of(target, self.data))
-        still = regression_corpus.replay(target, corpus, self.settings.batch_size)
-        return {"path": path, "n": corpus.n, "still_adversarial": still}
+        return regression_corpus.read(path, shape, bounds, classes=classes)
 
     def _files(self, folder: Path, resume: bool) -> ReportFolder:
         """Prepare the folder of the report."""
-        models = {side: target.sha256 for side, target in self.targets.items()}
-        run = {"models": models, "data": self.data.sha256, "n": self.data.n}
+        models = {
+            side: (target.sha256, target.external_data) for side, target in self.targets.items()
+        }
         how = {**dataclasses.asdict(self.settings), "bounds": self.data.bounds}
-        versions = environment(self.targets["model"], self.settings)["versions"]
-        journal = {**run, "settings": how, "versions": versions}
-        return ReportFolder(folder, self.data, journal, resume, quantize=self.settings.quantize)
+        run = {
+            "models": models,
+            "data": self.data.sha256,
+            "n": self.data.n,
+            "settings": how,
+            "versions": versions(),
+        }
+        inputs = [path for target in self.targets.values() for path in target.files]
+        inputs += [*self.data.source.files, *self.inputs]
+        return ReportFolder(
+            folder,
+            self.data,
+            run,
+            resume=resume,
+            quantize=self.settings.quantize,
+            inputs=inputs,
+        )
 
     def _attack(
-        self, document: Document, evidence: Evidence, gallery: Gallery, files: ReportFolder | None
-    ) -> None:
-        """Run the attacks of a suite on the model and its baseline, and add up what they did."""
+        self,
+        document: Document,
+        evidence: Evidence,
+        gallery: Gallery,
+        files: ReportFolder | None,
+        add: regression_corpus.Add | None,
+    ) -> set[int]:
+        """Run the attacks of a suite on the model and its baseline, and add up what they did.
+
+        Returns:
+            The numbers of the samples that were broken.
+        """
         settings = self.settings
         threat = Threat(
             eps=settings.radius,
@@ -298,9 +372,7 @@ class Gate:
         campaign.curves = {
             side: Curve(threat, jumps=jumps, scales=campaign.scales, **how) for side in self.targets
         }
-        with contextlib.ExitStack() as stack:
-            campaign.advance = stack.enter_context(self._begin(campaign.work, "attacks"))
-            add = None if files is None else stack.enter_context(files.corpus())
+        with self._begin(campaign.work, "attacks") as campaign.advance:
             for found in campaign.run():
                 gallery.look_at(found, campaign)
                 if add is not None:
@@ -309,12 +381,20 @@ class Gate:
         other = scored(campaign, "baseline") if paired else document
         document["baseline"] = {
             "model": self.targets["baseline" if paired else "model"].record(),
+            "is_source": self._is_source,
             **{key: other[key] for key in ("clean", "attacks", "native", "worst_case")},
             "same_as_model": not paired,
         }
         document["difference"] = compared(campaign, "model", "baseline" if paired else "model")
         document["curve"] = curve_records(campaign)
         evidence.campaign = campaign
+        return set(np.flatnonzero(campaign.scores["model"].finder >= 0).tolist())
+
+    @property
+    def _is_source(self) -> bool:
+        """Whether the model was made of the baseline, as far as is known."""
+        model, baseline = self.targets["model"], self.targets.get("baseline")
+        return baseline is not None and model.was_made_of(baseline)
 
     def _follow_paper(self, document: Document) -> None:
         """Run the protocol of the paper: its attacks, its units, its measures."""

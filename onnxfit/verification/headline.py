@@ -22,16 +22,18 @@ def headline(document: Mapping[str, Any]) -> str:
         )
     difference = document["difference"]
     points, (low, high) = difference["robust_accuracy"], difference["ci95"]
+    source = baseline.get("is_source", True)
     what = (
         f"{where}the worst case leaves {worst} right, against "
-        f"{_percent(baseline['worst_case']['robust_accuracy'])} before hardening: "
+        f"{_percent(baseline['worst_case']['robust_accuracy'])} "
+        f"{'before hardening' if source else 'for the baseline'}: "
         f"{_points(points)} points (95 % interval {_points(low)} to {_points(high)})"
     )
     significant = difference["p_value"] < 0.05
     if low > 0 and significant:
-        return f"{what}; the hardened model is more robust."
+        return f"{what}; the {'hardened ' if source else ''}model is more robust."
     if high < 0 and significant:
-        return f"{what}; the hardening made it less robust."
+        return f"{what}; the {'hardening made it' if source else 'model is'} less robust."
     return f"{what}; no difference is shown."
 
 

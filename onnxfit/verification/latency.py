@@ -11,7 +11,7 @@ import torch
 from onnxfit.verification.target import DeployedClassifier
 
 # A round lasts at least this long, so that the clock's own steps do not matter.
-_ROUND_SECONDS = 2e-3
+_ROUND_SECONDS = 1e-2
 _WARM_UP = 3
 # Of 31 sorted rounds, those that bound the median with 95 % confidence: 10th and 22nd.
 ROUNDS = 31

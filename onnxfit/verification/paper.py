@@ -21,6 +21,7 @@ BATCH = 2000  # The authors' batch, whose smallest and largest value bound the a
 STEPS = 40
 RIVALS = 9
 OVERSHOOT = 0.02
+NUDGE = 1e-4  # What the authors add to every step, in normalised units.
 
 # So many samples go through a network at a time.
 _CHUNK = 250
@@ -93,7 +94,7 @@ class Linearised(GradientAttack):
             if not left.any():
                 return
             rows, points, near = rows[left], points[left], near[left]
-            step = near.step(near.distance.clamp(max=longest), OVERSHOOT)
+            step = near.step(near.distance.clamp(max=longest), OVERSHOOT, NUDGE)
             points = search.ball[rows].project(points + step)
             if self.keep_rival:
                 rivals = near.rival[:, None]

@@ -16,6 +16,8 @@ NORMS = ("linf", "l2")
 RULES = ("min_clean", "min_robust", "max_drop", "max_slowdown")
 NOT_WORSE = "not_worse_than_baseline"
 SIGNIFICANCE = 0.05
+# So many samples that all speak against the model are significant: 1/2⁵ < 5 %.
+LEAST_COMPARED = 5
 
 _ALLOWED = {
     "min_clean": "a fraction from 0 to 1",
@@ -130,8 +132,13 @@ def merged(flags: Policy, policy: Policy) -> Policy:
     return dataclasses.replace(policy, **said)
 
 
-def check_sample_size(policy: Policy, n: int) -> None:
-    """Check that ``n`` samples can show what ``max_drop`` asks for.
+def check_sample_size(policy: Policy, n: int, *, compared: bool = False) -> None:
+    """Check that ``n`` samples can show what is asked for.
+
+    Args:
+        policy: The rules.
+        n: Number of samples.
+        compared: Whether there is a baseline, so that without rules the two are compared.
 
     Raises:
         DataError: They cannot, whatever the model does.
@@ -140,6 +147,12 @@ def check_sample_size(policy: Policy, n: int) -> None:
         raise DataError(
             f"max_drop {policy.max_drop:g} needs at least {needed} samples, and there are {n}: "
             "with fewer no drop is small enough beyond doubt"
+        )
+    compares = compared and not policy.has_rules and policy.suite != "paper"
+    if compares and n < LEAST_COMPARED:
+        raise DataError(
+            f"to compare two models takes at least {LEAST_COMPARED} samples, and there are {n}: "
+            "with fewer no loss is significant"
         )
 
 

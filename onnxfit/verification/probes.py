@@ -19,10 +19,12 @@ from onnxfit.verification.target import Target
 
 # From this gap on exp(-gap) is rounded to 0 in single precision: half of its smallest number.
 UNDERFLOW = 150 * math.log(2)
-# Multiples of the precision of a model's type that two runs may differ by. Sums in another order
+# Multiples of single precision that two runs may differ by. Sums in another order
 # stay well below: ONNX Runtime and the twin, which add in different orders everywhere, differed by
 # 3 to 12 on networks of 5 to 50 layers. One session run twice did not differ at all.
 ROUNDING = 64
+# Of the precision of the outputs' own type: each is rounded once.
+ROUNDING_OF_OUTPUTS = 2
 
 _LARGE_EPS_STEPS = 40
 _LARGE_EPS_TAUS = (0.1, 0.5)
@@ -119,7 +121,8 @@ def repeats(target: Target, x: torch.Tensor, *, batch_size: int = 64) -> Repeats
             largest = max(largest, _difference(one, other))
         differences.append(largest)
     file, twin = differences
-    return Repeats(file, twin, ROUNDING * float(torch.finfo(target.classifier.dtype).eps))
+    single, own = (torch.finfo(dtype).eps for dtype in (torch.float32, target.classifier.dtype))
+    return Repeats(file, twin, max(ROUNDING * single, ROUNDING_OF_OUTPUTS * own))
 
 
 def survivors_of_large_eps(

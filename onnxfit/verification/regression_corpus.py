@@ -149,3 +149,22 @@ def replay(target: Predicts, corpus: Corpus, batch_size: int) -> int:
         int((target.predictions(torch.from_numpy(batch.x)) != batch.y).sum())
         for batch in corpus.samples.batches(batch_size)
     )
+
+
+def carry_over(corpus: Corpus, found: set[int], add: Add) -> None:
+    """Add the samples of a corpus to another, but for those whose places in the data are found.
+
+    Args:
+        corpus: The earlier one; it may be the file that the other takes the place of.
+        found: Places in the data that the other corpus has a sample of already.
+        add: What :func:`writing` gave.
+    """
+    if corpus.samples is None:
+        return
+    start = 0
+    for x, y in corpus.samples.batches(_ROWS):
+        rows = np.arange(start, start + len(x))
+        keep = ~np.isin(corpus.index[rows], list(found))
+        chosen = rows[keep]
+        add(x[keep], y[keep], corpus.index[chosen], list(corpus.attacks[chosen]))
+        start += len(x)

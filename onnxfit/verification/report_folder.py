@@ -1,7 +1,7 @@
 """The folder that a verification writes: all files or none, and what an interruption leaves."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnxfit.attacks.ball import LEVELS
 from onnxfit.data import Dataset
 from onnxfit.errors import DataError
-from onnxfit.replacing import replacing
 from onnxfit.report.html import render
 from onnxfit.report.junit import junit
 from onnxfit.verification import regression_corpus
@@ -20,11 +19,14 @@ from onnxfit.verification.result import Result
 
 RESULT, HTML, JUNIT = "result.json", "report.html", "junit.xml"
 ADVERSARIAL = "adversarial.npz"
+FILES = (RESULT, HTML, JUNIT, ADVERSARIAL)
 UNFINISHED = ".unfinished"
 
 
 class ReportFolder:
     """Where ``result.json``, ``report.html``, ``junit.xml`` and ``adversarial.npz`` go.
+
+    Until all four are complete, they are in a folder ``.unfinished`` inside.
 
     Args:
         folder: Made if need be; its parent must exist.
@@ -32,6 +34,7 @@ class ReportFolder:
         run: What the run depends on, for resuming it.
         resume: Go on with an unfinished run in the folder.
         quantize: Whether adversarial inputs are kept in 8 bits.
+        inputs: Files that are read, and must not be written.
 
     Attributes:
         journal: What is done so far.
@@ -42,7 +45,14 @@ class ReportFolder:
     """
 
     def __init__(
-        self, folder: Path, data: Dataset, run: Mapping[str, Any], resume: bool, *, quantize: bool
+        self,
+        folder: Path,
+        data: Dataset,
+        run: Mapping[str, Any],
+        *,
+        resume: bool,
+        quantize: bool,
+        inputs: Sequence[Path] = (),
     ) -> None:
         import jinja2  # noqa: F401 - missing packages are told now, not in hours
         import matplotlib  # noqa: F401
@@ -53,14 +63,17 @@ class ReportFolder:
             raise DataError(f"the folder {folder.parent} does not exist")
         if data.path.is_dir() and folder.resolve().is_relative_to(data.path.resolve()):
             raise DataError(f"{folder} lies in the folder of the data, {data.path}")
+        for name in FILES:
+            _check_target(folder / name, inputs)
         self._folder, self._data, self._quantize = folder, data, quantize
-        self.journal = Journal(folder / UNFINISHED, run, resume=resume)
-        folder.mkdir(exist_ok=True)
+        self._unfinished = folder / UNFINISHED
+        self.journal = Journal(self._unfinished, run, resume=resume)
+        self._unfinished.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def corpus(self) -> Iterator[regression_corpus.Add]:
-        """Give what adds adversarial inputs to ``adversarial.npz``, which is written at the end."""
-        path = self._folder / ADVERSARIAL
+        """Give what adds adversarial inputs to ``adversarial.npz``."""
+        path = self._unfinished / ADVERSARIAL
         with regression_corpus.writing(path, self._data.shape, quantized=self._quantize) as add:
             yield self._as_bytes(add) if self._quantize else add
 
@@ -74,14 +87,22 @@ class ReportFolder:
         return with_bytes
 
     def publish(self, result: Result) -> None:
-        """Write the other files, and forget what resuming would need."""
+        """Put all files in their places, and forget what resuming would need."""
         texts = {
             RESULT: result.to_json(),
             HTML: render(result.document, result.exhibits),
             JUNIT: junit(result.document),
         }
-        with contextlib.ExitStack() as files:
-            for name, text in texts.items():
-                path = files.enter_context(replacing(self._folder / name))
-                path.write_text(text, encoding="utf-8")
+        for name, text in texts.items():
+            (self._unfinished / name).write_text(text, encoding="utf-8")
+        for name in FILES:
+            (self._unfinished / name).replace(self._folder / name)
         self.journal.remove()
+
+
+def _check_target(path: Path, inputs: Sequence[Path]) -> None:
+    """Refuse to write where something is that must stay."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder")
+    if path.exists() and any(each.exists() and path.samefile(each) for each in inputs):
+        raise DataError(f"the report would replace {path}, which is read")

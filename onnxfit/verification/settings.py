@@ -50,6 +50,8 @@ class Settings:
             raise ValueError(f"expected a norm of {' or '.join(NORMS)}, got {self.norm!r}")
         if self.eps is not None and not 0 < self.eps < float("inf"):
             raise ValueError(f"expected eps > 0, got {self.eps}")
+        if self.suite == "paper" and (self.quantize or self.norm != "linf"):
+            raise ValueError("the suite paper has norms and units of its own: no norm, no quantize")
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

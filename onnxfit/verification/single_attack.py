@@ -14,6 +14,7 @@ from onnxfit.attacks.attack import Attack, GradientAttack
 from onnxfit.attacks.transfer import Transfer
 from onnxfit.data import Dataset
 from onnxfit.verification.campaign import Campaign, Found
+from onnxfit.verification.environment import versions
 from onnxfit.verification.journal import Journal
 from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.records import robust_share, scored
@@ -32,6 +33,7 @@ def run(
     seed: int = 0,
     batch_size: int = 64,
     resume: bool = False,
+    sources: Sequence[Target] = (),
     begin: Begin = silent,
 ) -> Document:
     """Attack all samples, and replay what comes out on the file in ONNX Runtime.
@@ -48,13 +50,22 @@ def run(
         seed: Of everything random.
         batch_size: Samples computed at a time.
         resume: Go on with an unfinished run beside the output.
+        sources: The models that a transfer starts from.
         begin: As in :func:`onnxfit.verify`.
 
     Returns:
         What the command line prints as JSON.
     """
     chosen = [stage_of(name, attack) for attack in attacks]
-    journal = _journal(target, data, chosen, output, resume, seed=seed, batch_size=batch_size)
+    depends = {
+        "models": [(each.sha256, each.external_data) for each in (target, *sources)],
+        "data": (data.sha256, data.n, data.bounds),
+        "normalisation": (target.mean, target.std),
+        "stages": [repr(stage) for stage in chosen],
+        "how": (seed, batch_size, str(target.device), versions()),
+    }
+    unfinished = None if output is None else output.with_name(f".{output.name}.unfinished")
+    journal = Journal(unfinished, depends, resume=resume)
     campaign = Campaign(
         {"model": target},
         data,
@@ -107,21 +118,6 @@ def with_surrogates(attack: Attack) -> list[Attack]:
     if not isinstance(attack, GradientAttack):
         return [attack]
     return [attack, *(dataclasses.replace(attack, **settings) for settings in backwards(True))]
-
-
-def _journal(
-    target: Target,
-    data: Dataset,
-    chosen: Sequence[Stage],
-    output: Path | None,
-    resume: bool,
-    **how: int,
-) -> Journal:
-    settings = [repr(stage) for stage in chosen]
-    run = {"model": target.sha256, "data": data.sha256, "n": data.n, "stages": settings, **how}
-    normalisation = {"mean": target.mean, "std": target.std, "bounds": data.bounds}
-    folder = None if output is None else output.with_name(f".{output.name}.unfinished")
-    return Journal(folder, {**run, **normalisation}, resume=resume)
 
 
 def _columns(found: Found, campaign: Campaign, norm: str) -> dict[str, NDArray[Any]]:

@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxfit.data import Dataset
+from onnxfit.data import Dataset, sha256_of
 from onnxfit.deployed import Deployed
-from onnxfit.errors import DataError, ModelError, NativeLibraryError
+from onnxfit.errors import DataError, ModelError, NativeLibraryError, ParityError
+from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
-from onnxfit.hardening import restore, retrofit
+from onnxfit.hardening import provenance, restore, retrofit
 from onnxfit.sites import find_sites
 from onnxfit.twin.classifier import Classifier, as_logits
 from onnxfit.twin.jump_relu import jump_relus
@@ -23,6 +24,8 @@ from onnxfit.twin.preprocessing import Preprocessed
 
 # ONNX Runtime's log of a probability of 0.
 _LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
+# Ties and values within rounding of a jump may make twin and file name different classes.
+LEAST_AGREEMENT = 0.9
 
 
 class DeployedClassifier(torch.nn.Module):
@@ -136,10 +139,18 @@ class Target:
         Raises:
             ParityError: They disagree.
         """
-        found = self.classifier.require_parity(
-            self._cpu_preprocessing.normalised(torch.as_tensor(x).cpu())
-        )
+        samples = torch.as_tensor(x).cpu()
+        found = self.classifier.require_parity(self._cpu_preprocessing.normalised(samples))
         assert found is not None  # noqa: S101 - bfloat16 was refused
+        # That was the model with a JumpReLU at every site; this is the file as it will ship.
+        with torch.no_grad():
+            classes = self.twin(samples.to(self.device)).argmax(1).cpu().numpy()
+        agreement = float((classes == self.predictions(samples)).mean())
+        if agreement < LEAST_AGREEMENT:
+            raise ParityError(
+                f"the twin and the file name the same class for only {agreement:.1%} of "
+                f"{len(samples)} samples"
+            )
         return found
 
     @property
@@ -152,29 +163,68 @@ class Target:
         leaf = x[:1].to(self.device, copy=True).requires_grad_()
         return bool(self.twin(leaf).requires_grad)
 
+    @property
+    def files(self) -> list[Path]:
+        """Everything that the model lies in."""
+        external = [] if self.folder is None else external_files(self.model, self.folder)
+        return [*([] if self.path is None else [self.path]), *external]
+
+    @cached_property
+    def external_data(self) -> dict[str, str]:
+        """The SHA-256 of each external file of weights, by its name."""
+        if self.folder is None:
+            return {}
+        files = external_files(self.model, self.folder)
+        return {file.relative_to(self.folder).as_posix(): sha256_of(file) for file in files}
+
+    def gives_probabilities(self, x: torch.Tensor | NDArray[np.float32]) -> bool:
+        """Say whether what should be logits looks like probabilities: from 0 to 1, of sum 1."""
+        with torch.no_grad():
+            logits = self.twin(torch.as_tensor(x).to(self.device))
+        sums = (logits.sum(1) - 1).abs()
+        return bool(((logits >= 0) & (logits <= 1)).all() and (sums < 1e-3).all())
+
     def record(self) -> dict[str, Any]:
         """Return what reports say of the model."""
-        sites = len(find_sites(self.model))
-        return {"path": self.path, "sha256": self.sha256, "sites": sites, "jumps": self.jumps}
+        return {
+            "path": self.path,
+            "sha256": self.sha256,
+            "external_data": self.external_data,
+            "sites": len(find_sites(self.model)),
+            "jumps": self.jumps,
+        }
 
     @property
     def is_hardened(self) -> bool:
         """Whether any jump is not 0."""
         return any(jump != 0 for jump in self.jumps.values())
 
+    @cached_property
+    def _plain(self) -> ModelProto:
+        """What the model was before it was hardened, or with jumps of 0 if that is lost."""
+        try:
+            return restore(self.model, self.folder)
+        except ModelError:
+            return retrofit(self.model, 0.0, base_dir=self.folder)
+
+    def was_made_of(self, other: "Target") -> bool:
+        """Say whether another model is what this one was before it was hardened."""
+        recorded = provenance(self.model).get("source_sha256")
+        return other.sha256 in (recorded, read_with_digest(self._plain)[1])
+
+    def warnings(self, side: str, x: torch.Tensor | NDArray[np.float32]) -> list[str]:
+        """Return what a reader should know of the logits, in sentences; ``x`` are samples."""
+        if kind := self.classifier.probabilities:
+            return [f"The {side} ends in a {kind}: the attacks use the logits before it."]
+        if self.gives_probabilities(x):
+            return [
+                f"What the {side} gives looks like probabilities; the attacks take them as logits."
+            ]
+        return []
+
     def unhardened(self) -> "Target":
         """Return what the model was before it was hardened, or with jumps of 0 if that is lost."""
-        try:
-            plain = restore(self.model, self.folder)
-        except ModelError:
-            plain = retrofit(self.model, 0.0, base_dir=self.folder)
-        return Target(
-            plain,
-            self.folder,
-            mean=self.mean,
-            std=self.std,
-            device=self.device,
-        )
+        return Target(self._plain, self.folder, mean=self.mean, std=self.std, device=self.device)
 
     def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the classes that the file names for samples, N; -1 where a logit is NaN."""
