@@ -5,8 +5,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from support import MODELS
 
+import onnxfit
+from onnxfit.twin.classifier import Classifier
 from onnxfit.twin.jump_relu import JumpReLU
 
 
@@ -135,6 +139,68 @@ class Constant(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits for N×…."""
         return self.logits.expand(len(x), -1)
+
+
+class Units(torch.nn.Module):
+    """Gives a module samples in other units: between 0 and a width."""
+
+    def __init__(self, module: torch.nn.Module, width: float) -> None:
+        super().__init__()
+        self.module, self.width = module, width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the module on samples between 0 and 1."""
+        result: torch.Tensor = self.module(x / self.width)
+        return result
+
+
+class Turning(torch.nn.Module):
+    """Three logits of ``(a, c)``: ``0``, ``a − 0.5`` and one that draws along c beyond ``a = 0.3``.
+
+    From ``(0.2, 0.5)`` the second class alone has a way, along a. Past 0.3 the third is nearer.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits of N×2."""
+        a, c = x.unbind(1)
+        return torch.stack([0 * a, a - 0.5, 200 * torch.relu(a - 0.3) * (c - 0.5) - 0.4], 1)
+
+
+def digits(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first images of handwritten digits."""
+    with np.load(MODELS / "digits_test.npz") as data:
+        return torch.from_numpy(data["x"][:count]), torch.from_numpy(data["y"][:count])
+
+
+def digits_cnn(jump: float | None = None) -> Classifier:
+    """Return the network for digits, hardened if a jump is given."""
+    path = MODELS / "digits_cnn.onnx"
+    model = Classifier(path if jump is None else onnxfit.retrofit(path, jump))
+    return model.requires_grad_(False).eval()
+
+
+def lengths(moved: torch.Tensor, norm: str) -> torch.Tensor:
+    """Return the norm of each perturbation in double precision, N."""
+    moved = moved.double().flatten(1)
+    return moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+
+
+def in_units(
+    make: Callable[..., Any], width: float, norm: str, count: int
+) -> tuple[torch.Tensor, list[int]]:
+    """Attack digits in other units.
+
+    Returns:
+        The lengths of the perturbations of those that are classified rightly, in widths, and how
+        many points are classified rightly when they are judged in batches of other sizes.
+    """
+    x, y = digits(count)
+    x, model = x * width, Units(digits_cnn(), width)
+    rightly = model(x).argmax(1) == y
+    points = make(bounds=(0.0, width))(model, x, y)
+    judged = [torch.cat([model(part) for part in points.split(n)]) for n in (1, 7, count)]
+    left = [int((logits.argmax(1) == y).sum()) for logits in judged]
+    return lengths(points - x, norm)[rightly] / width, left
 
 
 def random_images(n: int, *shape: int, seed: int = 0, dtype: Any = torch.float32) -> torch.Tensor:

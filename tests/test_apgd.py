@@ -11,9 +11,10 @@ torch = pytest.importorskip("torch")
 from attack_support import Counter, Function  # noqa: E402
 
 import onnxfit  # noqa: E402
-from onnxfit.attacks.apgd import APGD, TargetedAPGD, checkpoints  # noqa: E402
+from onnxfit.attacks.apgd import APGD, TargetedAPGD, _State, checkpoints  # noqa: E402
 from onnxfit.attacks.ball import Ball  # noqa: E402
 from onnxfit.attacks.gradient import PGD  # noqa: E402
+from onnxfit.attacks.search import Search  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 
 ATTACKS = [
@@ -316,3 +317,27 @@ def test_settings_out_of_range_are_refused(attack: Any, settings: Any, message: 
     """With a sentence that says what was expected."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         attack(eps=0.1, **settings)
+
+
+def test_the_point_of_the_highest_loss_comes_out_not_the_last() -> None:
+    """Around a peak that steps leap over, of a sample that stays as it should be."""
+    model = Counter(Function(lambda x: -(x[:, 0] - 0.513).abs() - 1))
+    points = APGD(eps=0.1, loss="margin", steps=3)(model, torch.tensor([[0.5]]), torch.tensor([0]))
+    seen = [float(point) for point in model.inputs[1:]]
+    best = min(seen, key=lambda value: abs(value - 0.513))
+    assert abs(seen[-1] - 0.513) > abs(best - 0.513) + 1e-3
+    assert best == float(points)
+
+
+def test_both_conditions_of_a_checkpoint() -> None:
+    """Croce and Hein, 2020: too few rises, or the same best loss after steps that were kept."""
+    x, y = torch.full((4, 2), 0.5), torch.zeros(4, dtype=torch.long)
+    search = Search(APGD(eps=0.1), Function(lambda x: x.sum(1) - 9), x, y, None)
+    state = _State.start(search, torch.arange(4), y, 0.2)
+    state.rises = torch.tensor([8, 8, 8, 7])
+    state.halved = torch.tensor([False, True, False, False])
+    state.checked = torch.ones(4)
+    state.best_losses = torch.tensor([1.0, 1.0, 1.5, 1.5])
+    state.check(10)
+    assert [True, False, False, True] == state.halved.tolist()
+    assert [0.1, 0.2, 0.2, 0.1] == pytest.approx(state.sizes.tolist())

@@ -113,10 +113,14 @@ def test_a_radius_of_0_leaves_the_bits_of_a_sample(norm: Any) -> None:
 
 
 def test_lengths_that_underflow_do_not_pass_for_0() -> None:
-    """With l2 a radius below what rounding allows holds nothing but the sample."""
+    """With l2 a radius below what rounding allows is met at 0 alone, where floats are dense."""
     x = torch.zeros(3, 4)
+    x[1:] = 0.5
     ball = Ball(x, 1e-30, "l2", (0.0, 1.0))
-    assert torch.equal(x, ball.project(torch.full((3, 4), 1e-25)))
+    points = ball.project(x + torch.full((3, 4), 1e-25))
+    assert 1e-30 == pytest.approx(float(ball.distances(points)[0]), rel=1e-3, abs=0)
+    assert ball.contains(points).all()
+    assert torch.equal(x[1:], points[1:])
 
 
 def test_without_a_radius_only_the_bounds_count() -> None:
@@ -334,3 +338,51 @@ def test_scaled_gradients_have_1_for_their_largest_value() -> None:
     """Sample by sample; 0 stays 0."""
     gradient = torch.tensor([[2.0, -4.0], [0.0, 0.0], [1e-30, 0.0], [float("nan"), 3.0]])
     assert [[0.5, -1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]] == scaled(gradient).tolist()
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_levels_are_told_by_a_few_bits(bounds: Any, dtype: Any) -> None:
+    """However floats computed them they are levels; half a thousandth of one beside is not."""
+    low, high = bounds
+    numbers = torch.arange(256)
+    exact = (low + numbers.double() * (high - low) / 255).to(dtype)
+    step = torch.tensor((high - low) / 255, dtype=dtype)
+    images = [
+        exact,
+        torch.linspace(low, high, 256, dtype=dtype),
+        torch.tensor(np.linspace(low, high, 256)).to(dtype),
+        (torch.tensor(low, dtype=dtype) + numbers.to(dtype) * step).clamp(low, high),
+        (numbers.to(dtype) / 255 * (high - low) + low).clamp(low, high),
+        torch.nextafter(exact, torch.tensor(0.5, dtype=dtype)),
+    ]
+    for x in images:
+        ball = QuantizedBall(x[:, None], 8 * (high - low) / 255, "linf", bounds)
+        assert ball.contains(ball.quantize(x[:, None] + 9 * step)).all()
+    for off in (5e-4, -5e-4):
+        beside = (exact.double() + off * (high - low) / 255).to(dtype)[1:-1, None]
+        assert not ball.on_levels(beside).any()
+
+
+@pytest.mark.parametrize("eps", [0.005, 0.05, 0.5])
+def test_all_of_a_small_radius_is_used_in_wide_bounds(eps: float) -> None:
+    """Rounding moves a large image by more than this radius in all; points are inside, and far."""
+    x = samples((0.0, 255.0), 2, 3, 224, 224)
+    ball = Ball(x, eps, "l2", (0.0, 255.0))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    for size in (0.01, 1.0, 100.0):
+        points = ball.project(x + size * eps * noise)
+        assert 0 == outside_in_doubles(ball, points)
+        assert float(ball.distances(points).min()) > (0.7 if eps == 0.005 else 0.99) * eps
+        assert torch.equal(points, ball.project(points))
+
+
+def test_a_radius_that_floats_cannot_meet_moves_less() -> None:
+    """Of steps that all round up nothing is left but what is inside."""
+    x = torch.full((1, 100), 200.0)
+    ulp = 2.0**-16
+    for eps in (0.1 * ulp, 0.6 * ulp, 6 * ulp, 9.9 * ulp):
+        ball = Ball(x, eps, "l2", (0.0, 255.0))
+        for move in (1.0, -1.0):
+            points = ball.project(x + move * torch.linspace(0.5, 1, 100))
+            assert 0 == outside_in_doubles(ball, points)

@@ -1,6 +1,7 @@
 """The attack of Carlini and Wagner: the shortest way to another class, by Adam."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter  # noqa: E402
+from attack_support import Counter, Linear, in_units  # noqa: E402
 
 import onnxfit  # noqa: E402
-from onnxfit.attacks.carlini_wagner import CarliniWagner  # noqa: E402
+from onnxfit.attacks.carlini_wagner import CarliniWagner, _started  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
@@ -233,3 +234,49 @@ def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match="expected") as refused:
         CarliniWagner(**settings)
     assert message == str(refused.value)
+
+
+def test_units_do_not_matter() -> None:
+    """Medians agree within 2 % of each other for bounds of three widths."""
+    make = partial(
+        CarliniWagner, steps=100, binary_search_steps=3, initial_const=1.0, step_size=0.05
+    )
+    medians = []
+    for width in (1.0, 255.0, 1e-3):
+        found, left = in_units(make, width, "l2", 60)
+        medians.append(float(found.median()))
+        assert left[-1] <= 1
+    assert medians == pytest.approx([medians[0]] * 3, rel=0.02)
+
+
+def test_a_constant_succeeds_where_the_least_objective_is_across(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For ``c·(0.1 − d) + d²`` from 0.2 on: each is judged so, and the search comes near to it."""
+    tried: list[tuple[float, bool]] = []
+    minimise = CarliniWagner._minimise
+
+    def spied(*args: Any) -> Any:
+        found = minimise(*args)
+        tried.append((float(args[-1]), bool(found)))
+        return found
+
+    monkeypatch.setattr(CarliniWagner, "_minimise", spied)
+    attack = CarliniWagner(steps=400, step_size=0.003, initial_const=0.01)
+    attack(Linear([1.0], -0.6), torch.tensor([[0.5]]), torch.tensor([0]))
+    assert [found for const, found in tried if const >= 0.3] == [True] * 2
+    assert not any(found for const, found in tried if const <= 0.15)
+    assert 0.2 == pytest.approx(tried[-1][0], rel=0.2)
+
+
+def test_two_steps_of_adam_by_hand() -> None:
+    """Both averages are divided by what they lack at first."""
+    state = _started(torch.arange(1), torch.ones(1), torch.zeros(1, 2).double())
+    first, second = torch.tensor([[3.0, -0.5]]).double(), torch.tensor([[-1.0, 2.0]]).double()
+    state.step(first, 0.1, 1)
+    torch.testing.assert_close(torch.tensor([[-0.1, 0.1]]).double(), state.w)
+    state.step(second, 0.1, 2)
+    mean = (0.09 * first + 0.1 * second) / 0.19
+    square = (0.000999 * first**2 + 0.001 * second**2) / (1 - 0.999**2)
+    expected = torch.tensor([[-0.1, 0.1]]).double() - 0.1 * mean / (square.sqrt() + 1e-8)
+    torch.testing.assert_close(expected, state.w)

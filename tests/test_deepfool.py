@@ -1,5 +1,7 @@
 """DeepFool: the distance to the nearest boundary, found by steps."""
 
+import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter  # noqa: E402
+from attack_support import Counter, in_units  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
@@ -233,3 +235,52 @@ def test_logits_that_do_not_depend_on_the_input_are_refused(logits: Any) -> None
     with pytest.raises(ModelError) as refused:
         DeepFool()(Counter(lambda x: logits[: len(x)]), torch.zeros(2, 4), torch.zeros(2).long())
     assert message == str(refused.value)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_units_do_not_matter_and_rounding_undoes_nothing(norm: Any) -> None:
+    """Medians agree within 2 % of each other, and no point is right in a batch of another size."""
+    medians = []
+    for width in (1.0, 255.0, 1e-3):
+        found, left = in_units(partial(DeepFool, norm=norm), width, norm, 150)
+        medians.append(float(found.median()))
+        assert [0] * 3 == left
+    assert medians == pytest.approx([medians[0]] * 3, rel=0.02)
+
+
+def test_a_point_that_rounding_could_undo_is_not_the_last() -> None:
+    """A logit ahead by one bit goes on by a step; where there is no gradient the point counts."""
+    module = Counter(lambda x: torch.cat([1 + 0 * x, 1 + (x - 0.3).clamp(max=2e-7)], 1))
+    x = torch.tensor([[0.2999]])
+    attack = DeepFool(norm="linf", overshoot=0)
+    found = attack(module, x, torch.tensor([0]))
+    assert 1 == int(module(found).argmax(1))
+    steep = Counter(lambda x: torch.cat([1 + 0 * x, 1 + (x - 0.3 - 1e-4 + 2e-7)], 1))
+    steep.calls.clear()
+    found = attack(steep, x, torch.tensor([0]))
+    assert float(steep(found)[0, 1] - steep(found)[0, 0]) > 64 * 2**-23
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_no_pass_keeps_its_graph(passes: int) -> None:
+    """Each is done with before the next begins, and the last gradient leaves none."""
+    graphs = []
+
+    class Kept(torch.autograd.Function):
+        """The same values, and a note of the graph that they are in."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Any) -> Any:
+            ctx.save_for_backward(x)
+            assert all(graph() is None for graph in graphs)
+            graphs.append(weakref.ref(ctx))
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            return grad
+
+    model = linear()
+    x, y = samples(model)
+    DeepFool(norm="l2", eot=passes)(Counter(lambda x: model(Kept.apply(x))), x, y)
+    assert len(graphs) > 2 * passes

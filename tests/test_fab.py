@@ -316,3 +316,17 @@ def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:
     """With a sentence that says what was expected."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         FAB(**settings)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("eta", [1.0, 1.05, 1.5])
+def test_a_step_goes_beyond_the_plane_by_eta(norm: Any, eta: float) -> None:
+    """From the sample of a linear model: so many times the distance of the other class."""
+    model = linear(2)
+    x, y = samples(model)
+    distances = nearest(model, x, y, norm)
+    model.inputs.clear()
+    FAB(norm=norm, steps=1, eta=eta)(model, x, y)
+    # The samples, once more for the gradient, and the points after the first step.
+    ratio = lengths(model.inputs[2] - x, norm) / distances
+    assert [eta] * len(x) == pytest.approx(ratio.tolist(), rel=1e-4)

@@ -24,6 +24,7 @@ from onnxfit.attacks.ball import NORMS, Ball  # noqa: E402
 from onnxfit.attacks.gradient import BIM, FGSM, PGD  # noqa: E402
 from onnxfit.attacks.losses import LOSSES  # noqa: E402
 from onnxfit.attacks.search import Search, with_labels  # noqa: E402
+from onnxfit.attacks.surrogates import scales_of  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
 from onnxfit.twin.jump_relu import backward  # noqa: E402
 
@@ -335,6 +336,22 @@ def test_scales_can_be_given() -> None:
     assert right(model, attack(model, x, y, scales={"hidden": 1e-4}), y).all()
 
 
+@pytest.mark.parametrize("tau", [0.25, 0.5])
+def test_a_gate_is_as_wide_as_tau_times_its_scale(tau: float) -> None:
+    """Within the call, whether the scale was given or measured."""
+    model, x, y = Jumping(), torch.tensor([[0.75, 0.9]]), torch.tensor([0])
+    seen: list[float] = []
+    model.gate.register_forward_hook(lambda gate, *_: seen.append(gate.tau))
+    attack = BIM(eps=0.01, backward="smooth", tau=tau, steps=3)
+    attack(model, x, y, scales={"hidden": 0.6})
+    # The samples' own logits, three steps and the last point.
+    assert [1.0, *[tau * 0.6] * 4] == pytest.approx(seen)
+    scale = scales_of(model, x)["hidden"]
+    seen.clear()
+    attack(model, x, y)
+    assert [tau * scale] * 4 == pytest.approx(seen[-4:])
+
+
 # What it is given.
 
 
@@ -492,12 +509,17 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
         (
             torch.zeros(2, 3, dtype=torch.uint8),
             [0, 0],
-            r"expected floating-point samples N×…, got torch.uint8 of shape \(2, 3\)",
+            r"expected float32 or float64 samples N×…, got torch.uint8 of shape \(2, 3\)",
+        ),
+        (
+            torch.zeros(2, 3, dtype=torch.float16),
+            [0, 0],
+            r"expected float32 or float64 samples N×…, got torch.float16 of shape \(2, 3\)",
         ),
         (
             torch.zeros(3),
             [0, 0, 0],
-            r"expected floating-point samples N×…, got torch.float32 of shape \(3,\)",
+            r"expected float32 or float64 samples N×…, got torch.float32 of shape \(3,\)",
         ),
         (torch.zeros(2, 3), [0], r"expected 2 integer labels, got torch.int64 of shape \(1,\)"),
         (

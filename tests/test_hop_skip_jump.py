@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 
 from attack_support import Counter, Function, Linear, random_images  # noqa: E402
 
-from onnxfit.attacks.hop_skip_jump import HopSkipJump  # noqa: E402
+from onnxfit.attacks import hop_skip_jump  # noqa: E402
+from onnxfit.attacks.hop_skip_jump import HopSkipJump, _Walk  # noqa: E402
+from onnxfit.attacks.search import Search  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
 NORMS = ["linf", "l2"]
@@ -201,3 +203,65 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
     """It says what it expected and got."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         HopSkipJump(**settings)
+
+
+def walk(x: Any, **settings: Any) -> Any:
+    """Make the state of an attack on samples above a plane."""
+    attack = HopSkipJump(**settings)
+    labels = torch.ones(len(x), dtype=torch.long)
+    return _Walk(attack, Search(attack, Linear([1.0, 1.0], -1.0), x, labels, None))
+
+
+def test_the_normal_is_estimated_less_the_mean_of_the_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of four directions by hand: three misclassified, and all of them, which have no baseline."""
+    state = walk(torch.tensor([[0.8, 0.8]]), initial_evaluations=4)
+    state.points, state.distance = torch.tensor([[0.5, 0.45]]), torch.tensor([0.4])
+    directions = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-0.8, 0.6]])
+    monkeypatch.setattr(state, "_directions", lambda count: directions)
+    for found, signs in (
+        ([True, True, True, False], [0.5, 0.5, 0.5, -1.5]),
+        ([True] * 4, [1.0] * 4),
+    ):
+        monkeypatch.setattr(state, "ask", lambda *_, keep, found=found: torch.tensor(found))
+        expected = torch.tensor(signs) @ directions
+        torch.testing.assert_close((expected / expected.norm())[None], state._normals(1))
+
+
+@pytest.mark.parametrize("step", [1, 4, 9])
+def test_the_first_length_of_a_step(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The distance over the root of the step's number, along the normal."""
+    state = walk(torch.tensor([[0.8, 0.8]]))
+    state.points, state.distance = torch.tensor([[0.5, 0.45]]), torch.tensor([0.3])
+    monkeypatch.setattr(state, "_normals", lambda step: torch.tensor([[0.6, 0.8]]))
+    asked = []
+
+    def ask(at: Any, points: Any, *, keep: bool) -> Any:
+        asked.append(points)
+        return torch.ones(len(at), dtype=torch.bool)
+
+    monkeypatch.setattr(state, "ask", ask)
+    state.hop(step)
+    length = 0.3 / math.sqrt(step)
+    torch.testing.assert_close(
+        torch.tensor([[0.5, 0.45]]) + length * torch.tensor([[0.6, 0.8]]), asked[0]
+    )
+
+
+def test_few_samples_are_summed_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is kept of them does not grow with the square of their number."""
+    monkeypatch.setattr(hop_skip_jump, "_AT_ONCE", 400)
+    state = walk(torch.full((25, 2), 0.8), initial_evaluations=4)
+    state.points, state.distance = torch.full((25, 2), 0.49), torch.full((25,), 0.4)
+    ask, together = state.ask, []
+
+    def spied(at: Any, points: Any, *, keep: bool) -> Any:
+        together.append(len(at.unique()))
+        return ask(at, points, keep=keep)
+
+    monkeypatch.setattr(state, "ask", spied)
+    normals = state._normals(1)
+    # Ten of them with four evaluations each have 400 numbers.
+    assert [10, 10, 5] == together
+    torch.testing.assert_close(torch.ones(25), normals.norm(dim=1))

@@ -288,3 +288,13 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
     """It says what it expected and got."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         Square(eps=0.1, **settings)
+
+
+@pytest.mark.parametrize("eps", [3.0, 1e30, 1e200])
+def test_a_radius_beyond_the_bounds_is_no_limit(eps: float) -> None:
+    """Its square is more than floats hold; the far corner is broken, and nothing becomes NaN."""
+    model = Counter(Linear([1.0] * 8, -0.5))
+    x = torch.full((3, 1, 2, 4), 0.5)
+    points = Square(eps=eps, norm="l2", queries=200)(model, x, torch.ones(3).long())
+    assert all(bool(given.isfinite().all()) for given in model.inputs)
+    assert [0, 0, 0] == model.module(points).argmax(1).tolist()

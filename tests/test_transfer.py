@@ -1,6 +1,7 @@
 """Transfer: points made on other modules, and what of a module stays out of its settings."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Function, Linear, random_images  # noqa: E402
+from attack_support import Constant, Counter, Function, Linear, random_images  # noqa: E402
 
 from onnxfit.attacks.transfer import Transfer  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
@@ -195,3 +196,16 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
     """It says what it expected and got."""
     with pytest.raises(ValueError, match=f"^{message}$"):
         Transfer(source=Linear([1.0]), eps=0.1, **settings)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
+def test_two_steps_with_momentum_by_hand(momentum: float) -> None:
+    """The second goes along its own gradient and the first one's share, both of mean size 1."""
+    source = Function(lambda x: torch.where(x[:, 0] > 0.45, x[:, 0], x[:, 1]))
+    attack = Transfer(
+        source=source, eps=0.5, norm="l2", steps=2, step_size=0.1, momentum=momentum, loss="margin"
+    )
+    points = attack(Constant([0.0, 1.0]), torch.tensor([[0.5, 0.5]]), torch.tensor([1]))
+    size = math.sqrt(1 + momentum**2)
+    expected = torch.tensor([[0.4 - 0.1 * momentum / size, 0.5 - 0.1 / size]])
+    torch.testing.assert_close(expected, points)

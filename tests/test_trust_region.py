@@ -1,5 +1,6 @@
 """The trust-region attack: steps toward one class, no longer than the gradient can be trusted."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter  # noqa: E402
+from attack_support import Counter, Turning, in_units  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
@@ -229,3 +230,23 @@ def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:
     with pytest.raises(ValueError, match="expected") as refused:
         TrustRegion(**settings)
     assert message == str(refused.value)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_units_do_not_matter_and_rounding_undoes_nothing(norm: Any) -> None:
+    """Medians agree within 2 % of each other, and no point is right in a batch of another size."""
+    medians = []
+    for width in (1.0, 255.0, 1e-3):
+        found, left = in_units(partial(TrustRegion, norm=norm), width, norm, 150)
+        medians.append(float(found.median()))
+        assert [0] * 3 == left
+    assert medians == pytest.approx([medians[0]] * 3, rel=0.02)
+
+
+def test_the_rival_is_chosen_once() -> None:
+    """A class that comes nearer on the way does not turn the steps."""
+    x = torch.tensor([[0.2, 0.5]])
+    attack = TrustRegion(norm="l2", trust_radius=0.05, adaptive=False)
+    found = attack(Turning(), x, torch.tensor([0]))
+    assert 1 == int(Turning()(found).argmax(1))
+    assert 0.5 == float(found[0, 1])

@@ -15,7 +15,7 @@ LEVELS = 255  # Steps of an 8-bit value.
 _SUM_ERROR = 1e-5
 # Where more than this share of a radius would be left for rounding, lengths are measured exactly.
 _LARGEST_LOSS = 1e-4
-_SHRINKS = 4  # Rounds in which a length that rounding made too large is scaled down.
+_SHRINKS = 6  # Rounds in which a length that rounding made too large is scaled down.
 # What summing squares in double precision may lose, with room to spare.
 _DOUBLE_ERROR = 1e-12
 # How far off a level a float may be that was computed as one, in units of its rounding.
