@@ -142,7 +142,19 @@ def test_models_of_other_inputs_are_refused(inputs: str, message: str) -> None:
         ("float[]", (3,), None),
         ("float[1, 1, 8, 8]", (1, 8, 8), None),
         ("float[N, 3]", (4,), OTHER_SHAPE.format("3", "4")),
-        ("float[N, 3, H, 8]", (8, 8, 3), OTHER_SHAPE.format("3×?×8", "8×8×3")),
+        ("float[N, 3, H, 8]", (8, 9, 4), OTHER_SHAPE.format("3×?×8", "8×9×4")),
+        (
+            "float[N, 3, H, 8]",
+            (8, 8, 3),
+            OTHER_SHAPE.format("3×?×8", "8×8×3")
+            + ": the channels are last in the data and first in the model",
+        ),
+        (
+            "float[N, H, 8, 3]",
+            (3, 8, 8),
+            OTHER_SHAPE.format("?×8×3", "3×8×8")
+            + ": the channels are first in the data and last in the model",
+        ),
         ("float[N, 784]", (1, 28, 28), OTHER_SHAPE.format("784", "1×28×28")),
         ("float[N]", (3,), OTHER_SHAPE.format("()", "3")),
     ],
