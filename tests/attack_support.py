@@ -176,7 +176,8 @@ def digits_cnn(jump: float | None = None) -> Classifier:
     """Return the network for digits, hardened if a jump is given."""
     path = MODELS / "digits_cnn.onnx"
     model = Classifier(path if jump is None else onnxfit.retrofit(path, jump))
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False)
+    return model
 
 
 def lengths(moved: torch.Tensor, norm: str) -> torch.Tensor:
@@ -207,3 +208,70 @@ def random_images(n: int, *shape: int, seed: int = 0, dtype: Any = torch.float32
     """Draw samples between 0 and 1, with values at both ends among them."""
     x = torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
     return x.mul(1.2).sub(0.1).clamp(0, 1)
+
+
+def random_linear(classes: int, scale: float = 1.0) -> Counter:
+    """Make a linear model of random weights, with all logits 0 in the middle of the bounds."""
+    weight = torch.randn(classes, 12, generator=torch.Generator().manual_seed(1)) * scale
+    return of_weights(weight, -weight.sum(1) / 2)
+
+
+def of_weights(weight: torch.Tensor, bias: torch.Tensor) -> Counter:
+    """Make a linear model, which counts what it is given."""
+    layer = torch.nn.Linear(*reversed(weight.shape)).requires_grad_(False)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+    return Counter(layer)
+
+
+def middle_samples(model: torch.nn.Module, count: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw samples from the middle of the bounds, with the classes that a model gives them."""
+    x = torch.rand(count, 12, generator=torch.Generator().manual_seed(2)) * 0.4 + 0.3
+    return x, model(x).argmax(1)
+
+
+def nearest(model: Counter, x: torch.Tensor, y: torch.Tensor, norm: str) -> torch.Tensor:
+    """Return how far each sample is from the nearest other class of a linear model, N."""
+    gaps = model(x).gather(1, y[:, None]) - model(x)
+    weight = model.module.weight
+    slopes = weight[None] - weight[y][:, None]
+    lengths = slopes.abs().sum(2) if norm == "linf" else slopes.norm(dim=2)
+    return (gaps / lengths).scatter(1, y[:, None], torch.inf).amin(1)
+
+
+def robust(model: torch.nn.Module, points: torch.Tensor, labels: torch.Tensor) -> int:
+    """Count points that are classified as they should."""
+    return int((model(points).argmax(1) == labels).sum())
+
+
+class Once:
+    """Scores samples below 0 whatever they are, but above in one of its calls."""
+
+    def __init__(self, call: int) -> None:
+        self.call, self.calls, self.points = call, 0, torch.zeros(0)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Score samples, N×… → N."""
+        score = x.flatten(1).sum(1) * 1e-3 + (1 if self.calls == self.call else -1)
+        if self.calls == self.call:
+            self.points = x.detach().clone()
+        self.calls += 1
+        return score
+
+
+def double_linear() -> torch.nn.Linear:
+    """Make a linear classifier of twelve values and five classes in double precision."""
+    torch.manual_seed(0)
+    return torch.nn.Linear(12, 5).double().requires_grad_(False)
+
+
+def near_middle(model: torch.nn.Module, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw samples in double precision near 0.5, with the classes that a model gives them."""
+    x = 0.5 + 0.05 * torch.rand(count, 12, dtype=torch.float64)
+    return x, model(x).argmax(1)
+
+
+def known_digits(count: int, jump: float | None = None) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """Return the network for digits, hardened if a jump is given, and images on 256 levels."""
+    x, y = digits(count)
+    return digits_cnn(jump), (x * 255).round() / 255, y

@@ -2,20 +2,27 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Function  # noqa: E402
+from attack_support import (  # noqa: E402
+    Counter,
+    Function,
+    Once,
+    digits,
+    digits_cnn,
+    middle_samples,
+    nearest,
+    of_weights,
+    random_linear,
+    robust,
+)
 
-import onnxfit  # noqa: E402
 from onnxfit.attacks.apgd import APGD, TargetedAPGD, _State, checkpoints  # noqa: E402
 from onnxfit.attacks.ball import Ball  # noqa: E402
 from onnxfit.attacks.gradient import PGD  # noqa: E402
 from onnxfit.attacks.search import Search  # noqa: E402
-from onnxfit.twin.classifier import Classifier  # noqa: E402
 
 ATTACKS = [
     pytest.param(APGD, {"loss": "ce"}, id="ce"),
@@ -24,53 +31,6 @@ ATTACKS = [
     pytest.param(TargetedAPGD, {}, id="targeted"),
 ]
 NORMS = ["linf", "l2"]
-
-
-def linear(classes: int, scale: float = 1.0) -> Counter:
-    """Make a linear model of random weights, with all logits 0 in the middle of the bounds."""
-    weight = torch.randn(classes, 12, generator=torch.Generator().manual_seed(1)) * scale
-    return of_weights(weight, -weight.sum(1) / 2)
-
-
-def of_weights(weight: Any, bias: Any) -> Counter:
-    """Make a linear model, which counts what it is given."""
-    layer = torch.nn.Linear(*reversed(weight.shape)).requires_grad_(False)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-    return Counter(layer)
-
-
-def samples(model: Any, count: int = 20) -> tuple[Any, Any]:
-    """Draw samples from the middle of the bounds, with the classes that a model gives them."""
-    x = torch.rand(count, 12, generator=torch.Generator().manual_seed(2)) * 0.4 + 0.3
-    return x, model(x).argmax(1)
-
-
-def nearest(model: Counter, x: Any, y: Any, norm: str) -> Any:
-    """Return how far each sample is from the nearest other class of a linear model, N."""
-    gaps = model(x).gather(1, y[:, None]) - model(x)
-    weight = model.module.weight
-    slopes = weight[None] - weight[y][:, None]
-    lengths = slopes.abs().sum(2) if norm == "linf" else slopes.norm(dim=2)
-    return (gaps / lengths).scatter(1, y[:, None], torch.inf).amin(1)
-
-
-def digits(count: int) -> tuple[Any, Any]:
-    """Return the first images of handwritten digits."""
-    with np.load(MODELS / "digits_test.npz") as data:
-        return torch.from_numpy(data["x"][:count]), torch.from_numpy(data["y"][:count])
-
-
-def digits_cnn(jump: float | None = None) -> Any:
-    """Return the network for digits, hardened if a jump is given."""
-    path = MODELS / "digits_cnn.onnx"
-    model = Classifier(path if jump is None else onnxfit.retrofit(path, jump))
-    return model.requires_grad_(False).eval()
-
-
-def robust(model: Any, points: Any, labels: Any) -> int:
-    """Count points that are classified as they should."""
-    return int((model(points).argmax(1) == labels).sum())
 
 
 def test_checkpoints_are_those_of_algorithm_1() -> None:
@@ -102,8 +62,8 @@ def test_a_linear_model_is_broken_from_its_distance_on(
 
     Without a target, the loss may mix several classes: then each that is much nearer.
     """
-    model = linear(classes)
-    x, y = samples(model)
+    model = random_linear(classes)
+    x, y = middle_samples(model)
     distances = nearest(model, x, y, norm)
     eps = float(distances.median()) * 1.01
     broken = attack(eps=eps, norm=norm, steps=40, **settings)(model, x, y)
@@ -117,7 +77,7 @@ def test_a_linear_model_is_broken_from_its_distance_on(
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
 def test_the_best_point_has_the_highest_margin_within_the_bounds(loss: Any) -> None:
     """Of two classes and linf that is a corner, cut off where the bounds are nearer than eps."""
-    model = linear(2)
+    model = random_linear(2)
     model.module.bias.copy_(torch.tensor([20.0, -20.0]))
     x = torch.rand(8, 12, generator=torch.Generator().manual_seed(3))
     y = torch.zeros(8, dtype=torch.long)
@@ -177,8 +137,8 @@ def test_broken_samples_leave_the_batch() -> None:
 
 def test_each_target_and_restart_takes_so_many_passes() -> None:
     """The samples once, then for each run one a step and one at the end; two rivals."""
-    model = linear(3)
-    x, y = samples(model, count=1)
+    model = random_linear(3)
+    x, y = middle_samples(model, count=1)
     TargetedAPGD(eps=1e-4, steps=5, restarts=2, targets=9)(model, x, y)
     assert [1] * (1 + 1 + 2 * 2 * 6) == model.calls
 
@@ -194,21 +154,6 @@ def test_targets_are_the_likeliest_classes() -> None:
         for targets in (1, 2)
     ]
     assert [1, 0] == left
-
-
-class Once:
-    """Scores samples below 0 whatever they are, but above in one of its calls."""
-
-    def __init__(self, call: int) -> None:
-        self.call, self.calls, self.points = call, 0, torch.zeros(0)
-
-    def __call__(self, x: Any) -> Any:
-        """Score samples, N×… → N."""
-        score = x.flatten(1).sum(1) * 1e-3 + (1 if self.calls == self.call else -1)
-        if self.calls == self.call:
-            self.points = x.detach().clone()
-        self.calls += 1
-        return score
 
 
 @pytest.mark.parametrize("attack", [APGD, TargetedAPGD])
@@ -239,8 +184,8 @@ def test_gradients_of_zero_do_not_stop_it(norm: Any) -> None:
 @pytest.mark.parametrize(("attack", "settings"), ATTACKS)
 def test_large_gaps_are_attacked(attack: Any, settings: Any) -> None:
     """Logits ten thousand times as large, where the cross-entropy underflows, do not hide it."""
-    model = linear(5, scale=1e4)
-    x, y = samples(model)
+    model = random_linear(5, scale=1e4)
+    x, y = middle_samples(model)
     distances = nearest(model, x, y, "linf")
     eps = float(distances.median()) * 1.01
     points = attack(eps=eps, steps=20, **settings)(model, x, y)

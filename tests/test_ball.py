@@ -367,13 +367,14 @@ def test_levels_are_told_by_a_few_bits(bounds: Any, dtype: Any) -> None:
 @pytest.mark.parametrize("eps", [0.005, 0.05, 0.5])
 def test_all_of_a_small_radius_is_used_in_wide_bounds(eps: float) -> None:
     """Rounding moves a large image by more than this radius in all; points are inside, and far."""
-    x = samples((0.0, 255.0), 2, 3, 224, 224)
+    # Away from the bounds, which would cut something off.
+    x = samples((0.0, 255.0), 2, 3, 224, 224) * 0.5 + 60
     ball = Ball(x, eps, "l2", (0.0, 255.0))
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    for size in (0.01, 1.0, 100.0):
+    for size in (0.1, 1.0, 100.0):
         points = ball.project(x + size * eps * noise)
         assert 0 == outside_in_doubles(ball, points)
-        assert float(ball.distances(points).min()) > (0.7 if eps == 0.005 else 0.99) * eps
+        assert float(ball.distances(points).min()) > 0.99 * eps
         assert torch.equal(points, ball.project(points))
 
 

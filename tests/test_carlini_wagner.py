@@ -4,30 +4,21 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
-from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Linear, in_units  # noqa: E402
+from attack_support import (  # noqa: E402
+    Counter,
+    Linear,
+    double_linear,
+    in_units,
+    known_digits,
+    near_middle,
+)
 
-import onnxfit  # noqa: E402
 from onnxfit.attacks.carlini_wagner import CarliniWagner, _started  # noqa: E402
-from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
-
-
-def linear() -> Any:
-    """Make a linear classifier of twelve values and five classes in double precision."""
-    torch.manual_seed(0)
-    return torch.nn.Linear(12, 5).double().requires_grad_(False)
-
-
-def samples(model: Any, n: int = 6) -> tuple[Any, Any]:
-    """Draw samples near the middle of [0, 1], with the classes that a model gives them."""
-    x = 0.5 + 0.05 * torch.rand(n, 12, dtype=torch.float64)
-    return x, model(x).argmax(1)
 
 
 def distances(model: Any, x: Any, labels: Any, rivals: Any, confidence: float = 0.0) -> Any:
@@ -37,20 +28,11 @@ def distances(model: Any, x: Any, labels: Any, rivals: Any, confidence: float = 
     return gaps[:, 0] / (model.weight[labels] - model.weight[rivals]).norm(dim=1)
 
 
-def digits(n: int, jump: float | None = None) -> tuple[Any, Any, Any]:
-    """Load the network for digits, hardened if a jump is given, and test images on 256 levels."""
-    path = MODELS / "digits_cnn.onnx"
-    model = path if jump is None else onnxfit.retrofit(path, jump)
-    with np.load(MODELS / "digits_test.npz") as arrays:
-        x, y = torch.tensor(arrays["x"][:n]), torch.tensor(arrays["y"][:n])
-    return Classifier(model).requires_grad_(False), (x * 255).round() / 255, y
-
-
 @pytest.mark.parametrize("confidence", [0.0, 0.1])
 def test_a_linear_classifier_is_left_by_the_shortest_way(confidence: float) -> None:
     """To within 1 % of what leads to the class that was found, as far as the confidence asks."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 6)
     found = CarliniWagner(steps=300, confidence=confidence, initial_const=0.1)(model, x, y)
     rivals = model(found).argmax(1)
     assert not (rivals == y).any()
@@ -62,7 +44,7 @@ def test_a_linear_classifier_is_left_by_the_shortest_way(confidence: float) -> N
 
 def test_leaving_early_costs_little() -> None:
     """On a network the median perturbation grows by at most 3 %, for fewer passes."""
-    model, x, y = digits(6)
+    model, x, y = known_digits(6)
     counts, reached = [], []
     for abort_early in (False, True):
         counting = Counter(model)
@@ -83,8 +65,8 @@ def test_leaving_early_costs_little() -> None:
 
 def test_samples_leave_the_batch_one_by_one() -> None:
     """Within one constant the batch only shrinks, long before the last step."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 6)
     y[2] = (y[2] + 1) % 5
     counting = Counter(model)
     attack = CarliniWagner(steps=500, binary_search_steps=1, initial_const=10.0)
@@ -143,8 +125,8 @@ def test_constants_are_searched_for_by_halves(monkeypatch: pytest.MonkeyPatch) -
 
 def test_finds_beyond_eps_do_not_count() -> None:
     """A sample whose boundary is farther comes back as it was, the others do not."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 6)
     free = CarliniWagner(steps=200, initial_const=0.1)(model, x, y)
     needed = (free - x).norm(dim=1)
     eps = 1.0001 * float(needed.median())
@@ -156,8 +138,8 @@ def test_finds_beyond_eps_do_not_count() -> None:
 
 def test_samples_do_not_depend_on_the_others() -> None:
     """One alone is attacked as it is in a batch, and twice in the same way."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 6)
     attack = CarliniWagner(steps=60, initial_const=0.1, binary_search_steps=4)
     found = attack(model, x, y)
     assert torch.equal(found, attack(model, x, y))
@@ -178,7 +160,7 @@ def test_values_at_the_bounds_can_move() -> None:
 
 def test_levels_of_8_bits() -> None:
     """All points lie on them, and still nearly all samples are fooled."""
-    model, x, y = digits(8)
+    model, x, y = known_digits(8)
     attack = CarliniWagner(
         steps=60, binary_search_steps=3, initial_const=1.0, step_size=0.1, quantize=True
     )
@@ -204,7 +186,7 @@ def test_the_smooth_gate_sees_across_a_jump() -> None:
 
 def test_a_hardened_network_is_fooled_with_the_smooth_gate() -> None:
     """Nearly every image, with finite points inside the bounds."""
-    model, x, y = digits(10, jump=0.5)
+    model, x, y = known_digits(10, jump=0.5)
     attack = CarliniWagner(
         backward="smooth",
         tau=0.2,
@@ -264,7 +246,7 @@ def test_a_constant_succeeds_where_the_least_objective_is_across(
     monkeypatch.setattr(CarliniWagner, "_minimise", spied)
     attack = CarliniWagner(steps=400, step_size=0.003, initial_const=0.01)
     attack(Linear([1.0], -0.6), torch.tensor([[0.5]]), torch.tensor([0]))
-    assert [found for const, found in tried if const >= 0.3] == [True] * 2
+    assert all(found for const, found in tried if const >= 0.3)
     assert not any(found for const, found in tried if const <= 0.15)
     assert 0.2 == pytest.approx(tried[-1][0], rel=0.2)
 

@@ -4,33 +4,26 @@ import weakref
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
-from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, in_units  # noqa: E402
+from attack_support import (  # noqa: E402
+    Counter,
+    double_linear,
+    in_units,
+    known_digits,
+    lengths,
+    near_middle,
+)
 
-import onnxfit  # noqa: E402
+from onnxfit.attacks import deepfool  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
+from onnxfit.attacks.search import gradient_of  # noqa: E402
 from onnxfit.errors import ModelError  # noqa: E402
-from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 NORMS = ("linf", "l2")
-
-
-def linear(classes: int = 5) -> Any:
-    """Make a linear classifier of twelve values in double precision."""
-    torch.manual_seed(0)
-    return torch.nn.Linear(12, classes).double().requires_grad_(False)
-
-
-def samples(model: Any, n: int = 8) -> tuple[Any, Any]:
-    """Draw samples near the middle of [0, 1], with the classes that a model gives them."""
-    x = 0.5 + 0.05 * torch.rand(n, 12, dtype=torch.float64)
-    return x, model(x).argmax(1)
 
 
 def boundaries(model: Any, x: Any, labels: Any, norm: str) -> Any:
@@ -42,26 +35,11 @@ def boundaries(model: Any, x: Any, labels: Any, norm: str) -> Any:
     return (gaps / sizes).nan_to_num(torch.inf)
 
 
-def lengths(moved: Any, norm: str) -> Any:
-    """Return the norms of perturbations."""
-    flat = moved.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
-
-
-def digits(n: int, jump: float | None = None) -> tuple[Any, Any, Any]:
-    """Load the network for digits, hardened if a jump is given, and test images on 256 levels."""
-    path = MODELS / "digits_cnn.onnx"
-    model = path if jump is None else onnxfit.retrofit(path, jump)
-    with np.load(MODELS / "digits_test.npz") as arrays:
-        x, y = torch.tensor(arrays["x"][:n]), torch.tensor(arrays["y"][:n])
-    return Classifier(model).requires_grad_(False), (x * 255).round() / 255, y
-
-
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_linear_classifier_is_left_by_the_shortest_way(norm: Any) -> None:
     """The perturbation is as long as the distance to the nearest boundary and the overshoot."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     found = DeepFool(norm=norm, overshoot=0.1)(model, x, y)
     assert not (model(found).argmax(1) == y).any()
     expected = 1.1 * (boundaries(model, x, y, norm).amin(1) + NUDGE)
@@ -71,8 +49,8 @@ def test_a_linear_classifier_is_left_by_the_shortest_way(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_only_the_candidates_are_looked_at(norm: Any) -> None:
     """With two of them that is the class with the second largest logit, near or not."""
-    model = linear()
-    x, y = samples(model, 40)
+    model = double_linear()
+    x, y = near_middle(model, 40)
     found = DeepFool(norm=norm, candidates=2)(model, x, y)
     second = model(x).topk(2).indices[:, 1:]
     ways = boundaries(model, x, y, norm)
@@ -84,8 +62,8 @@ def test_only_the_candidates_are_looked_at(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_finds_beyond_eps_do_not_count(norm: Any) -> None:
     """A sample whose boundary is farther comes back as it was, the others do not."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     needed = 1.02 * (boundaries(model, x, y, norm).amin(1) + NUDGE)
     eps = 1.0001 * float(needed.median())
     found = DeepFool(norm=norm, eps=eps)(model, x, y)
@@ -98,8 +76,8 @@ def test_finds_beyond_eps_do_not_count(norm: Any) -> None:
 
 def test_no_work_is_done_on_samples_that_are_done() -> None:
     """A misclassified sample is never stepped, and one leaves the batch when it is fooled."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     y[3] = (y[3] + 1) % 5
     counting = Counter(model)
     found = DeepFool(norm="l2")(counting, x, y)
@@ -110,7 +88,7 @@ def test_no_work_is_done_on_samples_that_are_done() -> None:
 
 def test_a_sample_goes_on_until_it_is_fooled_and_no_longer() -> None:
     """On a network with several steps to go the batch shrinks, and never grows."""
-    model, x, y = digits(24)
+    model, x, y = known_digits(24)
     counting = Counter(model)
     DeepFool(norm="linf")(counting, x, y)
     correct = int((model(x).argmax(1) == y).sum())
@@ -123,7 +101,7 @@ def test_a_sample_goes_on_until_it_is_fooled_and_no_longer() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_samples_do_not_depend_on_the_others(norm: Any) -> None:
     """One alone is attacked as it is in a batch, and twice in the same way."""
-    model, x, y = digits(6)
+    model, x, y = known_digits(6)
     attack = DeepFool(norm=norm)
     found = attack(model, x, y)
     assert torch.equal(found, attack(model, x, y))
@@ -134,7 +112,7 @@ def test_samples_do_not_depend_on_the_others(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_levels_of_8_bits(norm: Any) -> None:
     """All points lie on them, and still nearly all samples are fooled."""
-    model, x, y = digits(24)
+    model, x, y = known_digits(24)
     found = DeepFool(norm=norm, quantize=True)(model, x, y)
     steps = found * 255
     assert float((steps - steps.round()).abs().max()) < 1e-3
@@ -160,8 +138,8 @@ def test_a_gradient_of_0_everywhere_is_given_up(norm: Any) -> None:
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_gradients_of_any_size(norm: Any, scale: float) -> None:
     """Squares that are 0 or infinite in single precision change nothing."""
-    model = linear().float()
-    x, y = samples(linear())
+    model = double_linear().float()
+    x, y = near_middle(double_linear(), 8)
     found = DeepFool(norm=norm)(Counter(lambda x: scale * model(x)), x.float(), y)
     expected = DeepFool(norm=norm)(model, x.float(), y)
     torch.testing.assert_close(expected, found, rtol=0, atol=1e-6)
@@ -192,7 +170,7 @@ def test_the_smooth_gate_sees_across_a_jump(norm: Any) -> None:
 
 def test_a_hardened_network_is_fooled_with_the_smooth_gate() -> None:
     """Every image that it knows, with finite points inside the bounds."""
-    model, x, y = digits(20, jump=0.5)
+    model, x, y = known_digits(20, jump=0.5)
     found = DeepFool(norm="l2", backward="smooth", tau=0.2, steps=100)(model, x, y)
     assert bool(((found >= 0) & (found <= 1)).all())
     assert int((model(found).argmax(1) != y).sum()) >= len(x) - 1
@@ -200,8 +178,8 @@ def test_a_hardened_network_is_fooled_with_the_smooth_gate() -> None:
 
 def test_eot_averages_logits_and_gradients() -> None:
     """Over passes that cancel out, the way is that of the network without its noise."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     signs = iter([1, -1] * 100)
 
     def noisy(points: Any) -> Any:
@@ -249,24 +227,40 @@ def test_units_do_not_matter_and_rounding_undoes_nothing(norm: Any) -> None:
 
 
 def test_a_point_that_rounding_could_undo_is_not_the_last() -> None:
-    """A logit ahead by one bit goes on by a step; where there is no gradient the point counts."""
-    module = Counter(lambda x: torch.cat([1 + 0 * x, 1 + (x - 0.3).clamp(max=2e-7)], 1))
-    x = torch.tensor([[0.2999]])
+    """A logit ahead by one bit goes on; where there is no gradient any more the point counts."""
     attack = DeepFool(norm="linf", overshoot=0)
-    found = attack(module, x, torch.tensor([0]))
-    assert 1 == int(module(found).argmax(1))
-    steep = Counter(lambda x: torch.cat([1 + 0 * x, 1 + (x - 0.3 - 1e-4 + 2e-7)], 1))
-    steep.calls.clear()
-    found = attack(steep, x, torch.tensor([0]))
-    assert float(steep(found)[0, 1] - steep(found)[0, 0]) > 64 * 2**-23
+    x, y = torch.tensor([[0.2999]]), torch.tensor([0])
+    for slope in (1e-3, 0.0):
+
+        def score(x: Any, slope: float = slope) -> Any:
+            return 1 + torch.where(x < 0.3, x - 0.3, 2e-7 + slope * (x - 0.3))
+
+        module = Counter(lambda x, score=score: torch.cat([1 + 0 * x, score(x)], 1))
+        lead = module(attack(module, x, y)).diff(dim=1)
+        assert (slope > 0) == (float(lead) > 64 * 2**-23)
+        assert float(lead) > 0
+
+
+def test_the_last_gradient_of_a_pass_frees_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four rivals three are followed by another, in each of two passes."""
+    kept = []
+
+    def spied(total: Any, leaf: Any, *, retain_graph: bool) -> Any:
+        kept.append(retain_graph)
+        return gradient_of(total, leaf, retain_graph=retain_graph)
+
+    monkeypatch.setattr(deepfool, "gradient_of", spied)
+    model = double_linear()
+    DeepFool(norm="l2", eot=2)(model, *near_middle(model, 8))
+    assert [True, True, True, False] * 2 == kept[:8]
 
 
 @pytest.mark.parametrize("passes", [1, 3])
 def test_no_pass_keeps_its_graph(passes: int) -> None:
-    """Each is done with before the next begins, and the last gradient leaves none."""
-    graphs = []
+    """Each is done with before the next begins."""
+    graphs: list[Any] = []
 
-    class Kept(torch.autograd.Function):
+    class Kept(torch.autograd.Function):  # type: ignore[misc, name-defined]
         """The same values, and a note of the graph that they are in."""
 
         @staticmethod
@@ -280,7 +274,16 @@ def test_no_pass_keeps_its_graph(passes: int) -> None:
         def backward(ctx: Any, grad: Any) -> Any:
             return grad
 
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     DeepFool(norm="l2", eot=passes)(Counter(lambda x: model(Kept.apply(x))), x, y)
     assert len(graphs) > 2 * passes
+
+
+def test_progress_is_told_in_shares_of_the_steps() -> None:
+    """Some of it before the end, never less than before, and every sample once in all."""
+    model, x, y = known_digits(20)
+    told: list[int] = []
+    DeepFool(norm="linf", steps=5)(model, x, y, advance=told.append)
+    assert [0, 4, 4] == told[:3]
+    assert 20 == sum(told)

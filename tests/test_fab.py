@@ -2,73 +2,27 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
-from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Function  # noqa: E402
+from attack_support import (  # noqa: E402
+    Function,
+    Once,
+    digits,
+    digits_cnn,
+    lengths,
+    middle_samples,
+    nearest,
+    of_weights,
+    random_linear,
+    robust,
+)
 
-import onnxfit  # noqa: E402
 from onnxfit.attacks.apgd import TargetedAPGD  # noqa: E402
 from onnxfit.attacks.fab import FAB, steps_to_plane  # noqa: E402
-from onnxfit.twin.classifier import Classifier  # noqa: E402
 
 NORMS = ["linf", "l2"]
-
-
-def linear(classes: int, scale: float = 1.0) -> Counter:
-    """Make a linear model of random weights, with all logits 0 in the middle of the bounds."""
-    weight = torch.randn(classes, 12, generator=torch.Generator().manual_seed(1)) * scale
-    return of_weights(weight, -weight.sum(1) / 2)
-
-
-def of_weights(weight: Any, bias: Any) -> Counter:
-    """Make a linear model, which counts what it is given."""
-    layer = torch.nn.Linear(*reversed(weight.shape)).requires_grad_(False)
-    layer.weight.copy_(weight)
-    layer.bias.copy_(bias)
-    return Counter(layer)
-
-
-def samples(model: Any, count: int = 20) -> tuple[Any, Any]:
-    """Draw samples from the middle of the bounds, with the classes that a model gives them."""
-    x = torch.rand(count, 12, generator=torch.Generator().manual_seed(2)) * 0.4 + 0.3
-    return x, model(x).argmax(1)
-
-
-def nearest(model: Counter, x: Any, y: Any, norm: str) -> Any:
-    """Return how far each sample is from the nearest other class of a linear model, N."""
-    gaps = model(x).gather(1, y[:, None]) - model(x)
-    weight = model.module.weight
-    slopes = weight[None] - weight[y][:, None]
-    lengths = slopes.abs().sum(2) if norm == "linf" else slopes.norm(dim=2)
-    return (gaps / lengths).scatter(1, y[:, None], torch.inf).amin(1)
-
-
-def lengths(moved: Any, norm: str) -> Any:
-    """Return the norm of each perturbation in double precision, N."""
-    moved = moved.double().flatten(1)
-    return moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
-
-
-def digits(count: int) -> tuple[Any, Any]:
-    """Return the first images of handwritten digits."""
-    with np.load(MODELS / "digits_test.npz") as data:
-        return torch.from_numpy(data["x"][:count]), torch.from_numpy(data["y"][:count])
-
-
-def digits_cnn(jump: float | None = None) -> Any:
-    """Return the network for digits, hardened if a jump is given."""
-    path = MODELS / "digits_cnn.onnx"
-    model = Classifier(path if jump is None else onnxfit.retrofit(path, jump))
-    return model.requires_grad_(False).eval()
-
-
-def robust(model: Any, points: Any, labels: Any) -> int:
-    """Count points that are classified as they should."""
-    return int((model(points).argmax(1) == labels).sum())
 
 
 def planes(values: int, dtype: Any) -> tuple[Any, Any, Any]:
@@ -127,8 +81,8 @@ def test_a_plane_out_of_reach_is_approached(norm: Any) -> None:
 @pytest.mark.parametrize("classes", [2, 3, 6])
 def test_a_linear_model_gives_the_closed_form(norm: Any, classes: int) -> None:
     """Gap over the length of the weights' difference, in the other norm; least over classes."""
-    model = linear(classes)
-    x, y = samples(model)
+    model = random_linear(classes)
+    x, y = middle_samples(model)
     points = FAB(norm=norm, steps=10)(model, x, y)
     assert 0 == robust(model, points, y)
     ratio = lengths(points - x, norm) / nearest(model, x, y, norm)
@@ -149,8 +103,8 @@ def test_bounds_that_bind_are_part_of_the_distance(norm: Any, length: float) -> 
 @pytest.mark.parametrize("norm", NORMS)
 def test_eps_decides_what_counts(norm: Any) -> None:
     """Nearer classes are found, and the points are within eps exactly; others stay the sample."""
-    model = linear(4)
-    x, y = samples(model)
+    model = random_linear(4)
+    x, y = middle_samples(model)
     distances = nearest(model, x, y, norm)
     eps = float(distances.median()) * 1.01
     points = FAB(norm=norm, eps=eps, steps=20)(model, x, y)
@@ -224,21 +178,6 @@ def test_what_is_misclassified_stays_as_it_is() -> None:
     assert 0 == robust(model, run(model, x[1:2], y[1:2]), y[1:2])
 
 
-class Once:
-    """Scores samples below 0 whatever they are, but above in one of its calls."""
-
-    def __init__(self, call: int) -> None:
-        self.call, self.calls, self.points = call, 0, torch.zeros(0)
-
-    def __call__(self, x: Any) -> Any:
-        """Score samples, N×… → N."""
-        score = x.flatten(1).sum(1) * 1e-3 + (1 if self.calls == self.call else -1)
-        if self.calls == self.call:
-            self.points = x.detach().clone()
-        self.calls += 1
-        return score
-
-
 @pytest.mark.parametrize("call", [2, 4, 10])
 @pytest.mark.parametrize("eps", [None, 0.9])
 def test_no_success_is_forgotten(call: int, eps: float | None) -> None:
@@ -267,8 +206,8 @@ def test_gaps_of_any_size_are_attacked_alike(norm: Any) -> None:
     """Logits ten thousand times as large or as small do not change the distances."""
     found = []
     for scale in (1e-4, 1.0, 1e4):
-        model = linear(5, scale)
-        x, y = samples(model)
+        model = random_linear(5, scale)
+        x, y = middle_samples(model)
         found.append(lengths(FAB(norm=norm, steps=10)(model, x, y) - x, norm))
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=0)
     torch.testing.assert_close(found[1], found[2], rtol=1e-3, atol=0)
@@ -322,11 +261,11 @@ def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:
 @pytest.mark.parametrize("eta", [1.0, 1.05, 1.5])
 def test_a_step_goes_beyond_the_plane_by_eta(norm: Any, eta: float) -> None:
     """From the sample of a linear model: so many times the distance of the other class."""
-    model = linear(2)
-    x, y = samples(model)
+    model = random_linear(2)
+    x, y = middle_samples(model)
     distances = nearest(model, x, y, norm)
     model.inputs.clear()
     FAB(norm=norm, steps=1, eta=eta)(model, x, y)
     # The samples, once more for the gradient, and the points after the first step.
     ratio = lengths(model.inputs[2] - x, norm) / distances
-    assert [eta] * len(x) == pytest.approx(ratio.tolist(), rel=1e-4)
+    assert [eta] * len(x) == pytest.approx(ratio.tolist(), rel=1e-3)

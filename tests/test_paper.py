@@ -204,10 +204,10 @@ def test_work_stops_on_samples_that_are_done(attack: Any) -> None:
 def test_the_accuracy_is_that_of_the_file() -> None:
     """What fools the twin alone is counted apart."""
     target, batch = linear(WEIGHTS, BIAS), samples()
-    # A file with another bias, which calls everything class 1.
-    target.__dict__["deployed"] = linear(WEIGHTS, (-100, 100)).deployed
-    right = int((batch.y == 1).sum())
-    assert 0 < right < 12
+    # A file with another bias, which calls everything class 0.
+    target.__dict__["deployed"] = linear(WEIGHTS, (100, -100)).deployed
+    right = int((batch.y == 0).sum())
+    assert right > 0
     for record in (r for r in paper.run(target, target, [batch]) if "deepfool" in r["name"]):
         assert 12 == record["twin_success"]
         assert 12 - right == record["deployed_success"]

@@ -3,13 +3,19 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Function, Linear, random_images  # noqa: E402
+from attack_support import (  # noqa: E402
+    Counter,
+    Function,
+    Linear,
+    digits,
+    lengths,
+    random_images,
+)
 
 from onnxfit.attacks.square import Square, _image, _patterns, _sides  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
@@ -45,20 +51,6 @@ def hidden(size: int) -> tuple[Any, Any]:
     return Function(score), weights
 
 
-def lengths(points: Any, x: Any, norm: str) -> Any:
-    """Return the norms of perturbations, computed in double precision."""
-    moved = (points.double() - x.double()).flatten(1)
-    return moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
-
-
-def digits(count: int) -> tuple[Any, Any]:
-    """Return the first images of handwritten digits."""
-    with np.load(MODELS / "digits_test.npz") as data:
-        x, y = data["x"][:count], data["y"][:count]
-    scale = 255 if x.dtype == np.uint8 else 1
-    return torch.from_numpy(x.astype(np.float32) / scale), torch.from_numpy(y.astype(np.int64))
-
-
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_point_is_inside_and_counted(norm: Any, shape: tuple[int, ...]) -> None:
@@ -69,7 +61,7 @@ def test_every_point_is_inside_and_counted(norm: Any, shape: tuple[int, ...]) ->
     points = Square(eps=0.3, norm=norm, queries=30)(model, x, torch.ones(1).long())
     assert [1] * 31 == model.calls
     for given in (points, *model.inputs):
-        assert lengths(given, x, norm) <= 0.3
+        assert lengths(given.double() - x, norm) <= 0.3
         assert ((given >= 0) & (given <= 1)).all()
         assert x.shape == given.shape
 
@@ -176,7 +168,7 @@ def test_points_of_256_levels(norm: Any) -> None:
     for given in model.inputs:
         assert ((given * 255 - (given * 255).round()).abs() < 1e-3).all()
     points = attack(model, x, labels)
-    assert (lengths(points, x, norm) <= eps + 1e-6).all()
+    assert (lengths(points.double() - x, norm) <= eps + 1e-6).all()
     assert 3 < int((model(points).argmax(1) != labels).sum())
 
 

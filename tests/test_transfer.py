@@ -4,13 +4,20 @@ import json
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Constant, Counter, Function, Linear, random_images  # noqa: E402
+from attack_support import (  # noqa: E402
+    Constant,
+    Counter,
+    Function,
+    Linear,
+    digits,
+    lengths,
+    random_images,
+)
 
 from onnxfit.attacks.transfer import Transfer  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
@@ -23,20 +30,6 @@ def hidden(weights: list[float], offset: float) -> Any:
     """Make the linear model of these weights with a gradient of 0 everywhere."""
     linear = Linear(weights, offset)
     return Function(lambda x: linear(x)[:, 1].detach() + 0 * x.flatten(1).sum(1))
-
-
-def lengths(points: Any, x: Any, norm: str) -> Any:
-    """Return the norms of perturbations, computed in double precision."""
-    moved = (points.double() - x.double()).flatten(1)
-    return moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
-
-
-def digits(count: int) -> tuple[Any, Any]:
-    """Return the first images of handwritten digits."""
-    with np.load(MODELS / "digits_test.npz") as data:
-        x, y = data["x"][:count], data["y"][:count]
-    scale = 255 if x.dtype == np.uint8 else 1
-    return torch.from_numpy(x.astype(np.float32) / scale), torch.from_numpy(y.astype(np.int64))
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -52,7 +45,7 @@ def test_a_source_with_gradients_breaks_a_model_without(norm: Any, dtype: Any) -
         attack = Transfer(source=Linear(weights, 2.0), eps=share * least, norm=norm)
         points = attack(model, x, torch.tensor([1]))
         assert expected == int(model(points).argmax(1))
-        assert lengths(points, x, norm)[0] <= share * least
+        assert lengths(points.double() - x, norm)[0] <= share * least
         assert dtype == points.dtype
 
 
@@ -75,7 +68,7 @@ def test_every_point_is_inside(norm: Any, shape: tuple[int, ...]) -> None:
     points = Transfer(source=source, eps=0.2, norm=norm, restarts=3)(model, x, torch.ones(7).long())
     assert [7] * 4 == model.calls
     for given in (points, *model.inputs):
-        assert (lengths(given, x, norm) <= 0.2).all()
+        assert (lengths(given.double() - x, norm) <= 0.2).all()
         assert ((given >= 0) & (given <= 1)).all()
 
 
@@ -117,7 +110,7 @@ def test_points_of_256_levels(norm: Any) -> None:
     points = Transfer(source=source, eps=eps, norm=norm, quantize=True)(model, x, labels)
     for given in model.inputs:
         assert ((given * 255 - (given * 255).round()).abs() < 1e-3).all()
-    assert (lengths(points, x, norm) <= eps + 1e-6).all()
+    assert (lengths(points.double() - x, norm) <= eps + 1e-6).all()
 
 
 def test_the_seed_decides_where_restarts_begin() -> None:

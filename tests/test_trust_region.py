@@ -3,33 +3,25 @@
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
-from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Counter, Turning, in_units  # noqa: E402
+from attack_support import (  # noqa: E402
+    Counter,
+    Turning,
+    double_linear,
+    in_units,
+    known_digits,
+    lengths,
+    near_middle,
+)
 
-import onnxfit  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
 from onnxfit.attacks.trust_region import TrustRegion  # noqa: E402
-from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 NORMS = ("linf", "l2")
-
-
-def linear() -> Any:
-    """Make a linear classifier of twelve values and five classes in double precision."""
-    torch.manual_seed(0)
-    return torch.nn.Linear(12, 5).double().requires_grad_(False)
-
-
-def samples(model: Any, n: int = 8) -> tuple[Any, Any]:
-    """Draw samples near the middle of [0, 1], with the classes that a model gives them."""
-    x = 0.5 + 0.05 * torch.rand(n, 12, dtype=torch.float64)
-    return x, model(x).argmax(1)
 
 
 def distances(model: Any, x: Any, labels: Any, norm: str) -> Any:
@@ -41,29 +33,14 @@ def distances(model: Any, x: Any, labels: Any, norm: str) -> Any:
     return (gaps / sizes).nan_to_num(torch.inf).amin(1)
 
 
-def lengths(moved: Any, norm: str) -> Any:
-    """Return the norms of perturbations."""
-    flat = moved.flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
-
-
-def digits(n: int, jump: float | None = None) -> tuple[Any, Any, Any]:
-    """Load the network for digits, hardened if a jump is given, and test images on 256 levels."""
-    path = MODELS / "digits_cnn.onnx"
-    model = path if jump is None else onnxfit.retrofit(path, jump)
-    with np.load(MODELS / "digits_test.npz") as arrays:
-        x, y = torch.tensor(arrays["x"][:n]), torch.tensor(arrays["y"][:n])
-    return Classifier(model).requires_grad_(False), (x * 255).round() / 255, y
-
-
 @pytest.mark.parametrize("adaptive", [True, False])
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_linear_classifier_is_left_within_a_step_of_the_shortest_way(
     norm: Any, adaptive: bool
 ) -> None:
     """However many steps it takes; only their overshoot is added."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     shortest = distances(model, x, y, norm)
     radius = float(shortest.median()) / 4
     found = TrustRegion(norm=norm, trust_radius=radius, adaptive=adaptive)(model, x, y)
@@ -76,9 +53,9 @@ def test_a_linear_classifier_is_left_within_a_step_of_the_shortest_way(
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_step_is_longer_than_the_radius(norm: Any) -> None:
     """A fixed radius bounds every step but for the overshoot, and the first ones are that long."""
-    model = linear()
+    model = double_linear()
     counting = Counter(model)
-    x, y = samples(model, 1)
+    x, y = near_middle(model, 1)
     radius = float(distances(model, x, y, norm)) / 10.5
     TrustRegion(norm=norm, trust_radius=radius, adaptive=False, overshoot=0)(counting, x, y)
     points = torch.cat(counting.inputs[1:])
@@ -115,7 +92,7 @@ def test_the_radius_follows_how_true_the_gradient_was(power: float, factor: floa
 @pytest.mark.parametrize("norm", NORMS)
 def test_no_larger_than_deepfool_on_a_network(norm: Any) -> None:
     """All images that the network knows are fooled, in the median no farther away."""
-    model, x, y = digits(20)
+    model, x, y = known_digits(20)
     found, other = (kind(norm=norm)(model, x, y) for kind in (TrustRegion, DeepFool))
     assert not (model(found).argmax(1) == y).any()
     assert lengths(found - x, norm).median() <= 1.01 * lengths(other - x, norm).median()
@@ -124,8 +101,8 @@ def test_no_larger_than_deepfool_on_a_network(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_finds_beyond_eps_do_not_count(norm: Any) -> None:
     """A sample whose boundary is farther comes back as it was, the others do not."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     # With a radius beyond all boundaries it takes a single step.
     needed = 1.02 * (distances(model, x, y, norm) + NUDGE)
     eps = 1.0001 * float(needed.median())
@@ -139,8 +116,8 @@ def test_finds_beyond_eps_do_not_count(norm: Any) -> None:
 
 def test_no_work_is_done_on_samples_that_are_done() -> None:
     """A misclassified sample is never stepped, and one leaves the batch when it is fooled."""
-    model = linear()
-    x, y = samples(model)
+    model = double_linear()
+    x, y = near_middle(model, 8)
     y[3] = (y[3] + 1) % 5
     shortest = distances(model, x, y, "l2")
     counting = Counter(model)
@@ -157,7 +134,7 @@ def test_no_work_is_done_on_samples_that_are_done() -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_samples_do_not_depend_on_the_others(norm: Any) -> None:
     """One alone is attacked as it is in a batch, and twice in the same way."""
-    model, x, y = digits(6)
+    model, x, y = known_digits(6)
     attack = TrustRegion(norm=norm)
     found = attack(model, x, y)
     assert torch.equal(found, attack(model, x, y))
@@ -168,7 +145,7 @@ def test_samples_do_not_depend_on_the_others(norm: Any) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_levels_of_8_bits(norm: Any) -> None:
     """All points lie on them, and still nearly all samples are fooled."""
-    model, x, y = digits(20)
+    model, x, y = known_digits(20)
     found = TrustRegion(norm=norm, quantize=True)(model, x, y)
     steps = found * 255
     assert float((steps - steps.round()).abs().max()) < 1e-3
@@ -209,7 +186,7 @@ def test_the_smooth_gate_sees_across_a_jump(norm: Any) -> None:
 
 def test_a_hardened_network_is_fooled_with_the_smooth_gate() -> None:
     """Nearly every image, with finite points inside the bounds."""
-    model, x, y = digits(20, jump=0.5)
+    model, x, y = known_digits(20, jump=0.5)
     found = TrustRegion(norm="l2", backward="smooth", tau=0.2)(model, x, y)
     assert bool(((found >= 0) & (found <= 1)).all())
     assert int((model(found).argmax(1) != y).sum()) >= len(x) - 1

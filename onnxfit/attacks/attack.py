@@ -95,7 +95,9 @@ class Attack(ABC):
             labels: Their classes, N integers.
             scales: The width of each JumpReLU, by site, that the smooth gate's ``tau`` is a share
                 of; by default measured on the inputs, see :func:`onnxfit.attacks.scales_of`.
-            advance: Is called with a number of samples as soon as they are done with, N in all.
+            advance: Is called with a number of samples as soon as they are done with, N in all; by
+                attacks that look for the smallest perturbation, with the same share of the samples
+                as of their steps.
 
         Returns:
             For each sample a point within the bounds and the attack's reach, of the kind that the

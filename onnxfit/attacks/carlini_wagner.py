@@ -61,7 +61,8 @@ class CarliniWagner(GradientAttack, MinimalAttack):
         rows = search.rows()
         consts = torch.full_like(search.logits[rows, 0], self.initial_const)
         lower, upper = torch.zeros_like(consts), torch.full_like(consts, math.inf)
-        for _ in range(self.binary_search_steps):
+        for step in range(self.binary_search_steps):
+            search.progress(step / self.binary_search_steps)
             tried = consts <= _LARGEST
             found = torch.zeros_like(tried)
             found[tried] = self._minimise(search, rows[tried], consts[tried])

@@ -153,7 +153,8 @@ class DeepFool(GradientAttack, MinimalAttack):
         others = None if self.candidates is None else self.candidates - 1
         rivals = likeliest(search.logits[rows], labels, others)
         farthest, nudge = diameter(search), NUDGE * (self.bounds[1] - self.bounds[0])
-        for _ in range(self.steps):
+        for step in range(self.steps):
+            search.progress(step / self.steps)
             near = nearest_boundary(search, points, labels, rivals)
             done = search.record(rows, points, cleared(near.logits, labels))
             done |= norms(points - search.x[rows], self.norm) > self.radius

@@ -59,8 +59,10 @@ class FAB(GradientAttack, MinimalAttack):
                 raise ValueError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
 
     def _attack(self, search: Search) -> None:
-        for targets in likeliest(search.logits, search.labels, self.targets).unbind(1):
+        classes = likeliest(search.logits, search.labels, self.targets).unbind(1)
+        for k, targets in enumerate(classes):
             for restart in range(self.restarts):
+                search.progress((k + restart / self.restarts) / len(classes))
                 open_ = search.remaining if self.eps is None else ~search.broken
                 rows = open_.nonzero().squeeze(1)
                 if not len(rows):

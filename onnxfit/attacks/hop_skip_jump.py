@@ -67,6 +67,7 @@ class HopSkipJump(MinimalAttack):
         walk = _Walk(self, search)
         walk.begin()
         for step in range(1, self.steps + 1):
+            search.progress((step - 1) / self.steps)
             walk.drop_the_done()
             if not len(walk.rows):
                 return

@@ -219,12 +219,18 @@ class Search:
         ball = self.ball[rows]
         return ball.quantize(points) if isinstance(ball, QuantizedBall) else ball.project(points)
 
+    def progress(self, share: float) -> None:
+        """Tell that a share of a minimal attack's work is done, as that share of the samples."""
+        self._tell(int(share * len(self.x)))
+
     def _report(self) -> None:
-        """Tell how many samples were newly broken; minimal attacks tell at the end."""
+        """Tell how many samples were newly broken; minimal attacks tell of shares instead."""
         if not self.attack.is_minimal:
-            done = int(self.broken.sum())
-            self._advance(done - self._done)
-            self._done = done
+            self._tell(int(self.broken.sum()))
+
+    def _tell(self, done: int) -> None:
+        self._advance(done - self._done)
+        self._done = done
 
 
 def gradient_of(

@@ -67,6 +67,7 @@ class TrustRegion(GradientAttack, MinimalAttack):
         nudge = NUDGE * (self.bounds[1] - self.bounds[0])
         gap = promised = radius  # Set by the first step.
         for step in range(self.steps):
+            search.progress(step / self.steps)
             near = nearest_boundary(search, points, labels, rivals)
             if self.adaptive and step:
                 radius = self._adapted(radius, (gap - near.gap) / promised, first)
