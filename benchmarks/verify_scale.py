@@ -60,8 +60,8 @@ def main() -> None:
         "# Memory of `onnxfit verify`",
         "",
         f"`python benchmarks/verify_scale.py`: suite quick with {STEPS} steps, eps 2/255, "
-        f"{MODEL.name} at jump {JUMP} and its baseline; {platform.machine()}, {os.cpu_count()} cores, onnxfit "
-        f"{onnxfit.__version__}. The peak is of the whole process, with a report.",
+        f"{MODEL.name} at jump {JUMP} and its baseline; {platform.machine()}, {os.cpu_count()} "
+        f"cores, onnxfit {onnxfit.__version__}. The peak is of the whole process, with a report.",
         "",
         "| images | seconds | peak memory, MiB |",
         "|---|---|---|",

@@ -83,7 +83,7 @@ def test_a_deterministic_model_repeats_itself() -> None:
 
 
 def test_the_tolerance_is_that_of_the_type() -> None:
-    """Half precision rounds its outputs: two of its last places, which are more than 64 of single."""
+    """Half precision rounds its outputs: two last places, more than 64 of single precision."""
     assert 2 * 2**-10 == probes.repeats(two_classes(IDENTITY, "float16"), X).tolerance
 
 
