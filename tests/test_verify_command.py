@@ -276,6 +276,7 @@ def arrays(**changes: Any) -> dict[str, Any]:
     return {**given, **changes}
 
 
+ZEROS = np.zeros((8, 1, 8, 8), np.float32)
 BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
     "label": (
         arrays(y=np.array([0, 1, 2, 3, 10, 5, 6, 7])),
@@ -284,6 +285,10 @@ BAD_DATA: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": (
         arrays(x=np.full((8, 1, 8, 8), np.nan, np.float32)),
         "{}: sample 0 has 64 of 64 values that are not within 0 and 1, such as nan",
+    ),
+    "the last NaN": (
+        arrays(x=np.where(np.arange(8)[:, None, None, None] < 7, np.float32(0.5), np.nan) + ZEROS),
+        "{}: sample 7 has 64 of 64 values that are not within 0 and 1, such as nan",
     ),
     "bounds": (
         arrays(x=np.full((8, 1, 8, 8), 255, np.float32)),

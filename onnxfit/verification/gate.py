@@ -216,13 +216,14 @@ class Gate:
             DataError, ModelError, ParityError: As :func:`verify`.
         """
         began = time.perf_counter()
-        files = None if folder is None else self._files(folder, resume)
+        # Reads all samples, so that bad ones are told before anything is written.
         x = torch.from_numpy(self.data.spread(PARITY_SAMPLES).x)
         document = self._described(x)
         evidence = Evidence(self.targets, self.data, self.settings)
         document["parity"] = self._parity(x, evidence.is_repeatable)
         corpus = self._earlier(folder, regression)
         document["regression"] = None if corpus is None else self._replayed(corpus)
+        files = None if folder is None else self._files(folder, resume)
         gallery = Gallery(self.targets, self.data)
         with contextlib.ExitStack() as stack:
             add = None if files is None else stack.enter_context(files.corpus())
