@@ -20,7 +20,7 @@ pytest.importorskip("jinja2")
 matplotlib = pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
-from onnxfit.report import html, pictures, plots  # noqa: E402 - after the packages it needs
+from onnxfit.report import html, pictures, plots, wording  # noqa: E402 - after the packages it needs
 from onnxfit.report.html import Exhibit, Outcome, render  # noqa: E402
 
 Document = dict[str, Any]
@@ -596,19 +596,19 @@ def test_large_pictures_are_reduced(size: tuple[int, int], expected: tuple[int, 
 )
 def test_how_eps_is_written(eps: float, over_255: bool, text: str) -> None:
     """An eps is a number of 255ths where it is one and no short decimal."""
-    assert text == html.eps_text(eps, over_255)
+    assert text == wording.eps_text(eps, over_255)
 
 
 def test_how_differences_are_written() -> None:
     """A difference has a sign, which 0 does not have."""
-    shown = [html.points(value) for value in (0.0304, -0.0304, -0.0001, None)]
+    shown = [wording.points(value) for value in (0.0304, -0.0304, -0.0001, None)]
     assert ["+3.0 points", "−3.0 points", "0.0 points", "–"] == shown
-    assert "−0.1 to +2.0" == html.interval([-0.001, 0.02], "points")
+    assert "−0.1 to +2.0" == wording.interval([-0.001, 0.02], "points")
 
 
 def test_how_numbers_are_written() -> None:
     """Counts are in full, other numbers have four digits, small ones a power of ten."""
-    shown = [html.number(value) for value in (10_000, -0.12345, 1.16e-10, math.inf)]
+    shown = [wording.number(value) for value in (10_000, -0.12345, 1.16e-10, math.inf)]
     assert ["10,000", "−0.1235", "1.16\u202f×\u202f10⁻¹⁰", "–"] == shown
 
 

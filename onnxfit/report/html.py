@@ -2,7 +2,6 @@
 
 import functools
 import importlib.resources
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,28 +12,29 @@ from numpy.typing import NDArray
 
 from onnxfit.data import Bounds
 from onnxfit.report import pictures, plots
+from onnxfit.report.wording import (
+    NONE,
+    eps_text,
+    finite,
+    interval,
+    judged,
+    number,
+    percent,
+    plain,
+    points,
+    seconds,
+    wording,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 Document = Mapping[str, Any]
 
-_NONE = "–"
-_MINUS = "−"
-_SPACE = "\N{NARROW NO-BREAK SPACE}"
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _BACKWARDS = {"true": "native gradient", "relu": "ReLU backward", "none": "no gradient"}
 # A setting that stands elsewhere in the row of its attack.
 _SHOWN_APART = frozenset({"norm", "eps", "backward", "tau"})
-_WORDS = {
-    "sha256": "SHA-256",
-    "n": "samples",
-    "std": "standard deviation",
-    "top1_agreement": "top-1 agreement (share)",
-    "model_ms": "model, ms",
-    "baseline_ms": "baseline, ms",
-}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _shown(value: Any) -> Any:
     from markupsafe import Markup
 
     if value is None or isinstance(value, jinja2.Undefined):
-        return _NONE
+        return NONE
     if isinstance(value, float):
         return number(value)
     if isinstance(value, os.PathLike):
@@ -168,109 +168,6 @@ def _visible(character: str) -> str:
     if character.isspace():
         return " " if character in "\n\r\t" else character
     return character if character.isprintable() else character.encode("unicode_escape").decode()
-
-
-def _finite(value: Any) -> float | None:
-    """Return a value as a number, None where there is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        return None
-    return float(value) if math.isfinite(value) else None
-
-
-def _signed(value: float, digits: int = 1) -> str:
-    """Write a number with its sign, which 0 does not have."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if not float(text) else text.replace("-", _MINUS)
-
-
-def percent(value: Any, digits: int = 1) -> str:
-    """Write a fraction in per cent."""
-    fraction = _finite(value)
-    text = _NONE if fraction is None else f"{100 * fraction:.{digits}f}{_SPACE}%"
-    return text.replace("-", _MINUS)
-
-
-def points(value: Any, digits: int = 1) -> str:
-    """Write a difference of fractions in percentage points, with its sign."""
-    difference = _finite(value)
-    return _NONE if difference is None else f"{_signed(100 * difference, digits)} points"
-
-
-def _digits(value: float, digits: int) -> str:
-    """Write a number with some digits, very small and large ones with a power of ten."""
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    power = f" × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}" if exponent else ""
-    return mantissa.replace("-", _MINUS) + power.replace(" ", _SPACE)
-
-
-def number(value: Any) -> str:
-    """Write a number with four digits, or a count in full."""
-    exact = _finite(value)
-    if exact is None:
-        return _NONE
-    return f"{value:,}".replace("-", _MINUS) if isinstance(value, int) else _digits(exact, 4)
-
-
-def seconds(value: Any) -> str:
-    """Write a duration with one decimal."""
-    duration = _finite(value)
-    return _NONE if duration is None else f"{duration:,.1f}"
-
-
-def interval(ends: Any, unit: str = "%") -> str:
-    """Write an interval of fractions in ``%``, differences in ``points``, or plain numbers."""
-    if not isinstance(ends, list | tuple) or len(ends) != 2:
-        return _NONE
-    low, high = (_finite(end) for end in ends)
-    if low is None or high is None:
-        return _NONE
-    if unit == "%":
-        return f"{100 * low:.1f}–{100 * high:.1f}{_SPACE}%"
-    if unit == "points":
-        return f"{_signed(100 * low)} to {_signed(100 * high)}"
-    return f"{number(low)}–{number(high)}"
-
-
-def eps_text(value: Any, over_255: bool = False) -> str:
-    """Write an eps, as a number of 255ths where it is one and no short decimal."""
-    eps = _finite(value)
-    if eps is None:
-        return _NONE
-    decimal, count = f"{eps:.4g}", round(255 * eps)
-    whole = count and math.isclose(255 * eps, count, rel_tol=1e-6)
-    return f"{count}/255" if over_255 and whole and float(decimal) != eps else decimal
-
-
-def judged(value: Any, rule: str) -> str:
-    """Write what a rule compares: points, per cent or a plain number, by the rule's name.
-
-    With one digit more than elsewhere: a value just below its bound should look so.
-    """
-    if _finite(value) is None:
-        return _NONE if value is None or isinstance(value, float) else plain(value)
-    if any(part in rule for part in ("drop", "difference", "paired", "loss")):
-        return points(value, 2).removeprefix("+")
-    if any(part in rule for part in ("clean", "robust", "accuracy", "share")):
-        return percent(value, 2)
-    return number(value)
-
-
-def plain(value: Any) -> str:
-    """Write any value of the document."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value))
-    if isinstance(value, float):
-        return _digits(value, 6) if math.isfinite(value) else _NONE
-    return _NONE if value is None else str(value)
-
-
-def wording(key: str) -> str:
-    """Write a name of the document as words."""
-    return _WORDS.get(key, key.replace("_", " "))
 
 
 def _settings(settings: Document | None, but: Document | None = None) -> str:
@@ -362,7 +259,7 @@ def _curve(result: Document, *, paired: bool) -> dict[str, str]:
     if paired:
         names["baseline"] = "baseline, worst case"
     low, high = _bounds(result)
-    eps, over_255 = _finite(result.get("eps")), _over_255(result)
+    eps, over_255 = finite(result.get("eps")), _over_255(result)
     axis = plots.EpsAxis(
         label=f"eps, {_norm(result.get('norm'))}, pixel units ({low:g} to {high:g})",
         over_255=over_255,
