@@ -95,6 +95,19 @@ class Dataset:
             yield Batch(self._scaled(values, start), self.labels[start:stop])
             start = stop
 
+    def check_classes(self, classes: int) -> None:
+        """Check that every label is one of so many classes.
+
+        Raises:
+            DataError: A label is none of them.
+        """
+        highest = int(self.labels.argmax())
+        if self.labels[highest] >= classes:
+            raise DataError(
+                f"{self.path}: the label of sample {highest} is {self.labels[highest]}, "
+                f"but the model has {classes} classes, 0 to {classes - 1}"
+            )
+
     def spread(self, count: int) -> Batch:
         """Return at most ``count`` samples spread evenly over all; reads them all once.
 

@@ -19,8 +19,8 @@ from attack_support import (  # noqa: E402
 
 from onnxfit.attacks import deepfool  # noqa: E402
 from onnxfit.attacks.deepfool import NUDGE, DeepFool  # noqa: E402
-from onnxfit.attacks.search import gradient_of  # noqa: E402
 from onnxfit.errors import ModelError  # noqa: E402
+from onnxfit.twin.gradients import gradient_of  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 NORMS = ("linf", "l2")

@@ -84,6 +84,17 @@ def test_logits_before_probabilities(last: str, x: Any) -> None:
     torch.testing.assert_close(target.deployed(x)[shown], logs[shown], rtol=1e-3, atol=1e-3)
 
 
+def test_a_plain_model_was_made_of_nothing() -> None:
+    """Also one that has no site, which no retrofit takes back."""
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[N,2] y) '
+    plain = Target(parse(text + "{ y = Sigmoid(x) }"))
+    assert not plain.was_made_of(plain)
+    hard = Target(onnxfit.retrofit(DIGITS, 0.5))
+    assert hard.was_made_of(Target(DIGITS))
+    assert hard.was_made_of(hard.unhardened())
+    assert not hard.was_made_of(Target(MODELS / "digits_cnn_pgd.onnx"))
+
+
 def test_nan_is_no_class() -> None:
     """A sample whose logits hold NaN is of no class."""
     model = parse(

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 
 from onnxfit.attacks.ball import Bounds
-from onnxfit.attacks.search import device_of
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import Classifier, as_logits
+from onnxfit.twin.gradients import device_of
 
 
 def as_art_classifier(

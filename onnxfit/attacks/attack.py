@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from onnxfit.attacks.ball import NORMS, Bounds, Norm
 from onnxfit.attacks.layout import evaluated, weights_laid_out
-from onnxfit.attacks.search import Search, device_of
+from onnxfit.attacks.search import Search
 from onnxfit.errors import DataError
+from onnxfit.twin.gradients import device_of
 from onnxfit.twin.jump_relu import BACKWARDS
 
 Samples = TypeVar("Samples", bound=torch.Tensor | NDArray[Any])

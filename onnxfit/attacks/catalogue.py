@@ -53,6 +53,4 @@ def make_attack(name: str, settings: Mapping[str, Any]) -> Attack:
     given = {key: value for key, value in settings.items() if value is not None}
     for key in given.keys() - fields:
         raise ValueError(f"the attack {name} has no setting {key}")
-    if "norm" not in given and len(kind.norms) == 1:
-        given["norm"] = kind.norms[0]
     return kind(**implied, **given)

@@ -8,8 +8,9 @@ import torch
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, by_sample, norms, unit_steps
 from onnxfit.attacks.losses import likeliest, of_label
-from onnxfit.attacks.search import Search, diameter, gradient_of
+from onnxfit.attacks.search import Search, diameter
 from onnxfit.twin.classifier import as_logits
+from onnxfit.twin.gradients import gradient_of
 
 # Added to every step, in widths of the bounds: a share of a small one is lost in rounding.
 NUDGE = 1e-4

@@ -13,6 +13,7 @@ from onnxfit.attacks.losses import LossFunction
 from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.errors import DataError, ModelError
 from onnxfit.twin.classifier import as_logits
+from onnxfit.twin.gradients import gradient_of
 
 if TYPE_CHECKING:
     from onnxfit.attacks.attack import Attack
@@ -233,27 +234,6 @@ class Search:
         self._done = done
 
 
-def gradient_of(
-    total: torch.Tensor, leaf: torch.Tensor, *, retain_graph: bool = False
-) -> torch.Tensor:
-    """Return the gradient of a sum with respect to what it was computed from.
-
-    Args:
-        total: The sum.
-        leaf: What it was computed from.
-        retain_graph: Keep the graph for another gradient.
-
-    Raises:
-        ModelError: It does not depend on it.
-    """
-    gradient = None
-    if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=retain_graph, allow_unused=True)
-    if gradient is None:
-        raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
-    return gradient
-
-
 def diameter(search: Search) -> float:
     """Return how far two points within the bounds can be from each other."""
     low, high = search.attack.bounds
@@ -263,10 +243,3 @@ def diameter(search: Search) -> float:
 def with_labels(loss: LossFunction, labels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Make a loss of logits alone."""
     return lambda logits: loss(logits, labels)
-
-
-def device_of(module: torch.nn.Module) -> torch.device:
-    """Return where the first tensor of a module is."""
-    for tensor in (*module.parameters(), *module.buffers()):
-        return tensor.device
-    return torch.device("cpu")

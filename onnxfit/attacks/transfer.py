@@ -12,9 +12,10 @@ from onnxfit.attacks.attack import BudgetAttack, at_least
 from onnxfit.attacks.gradient import PGD
 from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.losses import LOSSES, Loss, margin
-from onnxfit.attacks.search import Search, device_of
+from onnxfit.attacks.search import Search
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import as_logits
+from onnxfit.twin.gradients import device_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The gradient of a classifier's loss, or of a logit, with respect to every sample of a dataset."""
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,19 +87,19 @@ def input_gradients(
         ValueError: ``batch_size`` is less than 1.
     """
     twin.eval()
-    tensors = itertools.chain(twin.parameters(), twin.buffers())
-    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    highest = int(data.labels.argmax())
+    device = device_of(twin)
     for number, (x, y) in enumerate(data.batches(batch_size)):
         inputs = torch.from_numpy(x).to(device).requires_grad_()
         logits = as_logits(twin(inputs), len(x))
-        _check_classes(data, highest, logits.shape[1], logit)
         if number == 0:
+            _check_classes(data, logits.shape[1], logit)
             _check_apart(twin, inputs.detach(), logits.detach())
         labels = torch.from_numpy(y).to(device)
         losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
         target = losses if logit is None else logits[:, logit]
-        yield Gradients(x, y, _array(_gradient(target, inputs)), _array(logits), _array(losses))
+        yield Gradients(
+            x, y, _array(gradient_of(target.sum(), inputs)), _array(logits), _array(losses)
+        )
 
 
 def export_gradients(
@@ -201,31 +200,46 @@ def _check_apart(twin: torch.nn.Module, inputs: torch.Tensor, logits: torch.Tens
         )
 
 
-def _check_classes(data: Dataset, highest: int, classes: int, logit: int | None) -> None:
-    """Check the sample with the highest label, and the logit that is asked for."""
+def _check_classes(data: Dataset, classes: int, logit: int | None) -> None:
+    """Check the labels, and the logit that is asked for."""
     if classes == 1 and logit is None:
         raise ModelError(
             "the model has one logit, and the cross-entropy of one class is always 0: "
             "ask for the gradient of logit 0"
         )
-    if data.labels[highest] >= classes:
-        raise DataError(
-            f"{data.path}: the label of sample {highest} is {data.labels[highest]}, "
-            f"but the model has {classes} classes, 0 to {classes - 1}"
-        )
+    data.check_classes(classes)
     if logit is not None and not 0 <= logit < classes:
         raise ModelError(
             f"the model has {classes} logits, 0 to {classes - 1}, but no logit {logit}"
         )
 
 
-def _gradient(target: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def gradient_of(
+    total: torch.Tensor, leaf: torch.Tensor, *, retain_graph: bool = False
+) -> torch.Tensor:
+    """Return the gradient of a sum with respect to what it was computed from.
+
+    Args:
+        total: The sum.
+        leaf: What it was computed from.
+        retain_graph: Keep the graph for another gradient.
+
+    Raises:
+        ModelError: It does not depend on it.
+    """
     gradient = None
-    if target.requires_grad:
-        (gradient,) = torch.autograd.grad(target.sum(), inputs, allow_unused=True)
+    if total.requires_grad:
+        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=retain_graph, allow_unused=True)
     if gradient is None:
         raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
     return gradient
+
+
+def device_of(module: torch.nn.Module) -> torch.device:
+    """Return where the first tensor of a module is."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
 
 
 def _array(tensor: torch.Tensor) -> NDArray[Any]:

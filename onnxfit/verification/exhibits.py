@@ -5,9 +5,9 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.losses import of_label
-from onnxfit.attacks.search import gradient_of
 from onnxfit.data import Dataset
 from onnxfit.report.html import Exhibit, Outcome
+from onnxfit.twin.gradients import gradient_of
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.target import Target
 

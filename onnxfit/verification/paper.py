@@ -10,9 +10,10 @@ import torch
 from onnxfit.attacks.attack import Attack, GradientAttack
 from onnxfit.attacks.ball import Bounds, Norm, norms, unit_steps
 from onnxfit.attacks.deepfool import nearest_boundary
-from onnxfit.attacks.search import Search, device_of, with_labels
+from onnxfit.attacks.search import Search, with_labels
 from onnxfit.data import Batch
 from onnxfit.errors import DataError
+from onnxfit.twin.gradients import device_of
 from onnxfit.twin.preprocessing import Preprocessed
 from onnxfit.verification.statistics import wilson
 from onnxfit.verification.target import DeployedClassifier, Target

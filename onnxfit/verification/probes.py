@@ -159,8 +159,7 @@ def survivors_of_large_eps(
     for points, labels in _correct(target, x, y, given["batch_size"]):
         left, classes = points[: limit - n], labels[: limit - n]
         n += len(left)
-        passes_gradients = target.twin(left.clone().requires_grad_()).requires_grad
-        for attack in attacks if passes_gradients else ():
+        for attack in attacks if target.passes_gradients(left) else ():
             if len(left):
                 moved = attack(target.twin, left, classes, scales=given["scales"])
                 robust = _named(target, moved) == classes

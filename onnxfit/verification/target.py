@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Dataset, sha256_of
 from onnxfit.deployed import Deployed
-from onnxfit.errors import DataError, ModelError, NativeLibraryError, ParityError
+from onnxfit.errors import ModelError, NativeLibraryError, ParityError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
 from onnxfit.hardening import provenance, restore, retrofit
@@ -209,6 +209,8 @@ class Target:
 
     def was_made_of(self, other: "Target") -> bool:
         """Say whether another model is what this one was before it was hardened."""
+        if not self.is_hardened:
+            return False
         recorded = provenance(self.model).get("source_sha256")
         return other.sha256 in (recorded, read_with_digest(self._plain)[1])
 
@@ -248,12 +250,7 @@ def classes_of(target: Target, data: Dataset) -> int:
         raise ModelError(
             "the model gives one number per sample, not the logits of at least two classes"
         )
-    highest = int(data.labels.argmax())
-    if data.labels[highest] >= classes:
-        raise DataError(
-            f"{data.path}: the label of sample {highest} is {data.labels[highest]}, but the model "
-            f"has {classes} classes, 0 to {classes - 1}"
-        )
+    data.check_classes(classes)
     return int(classes)
 
 
