@@ -3,7 +3,7 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,30 +38,35 @@ def print_pairs(pairs: dict[str, str]) -> None:
         click.echo(f"{key:{width}}  {value}")
 
 
-def print_sites(found: "Inspection") -> None:
-    """Print the sites of a model and the activations that stay, as tables."""
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text, the header first; names are shown as they are."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    # Names are shown as they are, and a table in a pipe or file is as wide as it needs to be.
+    # In a pipe or file a table is as wide as it needs to be.
     width = None if sys.stdout.isatty() else 10_000
-    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    table = Table(*rows[0], box=box.SIMPLE)
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+
+
+def print_sites(found: "Inspection") -> None:
+    """Print the sites of a model and the activations that stay, as tables."""
     if found.sites:
-        table = Table("site", "kind", "type", "jump", "written as", box=box.SIMPLE)
+        rows = [["site", "kind", "type", "jump", "written as"]]
         for site in found.sites:
             jump = (
                 "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
             )
-            cells = (shown(site.name), site.kind, site.element_type, jump, site.lowering or "-")
-            table.add_row(*cells)
-        console.print(table)
+            cells = [shown(site.name), site.kind, site.element_type, jump, site.lowering or "-"]
+            rows.append(cells)
+        print_table(rows)
     click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
     if found.unreplaced:
-        table = Table("stays", "operator", "reason", box=box.SIMPLE)
-        for item in found.unreplaced:
-            table.add_row(shown(item.name), item.op_type, item.reason)
-        console.print(table)
+        stay = [[shown(item.name), item.op_type, item.reason] for item in found.unreplaced]
+        print_table([["stays", "operator", "reason"], *stay])
 
 
 def shown(name: str) -> str:

@@ -66,9 +66,10 @@ class PGD(GradientAttack, BudgetAttack):
             rows = search.rows()
             if not len(rows):
                 return
-            self._descend(search, rows)
+            self.descend(search, rows)
 
-    def _descend(self, search: Search, rows: torch.Tensor) -> None:
+    def descend(self, search: Search, rows: torch.Tensor) -> None:
+        """Attack some samples of a search, by number, from one start."""
         ball = search.ball[rows]
         start = ball.random(search.generator) if self.random_start else ball.x
         state = _State(rows, start, search.labels[rows], ball)

@@ -104,7 +104,7 @@ class Transfer(BudgetAttack):
             making = Search(maker, module, x, labels, None)
             making.broken[:] = False  # What the sources misclassify is attacked too.
             with making.slopes():
-                maker._descend(making, making.rows())
+                maker.descend(making, making.rows())
         return making.best.to(search.x.device)
 
 

@@ -1,15 +1,11 @@
 """A verification as tables for a terminal; only :func:`print_result` prints."""
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
-from onnxfit.cli_output import shown
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from onnxfit.cli_output import print_table, shown
 
 Record = Mapping[str, Any]
 Rows = list[list[str]]
@@ -22,15 +18,10 @@ PAPER = ["accuracy", "relative", "absolute"]
 
 def print_result(result: Record) -> None:
     """Print what ``result.json`` holds on stdout, as tables."""
-    from rich.console import Console
-
-    # Names are shown as they are, and a table in a pipe or file is as wide as it needs to be.
-    width = None if sys.stdout.isatty() else 10_000
-    console = Console(highlight=False, markup=False, emoji=False, width=width)
     click.echo(shown(result["headline"]))
     for rows in (accuracies(result), attacks(result), rules(result)):
         if len(rows) > 1:
-            console.print(_table(rows))
+            print_table(rows)
     for line in lines(result):
         click.echo(line)
 
@@ -140,13 +131,3 @@ def _in_units(rule: str, value: float | None) -> str:
     if rule in ("max_slowdown", "not_worse_than_baseline"):
         return f"{value:.3g}"
     return f"{value:.2%}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> "Table":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(*rows[0], box=box.SIMPLE)
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
