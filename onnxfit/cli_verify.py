@@ -69,8 +69,8 @@ def verify(
 ) -> None:
     """Attack MODEL and its baseline, and pass or fail the release (exit status 0 or 1)."""
     from onnxfit.report.terminal import print_result
-    from onnxfit.verification.gate import choose
     from onnxfit.verification.gate import verify as run
+    from onnxfit.verification.opening import choose
 
     if resume and report is None:
         raise click.UsageError("--resume needs the DIR of the interrupted run.")

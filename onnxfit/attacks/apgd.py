@@ -9,7 +9,8 @@ from typing import Self
 import torch
 
 from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
-from onnxfit.attacks.ball import Ball, by_sample, random_directions, unit_steps
+from onnxfit.attacks.ball import Ball, axes, by_sample, random_directions, unit_steps
+from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import LOSSES, Loss, likeliest, margin, targeted_dlr
 from onnxfit.attacks.search import Search
 
@@ -63,7 +64,8 @@ class _AutoPGD(GradientAttack, BudgetAttack):
                 if not left.any():
                     return
                 state = state.only(left)
-                logits, losses, gradient = (part[left] for part in (logits, losses, gradient))
+                logits, losses = logits[left], losses[left]
+                gradient = select(gradient, left)
             state.note(logits, losses, gradient)
             if step in checks:
                 state.check(step)
@@ -220,10 +222,11 @@ class _State:
 
     def only(self, left: torch.Tensor) -> Self:
         """Return some of the samples."""
-        parts = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(
-            self, **{name: part[left] for name, part in parts.items() if name != "since"}
-        )
+        left = left.nonzero().squeeze(1)
+        parts = dict(vars(self))
+        del parts["since"]
+        tensors = {name: select(part, left) for name, part in parts.items() if name != "ball"}
+        return dataclasses.replace(self, ball=self.ball[left], **tensors)
 
     def note(self, logits: torch.Tensor, losses: torch.Tensor, gradient: torch.Tensor) -> None:
         """Take in what the model says of the points."""
@@ -252,7 +255,7 @@ class _State:
     def move(self, generator: torch.Generator, *, momentum: bool) -> None:
         """Move each point along its gradient, and back inside."""
         direction = unit_steps(self.gradient, self.ball.norm)
-        still = (direction == 0).flatten(1).all(1)
+        still = direction.abs().amax(axes(direction)) == 0
         sizes = self.sizes
         if still.any():
             direction[still] = random_directions(direction[still], self.ball.norm, generator)

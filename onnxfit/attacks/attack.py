@@ -17,6 +17,7 @@ from onnxfit.attacks.search import Search
 from onnxfit.errors import DataError
 from onnxfit.twin.gradients import device_of
 from onnxfit.twin.jump_relu import BACKWARDS
+from onnxfit.twin.precision import full_precision
 
 Samples = TypeVar("Samples", bound=torch.Tensor | NDArray[Any])
 
@@ -111,7 +112,7 @@ class Attack(ABC):
         """
         x, y = _checked(inputs, labels, self.bounds)
         device = device_of(model)
-        with evaluated(model), weights_laid_out(model, x):
+        with full_precision(), evaluated(model), weights_laid_out(model, x):
             search = Search(self, model, x.to(device), y.to(device), scales, advance)
             if len(x) and search.remaining.any():
                 with search.slopes():

@@ -5,6 +5,8 @@ from typing import Literal, Self
 
 import torch
 
+from onnxfit.attacks.layout import select
+
 Norm = Literal["linf", "l2"]
 Bounds = tuple[float, float]
 
@@ -59,9 +61,9 @@ class Ball:
         """Return the balls of some samples, by number or mask."""
         chosen = object.__new__(type(self))
         chosen.__dict__.update(self.__dict__)
-        chosen.x = self.x[rows]
+        chosen.x = select(self.x, rows)
         if isinstance(self._low, torch.Tensor) and isinstance(self._high, torch.Tensor):
-            chosen._low, chosen._high = self._low[rows], self._high[rows]
+            chosen._low, chosen._high = select(self._low, rows), select(self._high, rows)
         return chosen
 
     def project(self, points: torch.Tensor) -> torch.Tensor:

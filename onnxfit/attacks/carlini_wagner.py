@@ -9,6 +9,7 @@ import torch
 
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, by_sample
+from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import margin
 from onnxfit.attacks.search import Search
 
@@ -135,7 +136,7 @@ class _State:
 
     def only(self, left: torch.Tensor) -> "_State":
         """Return some of the samples."""
-        return _State(*(part[left] for part in vars(self).values()))
+        return _State(*(select(part, left) for part in vars(self).values()))
 
     def step(self, gradient: torch.Tensor, size: float, count: int) -> None:
         """Take Adam's step number ``count`` (Kingma and Ba, 2015, with its own constants)."""

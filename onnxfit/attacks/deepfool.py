@@ -7,6 +7,7 @@ import torch
 
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
 from onnxfit.attacks.ball import Norm, by_sample, norms, unit_steps
+from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import likeliest, of_label
 from onnxfit.attacks.search import Search, diameter
 from onnxfit.twin.classifier import as_logits
@@ -43,7 +44,7 @@ class Boundary:
     def __getitem__(self, rows: torch.Tensor) -> "Boundary":
         """Return those of some points, by number or mask."""
         parts = (self.logits, self.rival, self.gap, self.gradient, self.distance)
-        return Boundary(self.norm, *(part[rows] for part in parts))
+        return Boundary(self.norm, *(select(part, rows) for part in parts))
 
     @property
     def reachable(self) -> torch.Tensor:
@@ -165,6 +166,6 @@ class DeepFool(GradientAttack, MinimalAttack):
             if not left.any():
                 return
             rows, labels, rivals, near = rows[left], labels[left], rivals[left], near[left]
-            moved = moved[left] + near.step(near.distance.clamp(max=farthest), 0.0, nudge)
+            moved = select(moved, left) + near.step(near.distance.clamp(max=farthest), 0.0, nudge)
             points = search.ball[rows].project(search.x[rows] + (1 + self.overshoot) * moved)
         search.record(rows, points, search.compute(points))

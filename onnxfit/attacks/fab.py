@@ -1,13 +1,13 @@
 """FAB, the fast adaptive boundary attack (Croce and Hein, 2020): small perturbations."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 
 import torch
 
 from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
-from onnxfit.attacks.ball import Bounds, Norm, by_sample, norms, random_directions
+from onnxfit.attacks.ball import Bounds, Norm, axes, by_sample, norms, random_directions
+from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import likeliest, margin, of_label
 from onnxfit.attacks.search import Search
 
@@ -105,7 +105,7 @@ class FAB(GradientAttack, MinimalAttack):
         share = by_sample(alpha, points)
         ahead = (1 - share) * (points + self.eta * step) + share * (x + self.eta * own)
         state.points = ball[state.rows].project(ahead)
-        flat = (gradient == 0).flatten(1).all(1)
+        flat = gradient.abs().amax(axes(gradient)) == 0
         if flat.any():
             state.points[flat] = self._random(search, state.rows[flat])
 
@@ -166,7 +166,7 @@ class _State:
         """Return some of the samples."""
         if left.all():
             return self
-        return _State(*(getattr(self, field.name)[left] for field in dataclasses.fields(self)))
+        return _State(*(select(part, left) for part in vars(self).values()))
 
     def gap(self, logits: torch.Tensor) -> torch.Tensor:
         """Return how far the target's logit is above the label's, n×C → n."""
@@ -208,7 +208,7 @@ def steps_to_plane(
     """
     signs = weights.sign() * by_sample(gaps.sign(), weights)
     sizes = weights.abs()
-    largest = sizes.flatten(1).amax(1).clamp(min=torch.finfo(points.dtype).tiny)
+    largest = sizes.amax(axes(sizes)).clamp(min=torch.finfo(points.dtype).tiny)
     sizes, needed = sizes / by_sample(largest, sizes), gaps.abs() / largest
     room = torch.where(signs > 0, bounds[1] - points, points - bounds[0]).clamp(min=0)
     pace = (signs != 0).to(sizes) if norm == "linf" else sizes
@@ -228,4 +228,4 @@ def steps_to_plane(
 
 def _sums(values: torch.Tensor) -> torch.Tensor:
     """Sum the values of each sample, N×… → N."""
-    return values.sum(tuple(range(1, values.dim())))
+    return values.sum(axes(values))

@@ -8,6 +8,7 @@ import torch
 
 from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
 from onnxfit.attacks.ball import Ball, axes, by_sample, scaled, unit_steps
+from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import LOSSES, Loss
 from onnxfit.attacks.search import Search, with_labels
 
@@ -98,8 +99,9 @@ class _State:
 
     def only(self, left: torch.Tensor) -> "_State":
         """Return some of the samples."""
-        velocity = None if self.velocity is None else self.velocity[left]
-        parts = (self.rows[left], self.points[left], self.labels[left], self.ball[left])
+        left = left.nonzero().squeeze(1)
+        velocity = None if self.velocity is None else select(self.velocity, left)
+        parts = (self.rows[left], select(self.points, left), self.labels[left], self.ball[left])
         return _State(*parts, velocity)
 
     def step(

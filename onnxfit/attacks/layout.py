@@ -11,6 +11,18 @@ def laid_out(x: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous()
 
 
+def select(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return some samples, by number or mask, laid out as they were.
+
+    The same as ``values[rows]``, which for images is several times slower.
+    """
+    if rows.dtype == torch.bool:
+        rows = rows.nonzero().squeeze(1)
+    if values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last):
+        return values.permute(0, 2, 3, 1).index_select(0, rows).permute(0, 3, 1, 2)
+    return values.index_select(0, rows)
+
+
 @contextmanager
 def evaluated(model: torch.nn.Module) -> Iterator[None]:
     """Put a module in evaluation mode for the length of a ``with`` block."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from onnxfit.attacks.ball import QuantizedBall, axes, dimensions, make_ball
-from onnxfit.attacks.layout import laid_out
+from onnxfit.attacks.layout import laid_out, select
 from onnxfit.attacks.losses import LossFunction
 from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.errors import DataError, ModelError
@@ -175,14 +175,14 @@ class Search:
         if not found.any():
             return found
         at = found.nonzero().squeeze(1)
-        chosen, candidates = rows[at], points[at]
+        chosen, candidates = rows[at], select(points, at)
         candidates, still = self._confirmed(chosen, candidates)
         kept = torch.zeros_like(found)
         if self.attack.is_minimal:
             lengths = self.ball[chosen].distances(candidates)
             still &= (lengths < self.distance[chosen]) & (lengths <= self.attack.radius)
             self.distance[chosen[still]] = lengths[still]
-        self.best[chosen[still]] = candidates[still]
+        self.best[chosen[still]] = select(candidates, still)
         self.broken[chosen[still]] = True
         kept[at[still]] = True
         self._report()
@@ -191,7 +191,7 @@ class Search:
     def keep(self, rows: torch.Tensor, points: torch.Tensor) -> None:
         """Keep points as the best so far of those samples that are not broken."""
         open_ = ~self.broken[rows]
-        chosen, points = rows[open_], points[open_]
+        chosen, points = rows[open_], select(points, open_)
         self.best[chosen] = self.rounded(chosen, points)
 
     def finish(self) -> None:

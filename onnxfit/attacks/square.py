@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from onnxfit.attacks.attack import BudgetAttack, at_least
-from onnxfit.attacks.layout import laid_out
+from onnxfit.attacks.layout import laid_out, select
 from onnxfit.attacks.losses import LOSSES, Loss
 from onnxfit.attacks.search import Search, diameter
 
@@ -107,7 +107,7 @@ class _State:
     def only(self, left: torch.Tensor) -> "_State":
         """Return some of the samples."""
         parts = (self.rows, self.labels, self.x, self.points, self.losses)
-        return _State(*(part[left] for part in parts))
+        return _State(*(select(part, left) for part in parts))
 
     def accept(self, candidates: torch.Tensor, losses: torch.Tensor) -> None:
         """Take the candidates whose loss is larger than that of the points so far."""

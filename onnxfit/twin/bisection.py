@@ -17,6 +17,7 @@ from onnxfit.twin.agreement import differ
 from onnxfit.twin.frame import reads
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.twin.module import Twin, to_torch
+from onnxfit.twin.precision import full_precision
 from onnxfit.twin.tensors import COMPARABLE
 from onnxfit.twin.tolerances import twin_type
 from onnxfit.twin.write_back import tensor_at
@@ -174,7 +175,7 @@ def run_twin(twin: torch.nn.Module, arrays: Sequence[Array]) -> list[Any]:
         tensor = torch.from_numpy(np.array(array, order="C"))
         moved = tensor.is_floating_point() and dtype is not torch.float32
         tensors.append(tensor.to(like.device, dtype if moved else None))
-    with torch.no_grad():
+    with torch.no_grad(), full_precision():
         outputs = twin(*tensors)
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [_to_array(output) for output in outputs]

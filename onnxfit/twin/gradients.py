@@ -15,6 +15,7 @@ from onnxfit.data import Dataset
 from onnxfit.errors import DataError, ModelError, ParityError
 from onnxfit.replacing import replacing
 from onnxfit.twin.classifier import as_logits
+from onnxfit.twin.precision import full_precision
 
 # How many samples of the first batch are computed alone, and how far they may then differ, as a
 # share of the largest logit: rounding moves a quantised value by a step, in few samples by more.
@@ -90,16 +91,16 @@ def input_gradients(
     device = device_of(twin)
     for number, (x, y) in enumerate(data.batches(batch_size)):
         inputs = torch.from_numpy(x).to(device).requires_grad_()
-        logits = as_logits(twin(inputs), len(x))
-        if number == 0:
-            _check_classes(data, logits.shape[1], logit)
-            _check_apart(twin, inputs.detach(), logits.detach())
-        labels = torch.from_numpy(y).to(device)
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        target = losses if logit is None else logits[:, logit]
-        yield Gradients(
-            x, y, _array(gradient_of(target.sum(), inputs)), _array(logits), _array(losses)
-        )
+        with full_precision():
+            logits = as_logits(twin(inputs), len(x))
+            if number == 0:
+                _check_classes(data, logits.shape[1], logit)
+                _check_apart(twin, inputs.detach(), logits.detach())
+            labels = torch.from_numpy(y).to(device)
+            losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+            target = losses if logit is None else logits[:, logit]
+            gradient = gradient_of(target.sum(), inputs)
+        yield Gradients(x, y, _array(gradient), _array(logits), _array(losses))
 
 
 def export_gradients(

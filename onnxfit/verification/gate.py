@@ -3,16 +3,15 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxfit.data import Bounds, Dataset, from_arrays, open_data
+from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
@@ -22,14 +21,13 @@ from onnxfit.verification.evidence import Evidence
 from onnxfit.verification.exhibits import Gallery
 from onnxfit.verification.headline import headline, paper_headline
 from onnxfit.verification.latency import measure
+from onnxfit.verification.opening import Samples, choose, open_targets, opened
 from onnxfit.verification.policy import (
     NOT_WORSE,
     SIGNIFICANCE,
     Policy,
     check_sample_size,
     judge,
-    merged,
-    read_policy,
     verdict,
 )
 from onnxfit.verification.progress import Begin, silent
@@ -43,9 +41,6 @@ from onnxfit.verification.target import Target, classes_of
 # Passes that a gradient is averaged over where the model has randomness inside.
 EOT = 10
 PARITY_SAMPLES = 64
-
-# A function is given the channels that the model wants: 1, 3 or None.
-Samples = Dataset | str | Path | tuple[ArrayLike, ArrayLike] | Callable[[int | None], Dataset]
 
 
 def verify(
@@ -98,73 +93,11 @@ def verify(
     """
     rules, chosen = choose(policy, settings)
     targets = open_targets(model, baseline, base_dir, chosen)
-    dataset = _opened(data, limit, bounds, targets["model"])
+    dataset = opened(data, limit, bounds, targets["model"])
     gate = Gate(targets, dataset, chosen, rules, begin)
     gate.command = command
     gate.inputs = [Path(policy)] if isinstance(policy, (str, Path)) else []
     return gate.run(None if report is None else Path(report), resume, regression)
-
-
-def choose(
-    policy: Policy | str | Path | None, settings: Mapping[str, Any]
-) -> tuple[Policy, Settings]:
-    """Return the rules and how to attack; what ``settings`` says goes before the policy.
-
-    Raises:
-        DataError: The policy's file is not what it should be.
-        TypeError, ValueError: There is no such setting, or one is out of its range.
-    """
-    asked = Policy() if policy is None else policy
-    asked = asked if isinstance(asked, Policy) else read_policy(asked)
-    others = dict(settings)
-    names = [field.name for field in dataclasses.fields(Policy)]
-    rules = merged(Policy(**{name: others.pop(name, None) for name in names}), asked)
-    how = {
-        name: value
-        for name in ("suite", "eps", "norm", "steps")
-        if (value := getattr(rules, name)) is not None
-    }
-    chosen = Settings(**how, **others)
-    if chosen.suite == "paper" and rules.min_robust is not None:
-        raise ValueError("the suite paper finds no worst case that min_robust could judge")
-    return rules, chosen
-
-
-def open_targets(
-    model: ModelProto | str | Path,
-    baseline: ModelProto | str | Path | None,
-    base_dir: str | Path | None,
-    settings: Settings,
-) -> dict[Side, Target]:
-    """Open a model and, where that is another one, its baseline, with jumps of 0.
-
-    Raises:
-        ModelError, UnsupportedOperator: As :func:`verify`.
-    """
-    how: dict[str, Any] = {
-        "mean": settings.mean,
-        "std": settings.std,
-        "device": settings.device,
-    }
-    target = Target(model, base_dir, **how)
-    targets: dict[Side, Target] = {"model": target}
-    if baseline is not None:
-        other = Target(baseline, base_dir, **how)
-        targets["baseline"] = other.unhardened() if other.is_hardened else other
-    elif target.is_hardened:
-        targets["baseline"] = target.unhardened()
-    return targets
-
-
-def _opened(data: Samples, limit: int | None, bounds: Bounds, target: Target) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
-    channels = target.classifier.channels
-    if isinstance(data, (str, Path)):
-        return open_data(data, limit=limit, bounds=bounds, channels=channels)
-    if callable(data):
-        return data(channels)
-    return from_arrays(*data, limit=limit, bounds=bounds)
 
 
 class Gate:
