@@ -15,11 +15,11 @@ from onnxfit.attacks import FGSM  # noqa: E402
 from onnxfit.data import from_arrays  # noqa: E402
 from onnxfit.twin.gradients import input_gradients  # noqa: E402
 
-X = np.float32([[0.2, 0.4], [0.6, 0.8]])
+X = np.array([[0.2, 0.4], [0.6, 0.8]], np.float32)
 Y = np.array([0, 1])
 
 
-class Noting(torch.nn.Module):  # type: ignore[misc]
+class Noting(torch.nn.Module):  # type: ignore[misc,name-defined]
     """A module that notes whether convolutions may be rounded and summed in any order."""
 
     def __init__(self) -> None:
