@@ -57,16 +57,22 @@ def print_sites(found: "Inspection") -> None:
     if found.sites:
         rows = [["site", "kind", "type", "jump", "written as"]]
         for site in found.sites:
-            jump = (
-                "-" if site.jump is None else str(site.jump) if site.jump != () else "at run time"
-            )
-            cells = [shown(site.name), site.kind, site.element_type, jump, site.lowering or "-"]
-            rows.append(cells)
+            cells = [shown(site.name), site.kind, site.element_type, _jump(site.jump)]
+            rows.append([*cells, site.lowering or "-"])
         print_table(rows)
     click.echo(f"{len(found.sites)} sites, {len(found.jumps)} hardened")
     if found.unreplaced:
         stay = [[shown(item.name), item.op_type, item.reason] for item in found.unreplaced]
         print_table([["stays", "operator", "reason"], *stay])
+
+
+def _jump(jump: float | tuple[float, ...] | None) -> str:
+    """Return the jump of a site as text; of an array how many there are, and the range."""
+    if jump is None:
+        return "-"
+    if not isinstance(jump, tuple):
+        return str(jump)
+    return f"{len(jump)} from {min(jump)} to {max(jump)}" if jump else "at run time"
 
 
 def shown(name: str) -> str:

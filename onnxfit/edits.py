@@ -5,7 +5,7 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from onnxfit.graph import Scope
-from onnxfit.op import ELEMENT_TYPES
+from onnxfit.op import ELEMENT_TYPES, Jumps
 
 CONSTANT_PREFIX = "onnxfit.constant/"
 
@@ -36,12 +36,21 @@ class Edits:
 
     def constant(self, scope: Scope, element_type: int, number: float) -> str:
         """Return the name of a constant, which is put at the top of the graph or function."""
+        return self._constant(scope, element_type, repr(number), np.asarray(number, np.float32))
+
+    def array(self, scope: Scope, element_type: int, site: str, numbers: Jumps) -> str:
+        """Return the name of a site's own constant with at least one axis, put there too."""
+        return self._constant(scope, element_type, f"{site}/elements", numbers)
+
+    def _constant(self, scope: Scope, element_type: int, label: str, numbers: Jumps) -> str:
         self._scopes[id(scope.top)] = scope.top
         constants = self._constants.setdefault(id(scope.top), {})
-        name = f"{CONSTANT_PREFIX}{ELEMENT_TYPES[element_type]}/{number!r}"
+        name = f"{CONSTANT_PREFIX}{ELEMENT_TYPES[element_type]}/{label}"
         if name not in constants:
-            content = _to_bytes(number, element_type)
-            tensor = TensorProto(data_type=element_type, raw_data=content, name=name)
+            content = _to_bytes(numbers, element_type)
+            tensor = TensorProto(
+                data_type=element_type, dims=numbers.shape, raw_data=content, name=name
+            )
             constants[name] = onnx.helper.make_node("Constant", [], [name], value=tensor)
         return name
 
@@ -64,9 +73,9 @@ class Edits:
                 nodes.insert(0, new)
 
 
-def _to_bytes(number: float, element_type: int) -> bytes:
-    """Encode a number, little-endian, in a type that represents it."""
+def _to_bytes(numbers: Jumps, element_type: int) -> bytes:
+    """Encode numbers, little-endian, in a type that represents them."""
     if element_type == TensorProto.BFLOAT16:
-        return np.array(number, "<f4").tobytes()[2:]
+        return (numbers.view(np.uint32) >> 16).astype("<u2").tobytes()
     code = {"float16": "<f2", "float": "<f4", "double": "<f8"}[ELEMENT_TYPES[element_type]]
-    return np.array(number, code).tobytes()
+    return numbers.astype(code).tobytes()

@@ -1,49 +1,53 @@
 """Harden a model and take it back: the edit of the ``ModelProto`` and its record."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from google.protobuf.message import DecodeError
+from numpy.typing import ArrayLike
 from onnx import FunctionProto, ModelProto, TensorProto
 
 from onnxfit import __version__
 from onnxfit import lowering as nodes
 from onnxfit.edits import Edits
-from onnxfit.element_types import every_graph, function_scope
+from onnxfit.element_types import UNKNOWN, every_graph, function_scope
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read_with_digest
 from onnxfit.graph import model_opset
+from onnxfit.json_values import finite
 from onnxfit.op import (
     DOMAIN,
     FUNCTION_IR_VERSION,
     OP_TYPE,
     VERSION,
+    Jumps,
     carries_attribute,
-    check_jump,
     function,
     is_our_function,
-    round_jump,
+    readable,
     serves,
-    shortest,
 )
+from onnxfit.planning import Plan, compiled, keep, plan_jumps, sites_of, why_nothing
 from onnxfit.sites import Found, Unreplaced, scan
 
 Lowering = Literal["function", "custom", "standard"]
 
+_PLAIN = "the model is not hardened: it has no JumpReLU"
+
 _METADATA_PREFIX = f"{DOMAIN}."
-_METADATA_KEYS = ("version", "source_sha256", "lowering", "jumps", "restore")
+_METADATA_KEYS = ("version", "source_sha256", "lowering", "jumps", "restore", "calibration")
 
 
 def retrofit(
     model: ModelProto | str | Path,
     jump: float | None = None,
     *,
-    jumps: Mapping[str, float] | None = None,
+    jumps: Mapping[str, ArrayLike] | None = None,
     include: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     lowering: Lowering = "function",
@@ -56,7 +60,8 @@ def retrofit(
             the jumps given here take the place of its own and the others stay.
         jump: Jump size κ of every site, in units of its pre-activation (Erichson et al. 2019).
         jumps: Jump sizes by site name; they go before ``jump``. With ``jumps`` alone, the other
-            sites stay as they are.
+            sites stay as they are. An array broadcasts to the activation: ``[C, 1, 1]`` behind a
+            convolution, ``[C]`` behind a matrix product.
         include: Regular expressions; only sites whose name holds a match of one are hardened.
         exclude: Regular expressions; sites whose name holds a match of one are not.
         lowering: ``function``: JumpReLU nodes and a function of the same name, which runs with
@@ -74,30 +79,23 @@ def retrofit(
         raise TypeError("give a jump for every site, or jumps by site name")
     if lowering not in get_args(Lowering):
         raise ValueError(f"lowering is one of {', '.join(get_args(Lowering))}, got {lowering!r}")
-    hard, digest = _own(model)
+    hard, digest = own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(hard, folder)
     found = list(scan(hard))
-    earlier: dict[str, float | tuple[float, ...]] = {}
-    if _is_hardened(hard, found):
-        earlier = {f.site.name: f.site.jump for f in _sites(found) if f.site.jump is not None}
+    earlier: dict[str, float | Jumps | None] = {}
+    if is_hardened(hard, found):
+        hardened = {f.site.name: f.hardened for f in sites_of(found)}
+        earlier = {name: site.jump for name, site in hardened.items() if site is not None}
         digest = provenance(hard).get("source_sha256", digest)
-        _restore(hard, found)
+        take_back(hard, found)
         found = list(scan(hard))
-    sites = _sites(found)
-    plan = _plan(sites, jump, jumps or {}, _patterns(include), _patterns(exclude))
-    kinds = {site.site.name: site.place.element_type for site in sites}
-    for name, kept in earlier.items():
-        if name not in plan:
-            if isinstance(kept, tuple):
-                what = "a jump per element" if kept else "a jump that is computed at run time"
-                raise ModelError(f"{name!r} has {what}, which cannot be kept; set it")
-            if name not in kinds:
-                raise ModelError(f"{name!r} cannot be hardened again: it is no site any more")
-            plan[name] = round_jump(kept, kinds[name])
+    sites = sites_of(found)
+    plan = plan_jumps(sites, jump, jumps or {}, compiled(include), compiled(exclude))
+    keep(earlier, plan, {site.site.name: site.place.element_type for site in sites})
     if not plan:
-        raise ModelError(_nothing(found))
-    _harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
+        raise ModelError(why_nothing(found))
+    harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
     return hard
 
 
@@ -111,13 +109,13 @@ def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     Raises:
         ModelError: The model cannot be read or holds no JumpReLU.
     """
-    plain, _ = _own(model)
+    plain, _ = own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(plain, folder)
     found = list(scan(plain))
-    if not _is_hardened(plain, found):
-        raise ModelError("the model is not hardened: it has no JumpReLU")
-    _restore(plain, found)
+    if not is_hardened(plain, found):
+        raise ModelError(_PLAIN)
+    take_back(plain, found)
     return plain
 
 
@@ -135,11 +133,31 @@ def provenance(model: ModelProto) -> dict[str, Any]:
     return record
 
 
+def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:
+    """Write into a hardened model how its jumps were chosen, in place of an earlier record.
+
+    :func:`provenance` returns it under ``calibration``; hardening again and restoring remove it.
+
+    Args:
+        model: A hardened model, which is changed.
+        summary: What JSON can hold; NaN and infinities become null.
+
+    Raises:
+        ModelError: The model is not hardened.
+    """
+    if not is_hardened(model, list(scan(model))):
+        raise ModelError(_PLAIN)
+    key = f"{_METADATA_PREFIX}calibration"
+    content = json.dumps(finite(summary), allow_nan=False)
+    _remove(model.metadata_props, lambda entry: entry.key == key)
+    model.metadata_props.add(key=key, value=content)
+
+
 def _is_ours(key: str) -> bool:
     return key.startswith(_METADATA_PREFIX) and key[len(_METADATA_PREFIX) :] in _METADATA_KEYS
 
 
-def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
+def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     """Return a model that may be edited, and the SHA-256 of its file or serialisation."""
     proto, digest = read_with_digest(model)
     if proto is not model:
@@ -149,17 +167,13 @@ def _own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     return copy, digest
 
 
-def _sites(found: list[Found | Unreplaced]) -> list[Found]:
-    return [item for item in found if isinstance(item, Found)]
-
-
-def _is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
+def is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
     """Tell whether the model holds a JumpReLU.
 
     Raises:
         ModelError: It should hold more, by its record.
     """
-    hardened = sum(site.hardened is not None for site in _sites(found))
+    hardened = sum(site.hardened is not None for site in sites_of(found))
     recorded = provenance(model).get("jumps", {})
     if isinstance(recorded, dict) and hardened < len(recorded):
         raise ModelError(
@@ -170,89 +184,61 @@ def _is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
     return hardened > 0
 
 
-def _patterns(given: str | Iterable[str]) -> list[re.Pattern[str]]:
-    patterns = []
-    for pattern in [given] if isinstance(given, str) else given:
-        try:
-            patterns.append(re.compile(pattern))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    return patterns
+@dataclass(frozen=True, kw_only=True)
+class _Style:
+    """How the sites of one file are written.
+
+    Attributes:
+        opset: Version of the default domain.
+        lowering: As in :func:`retrofit`.
+        element_type: That the function body is written for.
+        attribute: Nodes take their jumps from the attribute; else all do from the input J, since a
+            file below IR version 10 holds one function of a name, so one body.
+    """
+
+    opset: int
+    lowering: Lowering
+    element_type: int
+    attribute: bool
+
+    @classmethod
+    def of(cls, model: ModelProto, sites: list[Found], plan: Plan, lowering: Lowering) -> "_Style":
+        """Choose for a model."""
+        opset = model_opset(model)
+        if lowering == "custom" and any(found.place.scope.function for found in sites):
+            # Inside a function ONNX Runtime infers no type through an operator without a body.
+            lowering = "function"
+        types = Counter(found.place.element_type for found in sites if found.place.element_type)
+        main_type = types.most_common(1)[0][0] if types else TensorProto.FLOAT
+        numbers = all(isinstance(jump, float) for jump in plan.values())
+        attribute = lowering == "custom" or (numbers and carries_attribute(opset))
+        return cls(opset=opset, lowering=lowering, element_type=main_type, attribute=attribute)
+
+    def form(self, element_type: int, jump: float | Jumps | str) -> nodes.Form:
+        """Return how a site is written."""
+        fits = self.lowering == "custom" or serves(self.opset, self.element_type, element_type)
+        # J must be of the type of X, which standard operators can see to when the model runs.
+        typed = element_type != UNKNOWN or (self.attribute and isinstance(jump, float))
+        standard = self.lowering == "standard" or not fits or not typed
+        return nodes.Form(jump=jump, standard=standard, attribute=self.attribute)
 
 
-def _plan(
-    sites: list[Found],
-    jump: float | None,
-    jumps: Mapping[str, float],
-    include: list[re.Pattern[str]],
-    exclude: list[re.Pattern[str]],
-) -> dict[str, float]:
-    """Decide which site gets which jump, every argument checked."""
-    names = [found.site.name for found in sites]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ModelError(f"two activations are named {twice[0]!r}; rename a value")
-    for pattern in [*include, *exclude]:
-        if names and not any(pattern.search(name) for name in names):
-            raise ValueError(f"no site matches {pattern.pattern!r}; {_the_model_has(names)}")
-    for name in jumps:
-        if name not in names:
-            raise ModelError(f"no activation writes {name!r}; {_the_model_has(names)}")
-    plan = {}
-    for found in sites:
-        name = found.site.name
-        chosen = not include or any(pattern.search(name) for pattern in include)
-        if not chosen or any(pattern.search(name) for pattern in exclude):
-            if name in jumps:
-                raise ValueError(f"a jump is given for {name!r}, which is left out")
-            continue
-        size = jumps.get(name, jump)
-        if size is not None:
-            plan[name] = round_jump(check_jump(size), found.place.element_type)
-    return plan
-
-
-def _the_model_has(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:10])
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"the model has {shown}{more}" if names else "the model has none"
-
-
-def _nothing(found: list[Found | Unreplaced]) -> str:
-    """Say why there is nothing to harden."""
-    if _sites(found):
-        return "no activation is left to harden after include, exclude and jumps"
-    message = "the model has no Relu and no Clip with the lower bound 0"
-    reasons = Counter((item.op_type, item.reason) for item in found if not isinstance(item, Found))
-    stay = "; ".join(f"{n} {op_type} ({reason})" for (op_type, reason), n in reasons.items())
-    return f"{message}. What stays: {stay}" if stay else message
-
-
-def _harden(
+def harden(
     model: ModelProto,
     sites: list[Found],
-    plan: Mapping[str, float],
+    plan: Plan,
     lowering: Lowering,
     digest: str,
 ) -> None:
     """Edit the model: the sites, the function, the imports, the record."""
-    opset = model_opset(model)
     _check_names(model, sites)
-    if lowering == "custom" and any(found.place.scope.function for found in sites):
-        # Inside a function ONNX Runtime infers no type through an operator without a body.
-        lowering = "function"
-    types = Counter(found.place.element_type for found in sites if found.place.element_type)
-    main_type = types.most_common(1)[0][0] if types else TensorProto.FLOAT
-    attribute = lowering == "custom" or carries_attribute(opset)
+    style = _Style.of(model, sites, plan, lowering)
     edits = Edits()
     records: dict[str, nodes.Record] = {}
     owners: dict[str, ModelProto | FunctionProto] = {}
     for found in sites:
         name, scope = found.site.name, found.place.scope
-        # A file below IR version 10 holds one function of a name, so one body for all its types.
-        fits = lowering == "custom" or serves(opset, main_type, found.place.element_type)
-        form = nodes.Form(
-            jump=plan[name], standard=lowering == "standard" or not fits, attribute=attribute
-        )
+        form = style.form(found.place.element_type, plan[name])
         if record := nodes.write(edits, found.place, form):
             records[name] = record
         if not form.standard:
@@ -266,19 +252,36 @@ def _harden(
             owner.opset_import.add(domain=DOMAIN, version=VERSION)
             imported.append(name)
     undo = {"ir_version": model.ir_version, "imported": imported, "sites": records}
-    if owners and lowering == "function":
+    if owners and style.lowering == "function":
         # Before IR version 4 initializers are inputs too, and constants all the same. Under a newer
         # version a run could override them, and ONNX Runtime would no longer fold them into others;
         # it and onnx's checker read functions in the old files as well.
         if model.ir_version >= 4 or not model.graph.initializer:
             model.ir_version = max(model.ir_version, FUNCTION_IR_VERSION)
-        model.functions.add().CopyFrom(function(opset, main_type, attribute))
-    readable = {f.site.name: shortest(plan[f.site.name], f.place.element_type) for f in sites}
+        body = function(style.opset, style.element_type, style.attribute)
+        model.functions.add().CopyFrom(body)
+    _record(model, digest, style.lowering, _readable(sites, plan), undo)
+
+
+def _readable(sites: list[Found], plan: Plan) -> dict[str, Any]:
+    """Return the jumps that are known by site, as JSON has them."""
+    jumps = {}
+    for found in sites:
+        jump = plan[found.site.name]
+        if not isinstance(jump, str):
+            jumps[found.site.name] = readable(jump, found.place.element_type)
+    return jumps
+
+
+def _record(
+    model: ModelProto, digest: str, lowering: Lowering, jumps: dict[str, Any], undo: dict[str, Any]
+) -> None:
+    """Write into the model how it was made."""
     for key, value in {
         "version": __version__,
         "source_sha256": digest,
         "lowering": lowering,
-        "jumps": json.dumps(readable),
+        "jumps": json.dumps(jumps),
         "restore": json.dumps(undo),
     }.items():
         model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
@@ -297,13 +300,13 @@ def _check_names(model: ModelProto, sites: list[Found]) -> None:
         raise ModelError(f"the model has {taken!r}, a name that onnxfit keeps for itself")
 
 
-def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
-    """Undo :func:`_harden`."""
+def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
+    """Undo :func:`harden`."""
     undo = _undo_record(model)
     edits = Edits()
     tops = {}
     try:
-        for item in _sites(found):
+        for item in sites_of(found):
             if item.hardened is not None:
                 scope = item.place.scope
                 tops[id(scope.top)] = scope.top
@@ -314,6 +317,7 @@ def _restore(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     for top in tops.values():
         nodes.remove_constants(edits, top)
     edits.apply()
+    _remove(model.graph.input, lambda value: value.name.startswith(nodes.INPUT_PREFIX))
     # Other tools may have made initializers of our constants, or noted their shapes.
     _remove(model.graph.initializer, lambda tensor: tensor.name.startswith(nodes.RESERVED))
     for graph in every_graph(model):

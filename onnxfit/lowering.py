@@ -11,7 +11,8 @@ fused      ``… → FusedConv → onnxfit.site/y/linear → JumpReLU → y``, w
 
 With the standard lowering, the nodes of :func:`onnxfit.op.select_nodes` stand for JumpReLU; the
 values between them are ``onnxfit.site/y/…`` too. Constants are ``onnxfit.constant/<type>/<number>``
-at the top of the main graph or function. So the names alone tell what was done.
+at the top of the main graph or function; an array of jumps is the site's own constant there,
+``onnxfit.constant/<type>/<site>/elements``. So the names alone tell what was done.
 """
 
 import base64
@@ -25,10 +26,12 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from onnxfit.edits import CONSTANT_PREFIX, Edits
 from onnxfit.element_types import UNKNOWN
 from onnxfit.graph import Scope
-from onnxfit.op import DOMAIN, OP_TYPE, is_jump_relu, select_nodes
+from onnxfit.op import DOMAIN, OP_TYPE, Jumps, is_jump_relu, select_nodes
 
 SITE_PREFIX = "onnxfit.site/"
-RESERVED = (SITE_PREFIX, CONSTANT_PREFIX)
+# The graph inputs of a model whose jumps are given at run time.
+INPUT_PREFIX = "onnxfit.jump/"
+RESERVED = (SITE_PREFIX, CONSTANT_PREFIX, INPUT_PREFIX)
 # The values at the ends of a site that is no simple Relu.
 _ENDS = ("/jump", "/linear")
 # How to undo what cannot be read off the file: JSON-able, by site name.
@@ -45,6 +48,7 @@ class Hardened:
         lowering: ``operator`` or ``standard``.
         x: The value that it acts on.
         jumps: The jump size, or one per element of J; empty where J is computed at run time.
+        shape: Of J; empty where the jump is one number, or computed at run time.
         nodes: The nodes that compute it; the last one writes its result.
         clip: The Clip behind it, where it has an upper bound.
     """
@@ -54,8 +58,16 @@ class Hardened:
     lowering: str
     x: str
     jumps: tuple[float, ...]
+    shape: tuple[int, ...] = ()
     nodes: list[NodeProto]
     clip: NodeProto | None = None
+
+    @property
+    def jump(self) -> float | Jumps | None:
+        """The jump as it was given: a number or an array; None where it is computed."""
+        if not self.shape:
+            return self.jumps[0] if self.jumps else None
+        return np.reshape(np.asarray(self.jumps, np.float32), self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +92,14 @@ class Form:
     """How a JumpReLU is written.
 
     Attributes:
-        jump: The jump size, rounded to the type of the activation.
+        jump: The jump size, rounded to the type of the activation, or an array of them; or the
+            name of the value that holds it at run time.
         standard: Standard operators in place of the JumpReLU node.
-        attribute: The node's attribute alone carries the jump. Otherwise the input J does, and
-            the attribute repeats it for readers.
+        attribute: The node's attribute alone carries the jump where that is a number. Otherwise
+            the input J does, and the attribute repeats a number for readers.
     """
 
-    jump: float
+    jump: float | Jumps | str
     standard: bool
     attribute: bool
 
@@ -166,10 +179,11 @@ def read(scope: Scope) -> dict[str, Hardened]:
             pieces.setdefault(_site_value(between), []).append(node)
     for nodes in pieces.values():
         inputs = [name for node in nodes for name in node.input]
-        x = next((n for n in inputs if not n.startswith(RESERVED) or n.endswith(_ENDS)), None)
-        jump = next((n for n in inputs if n.startswith(CONSTANT_PREFIX)), None)
+        x = next((n for n in inputs if not n.startswith(RESERVED) or _is_end(n)), None)
+        jump = next((n for n in inputs if n.startswith((CONSTANT_PREFIX, INPUT_PREFIX))), "")
         # Names alone, as after a tool that rewrote the nodes, make no JumpReLU.
-        if x is not None and jump is not None and scope.constant(jump) is not None:
+        known = jump.startswith(INPUT_PREFIX) or scope.constant(jump) is not None
+        if x is not None and jump and known:
             result = nodes[-1].output[0]
             found[result] = _hardened(scope, "standard", nodes, x, [jump])
     return {result: hardened for result, hardened in found.items() if hardened is not None}
@@ -215,19 +229,31 @@ def _rectify(edits: Edits, place: Place, x: str, y: str, form: Form) -> list[Nod
     """Make the nodes that compute JumpReLU of ``x`` into ``y``."""
     if form.standard:
         return _select(edits, place, x, y, form.jump)
-    inputs = [x]
-    if not form.attribute:
-        inputs.append(edits.constant(place.scope, place.element_type, form.jump))
-    node = NodeProto(op_type=OP_TYPE, domain=DOMAIN, input=inputs, output=[y])
-    node.attribute.add(name="jump", type=AttributeProto.FLOAT, f=form.jump)
+    node = NodeProto(op_type=OP_TYPE, domain=DOMAIN, input=[x], output=[y])
+    if isinstance(form.jump, float):
+        node.attribute.add(name="jump", type=AttributeProto.FLOAT, f=form.jump)
+    if not form.attribute or not isinstance(form.jump, float):
+        node.input.append(_limit(edits, place, _site_value(y), form.jump))
     return [node]
 
 
-def _select(edits: Edits, place: Place, x: str, y: str, jump: float) -> list[NodeProto]:
+def _limit(edits: Edits, place: Place, site: str, jump: float | Jumps | str) -> str:
+    """Return the name of the value that holds a site's jump."""
+    if isinstance(jump, str):
+        return jump
+    element_type = place.element_type or TensorProto.FLOAT
+    if isinstance(jump, float):
+        return edits.constant(place.scope, element_type, jump)
+    return edits.array(place.scope, element_type, place.scope.full_name(site), jump)
+
+
+def _select(
+    edits: Edits, place: Place, x: str, y: str, jump: float | Jumps | str
+) -> list[NodeProto]:
     """Make the standard nodes that compute JumpReLU of ``x`` into ``y``."""
     scope, site = place.scope, _site_value(y)
     element_type = place.element_type or TensorProto.FLOAT
-    limit = edits.constant(scope, element_type, jump)
+    limit = _limit(edits, place, site, jump)
     # The body for bfloat16 computes in float.
     narrow = element_type == TensorProto.BFLOAT16
     zero = edits.constant(scope, TensorProto.FLOAT if narrow else element_type, 0.0)
@@ -262,13 +288,22 @@ def _hardened(
         kind = "fused"
         if x not in scope.producers:
             return None
+    shape: tuple[int, ...] = ()
     if jump and jump[0]:
         numbers = scope.numbers(jump[0])
         jumps = () if numbers is None else tuple(float(j) for j in np.ravel(numbers))
+        shape = () if numbers is None else numbers.shape
     else:
         jumps = (next((a.f for a in nodes[-1].attribute if a.name == "jump"), 0.0),)
     return Hardened(
-        value=value, kind=kind, lowering=lowering, x=x, jumps=jumps, nodes=nodes, clip=clip
+        value=value,
+        kind=kind,
+        lowering=lowering,
+        x=x,
+        jumps=jumps,
+        shape=shape,
+        nodes=nodes,
+        clip=clip,
     )
 
 
@@ -279,7 +314,12 @@ def _inner(value: str, piece: str) -> str:
 
 def _is_between(name: str) -> bool:
     """Tell whether a value lies between the standard nodes of a site."""
-    return name.startswith(SITE_PREFIX) and not name.endswith(_ENDS)
+    return name.startswith(SITE_PREFIX) and not _is_end(name)
+
+
+def _is_end(name: str) -> bool:
+    """Tell whether a value lies at an end of a site that is no simple Relu."""
+    return name.startswith(SITE_PREFIX) and name.endswith(_ENDS)
 
 
 def _site_value(name: str) -> str:

@@ -7,6 +7,7 @@ bit with :func:`jump_relu`.
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import onnx.parser
@@ -30,6 +31,9 @@ ELEMENT_TYPES: dict[int, str] = {
     TensorProto.BFLOAT16: "bfloat16",
     TensorProto.DOUBLE: "double",
 }
+
+# One jump size per element, in a type that holds those of every activation.
+Jumps = NDArray[np.float32]
 
 
 def jump_relu(x: ArrayLike, jump: ArrayLike) -> NDArray[np.generic]:
@@ -74,22 +78,69 @@ def round_jump(jump: float, element_type: int) -> float:
     Raises:
         ValueError: The jump size is not a finite number of that type, or becomes 0 in it.
     """
-    with np.errstate(over="ignore"):
-        value = np.float32(check_jump(jump))
+    rounded = float(_round(np.asarray(check_jump(jump)), element_type))
+    if complaint := _lost(jump, rounded, element_type):
+        raise ValueError(complaint)
+    return rounded
+
+
+def is_array(jump: ArrayLike) -> bool:
+    """Tell whether a jump is an array, one size per element: it has at least one axis.
+
+    Raises:
+        TypeError: NumPy makes no array of it.
+    """
+    try:
+        return np.ndim(jump) > 0
+    except (ValueError, RuntimeError, TypeError):
+        raise TypeError(f"a jump per element is an array of numbers, got {jump!r}") from None
+
+
+def round_jumps(jumps: ArrayLike, element_type: int) -> Jumps:
+    """Round an array of jump sizes as :func:`round_jump` does, element by element.
+
+    Raises:
+        TypeError: They are no numbers.
+        ValueError: There are none, one is negative or not finite, or becomes 0 in the type.
+    """
+    given = np.asarray(jumps)
+    if given.dtype.kind not in "iuf" and given.dtype.name != "bfloat16":
+        raise TypeError(f"a jump per element is an array of numbers, got {jumps!r}")
+    if not given.size:
+        raise ValueError(f"there are no jump sizes in an array of shape {given.shape}")
+    sizes = given.astype(np.float64)
+    bad = ~(np.isfinite(sizes) & (sizes >= 0))
+    if bad.any():
+        check_jump(float(sizes[bad][0]))
+    rounded = _round(np.abs(sizes), element_type)
+    lost = ~np.isfinite(rounded) | ((rounded == 0) & (sizes != 0))
+    if lost.any():
+        raise ValueError(_lost(float(sizes[lost][0]), float(rounded[lost][0]), element_type))
+    return rounded
+
+
+def _round(sizes: NDArray[np.float64], element_type: int) -> Jumps:
+    """Round numbers of at least 0 to float, then to the type, which float can hold."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = sizes.astype(np.float32)
         if element_type == TensorProto.FLOAT16:
-            value = np.float32(np.float16(value))
+            rounded = rounded.astype(np.float16).astype(np.float32)
     if element_type == TensorProto.BFLOAT16:
         # Round to nearest, ties to even, on the upper 16 bits.
-        bits = int(value.view(np.uint32))
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        value = np.uint32(bits).view(np.float32)
-    rounded = float(value)
+        bits = rounded.view(np.uint32)
+        upper = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        rounded = upper.astype(np.uint32).view(np.float32)
+    return rounded
+
+
+def _lost(jump: float, rounded: float, element_type: int) -> str:
+    """Say what rounding has made of a jump size that is none any more; else nothing."""
     name = ELEMENT_TYPES.get(element_type, "float")
     if not math.isfinite(rounded):
-        raise ValueError(f"the jump size {jump} is not a finite {name}")
+        return f"the jump size {jump} is not a finite {name}"
     if jump and not rounded:
-        raise ValueError(f"the jump size {jump} is 0 in {name}; give 0 where that is meant")
-    return rounded
+        return f"the jump size {jump} is 0 in {name}; give 0 where that is meant"
+    return ""
 
 
 @lru_cache
@@ -104,6 +155,30 @@ def shortest(jump: float, element_type: int) -> float:
         return next(c for c in candidates if c and round_jump(c, element_type) == rounded)
     except (ValueError, StopIteration):
         return jump
+
+
+def shortest_of_each(jumps: ArrayLike, element_type: int) -> list[float]:
+    """Return what :func:`shortest` has for each of many jump sizes, in one row."""
+    flat = np.ravel(jumps)
+    if len(flat) == 1:
+        return [shortest(float(flat[0]), element_type)]
+    try:
+        rounded, places = np.unique(round_jumps(flat, element_type), return_inverse=True)
+    except ValueError:
+        return [shortest(float(jump), element_type) for jump in flat]
+    if element_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
+        found = [shortest(float(jump), element_type) for jump in rounded]
+    else:
+        # NumPy writes a float with the fewest digits, in a fraction of the time.
+        found = [float(str(jump)) for jump in rounded]
+    return [found[place] for place in places]
+
+
+def readable(jump: float | Jumps, element_type: int) -> Any:
+    """Return a jump as :func:`shortest` has it; an array as nested lists of such numbers."""
+    if isinstance(jump, float):
+        return shortest(jump, element_type)
+    return np.reshape(shortest_of_each(jump, element_type), jump.shape).tolist()
 
 
 def is_our_function(function: FunctionProto) -> bool:

@@ -1,6 +1,6 @@
 """Sites: the activations of a model that can become a JumpReLU, and why others cannot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,17 @@ from onnxfit.element_types import MIXED, UNKNOWN
 from onnxfit.errors import ModelError
 from onnxfit.files import as_model
 from onnxfit.graph import Scope, scopes
-from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES, MIN_OPSET_BFLOAT16, OP_TYPE, shortest
+from onnxfit.op import (
+    DEFAULT_DOMAINS,
+    ELEMENT_TYPES,
+    MIN_OPSET_BFLOAT16,
+    OP_TYPE,
+    shortest_of_each,
+)
 
 # Where ONNX Runtime's optimiser puts the operators that carry a fused activation.
-FUSED_DOMAINS = ("com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc")
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+FUSED_DOMAINS = ("com.microsoft", BLOCKED_DOMAIN, "com.ms.internal.nhwc")
 
 _SCALES = "it scales negative inputs and does not cut them off"
 _SMOOTH = "it is no rectifier"
@@ -130,6 +137,36 @@ def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
         raise
 
 
+def check_layout(sites: Iterable[Found]) -> None:
+    """Refuse sites to which an array of jumps does not broadcast as to a plain tensor.
+
+    Raises:
+        ModelError: One acts on ONNX Runtime's blocked layout.
+    """
+    blocked: dict[int, set[str]] = {}
+    for found in sites:
+        scope, node = found.place.scope, found.place.node
+        if id(scope) not in blocked:
+            blocked[id(scope)] = _blocked_values(scope)
+        if node.output[0] in blocked[id(scope)]:
+            raise ModelError(
+                f"{found.site.name!r} acts on ONNX Runtime's blocked layout, in which a channel "
+                "is not an axis: give it one number, or harden the model before it is optimised"
+            )
+
+
+def _blocked_values(scope: Scope) -> set[str]:
+    """Return the values in the blocked layout, which ordinary operators pass on."""
+    blocked: set[str] = set()
+    for node in scope.nodes:
+        if node.domain == BLOCKED_DOMAIN:
+            if node.op_type != "ReorderOutput":
+                blocked.update(node.output)
+        elif blocked and not blocked.isdisjoint(node.input):
+            blocked.update(node.output)
+    return blocked
+
+
 def _scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
     for scope in scopes(model):
         written = lowering.read(scope)
@@ -201,7 +238,7 @@ def _site(node: NodeProto, scope: Scope, kind: str) -> Found | Unreplaced:
 def _hardened(node: NodeProto, scope: Scope, hardened: lowering.Hardened) -> Found:
     element_type = scope.types.get(hardened.x, UNKNOWN)
     place = _place(node, scope, hardened.kind, element_type)
-    jumps = tuple(shortest(jump, place.element_type) for jump in hardened.jumps)
+    jumps = tuple(shortest_of_each(hardened.jumps, place.element_type) if hardened.jumps else ())
     site = Site(
         scope.full_name(hardened.value),
         hardened.kind,

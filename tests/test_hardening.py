@@ -1,17 +1,19 @@
 """Retrofit and restore: the edit of the model and its record."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from command import Command
 from onnx import ModelProto, helper
 from support import parse, plain_session, relu_model, run, run_one, same_bits
 
 import onnxfit
 from onnxfit import op
 from onnxfit.errors import ModelError
-from onnxfit.hardening import Lowering, provenance
+from onnxfit.hardening import Lowering, provenance, record_calibration
 
 LOWERINGS: tuple[Lowering, ...] = ("function", "custom", "standard")
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"
@@ -347,13 +349,59 @@ def test_a_damaged_record_is_named() -> None:
 
 
 def test_a_jump_per_element_is_read_and_not_lost() -> None:
-    """A hand-made J with several entries is shown; a retrofit that cannot keep it says so."""
+    """A hand-made J with several entries is shown, and kept where another site gets a jump."""
     hard = onnxfit.retrofit(relu_model(9, nodes=TWO), 0.5)
     tensor = helper.make_tensor("J", 1, [2, 1], [0.25, 0.5])
     hard.graph.node[0].attribute[0].t.CopyFrom(tensor)
     assert jumps(hard) == {"h": (0.25, 0.5), "y": (0.25, 0.5)}
-    with pytest.raises(ModelError, match=r"^'h' has a jump per element, which cannot be kept"):
+    assert jumps(onnxfit.retrofit(hard, jumps={"y": 1.0})) == {"h": (0.25, 0.5), "y": 1.0}
+
+
+def test_a_jump_that_is_computed_at_run_time_cannot_be_kept() -> None:
+    """A retrofit that would lose it says so; one that sets it goes on."""
+    hard = onnxfit.retrofit(relu_model(9, nodes=TWO), 0.5)
+    hard.graph.node[1].input[1] = "x"
+    assert jumps(hard) == {"h": (), "y": 0.5}
+    message = r"^'h' has a jump that is computed at run time, which cannot be kept; set it$"
+    with pytest.raises(ModelError, match=message):
         onnxfit.retrofit(hard, jumps={"y": 1.0})
+    assert jumps(onnxfit.retrofit(hard, jumps={"h": 1.0})) == {"h": 1.0, "y": 0.5}
+
+
+def test_the_record_of_a_calibration_is_shown_and_goes_stale() -> None:
+    """It stands under one key, is written anew, and goes with the jumps that it tells of."""
+    source = relu_model(nodes=TWO)
+    hard = onnxfit.retrofit(source, 0.5)
+    record_calibration(hard, {"scale": "shared"})
+    record_calibration(hard, {"scale": "quantile", "accuracy": {"before": 0.5}, "p": np.nan})
+    expected = {"scale": "quantile", "accuracy": {"before": 0.5}, "p": None}
+    assert expected == provenance(hard)["calibration"]
+    assert 1 == [entry.key for entry in hard.metadata_props].count("onnxfit.calibration")
+    assert expected == onnxfit.inspect(hard).provenance["calibration"]
+    assert "calibration" not in provenance(onnxfit.retrofit(hard, jumps={"h": 1.0}))
+    assert source == onnxfit.restore(hard)
+
+
+def test_the_record_of_a_calibration_is_printed(tmp_path: Path, onnxfit_command: Command) -> None:
+    """A line for each entry, those inside others with the names of both."""
+    hard = onnxfit.retrofit(relu_model(), 0.5)
+    record_calibration(hard, {"scale": "shared", "clean_accuracy": {"before": 0.5, "n": [1, 2]}})
+    onnx.save(hard, tmp_path / "m.onnx")
+    lines = [
+        line.split() for line in onnxfit_command("inspect", tmp_path / "m.onnx").out.split("\n")
+    ]
+    assert ["calibration", "scale", "shared"] in lines
+    assert ["calibration", "clean", "accuracy", "before", "0.5"] in lines
+    assert ["calibration", "clean", "accuracy", "n", "1,", "2"] in lines
+
+
+def test_a_calibration_is_recorded_in_a_hardened_model_alone() -> None:
+    """A plain model has no jumps that could have been chosen."""
+    source = relu_model()
+    before = source.SerializeToString()
+    with pytest.raises(ModelError, match=r"^the model is not hardened: it has no JumpReLU$"):
+        record_calibration(source, {"scale": "shared"})
+    assert before == source.SerializeToString()
 
 
 @pytest.mark.parametrize("opset", range(7, 12))

@@ -10,7 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from onnxfit.edits import CONSTANT_PREFIX
 from onnxfit.element_types import UNKNOWN, function_scope, subgraph_scope
 from onnxfit.errors import ModelError
-from onnxfit.lowering import Hardened
+from onnxfit.lowering import INPUT_PREFIX, Hardened
 from onnxfit.twin import registry
 from onnxfit.twin.definitions import definition
 from onnxfit.twin.node import Node, Outputs, call, describe
@@ -322,7 +322,7 @@ def jump_names(site: Hardened) -> list[str]:
     if site.lowering == "operator":
         return [name for name in site.nodes[-1].input[1:2] if name]
     inputs = (name for node in site.nodes for name in node.input)
-    return [name for name in inputs if name.startswith(CONSTANT_PREFIX)][:1]
+    return [name for name in inputs if name.startswith((CONSTANT_PREFIX, INPUT_PREFIX))][:1]
 
 
 def reads(node: NodeProto) -> Iterable[str]:

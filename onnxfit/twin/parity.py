@@ -107,7 +107,7 @@ def parity(
     proto, folder = as_model(model), folder_of(model, base_dir)
     arrays = _arrays(inputs, proto)
     allowed = tolerances_of(proto, twin, tolerance)
-    hardened = any(site.jump is not None and site.jump != 0 for site in find_sites(proto))
+    hardened = any(site.jump == () or np.any(site.jump or 0) for site in find_sites(proto))
     plain = retrofit(proto, 0.0) if hardened else proto
     with jumps_at_zero(twin):
         at_zero = _compare(plain, folder, twin, arrays, allowed, batch_size)
