@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxfit.calibration.calibrator import calibrate
+    from onnxfit.calibration.result import Calibration
     from onnxfit.doctor import diagnose
     from onnxfit.files import load, save
     from onnxfit.hardening import restore, retrofit
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
 # No module bears the name of a function here: importing it would hide the function.
 _HOMES = {
+    "Calibration": "calibration.result",
     "Parity": "twin.parity",
     "Policy": "verification.policy",
     "Result": "verification.result",
     "Site": "sites",
+    "calibrate": "calibration.calibrator",
     "diagnose": "doctor",
     "find_sites": "sites",
     "inspect": "inspection",
@@ -43,10 +47,12 @@ _HOMES = {
 
 __version__ = "0.1.0"
 __all__ = [
+    "Calibration",
     "Parity",
     "Policy",
     "Result",
     "Site",
+    "calibrate",
     "diagnose",
     "find_sites",
     "inspect",

@@ -16,7 +16,8 @@ import click
 
 from onnxfit import __version__
 from onnxfit.cli_attack import attack
-from onnxfit.cli_files import check_output, check_outside
+from onnxfit.cli_calibrate import calibrate
+from onnxfit.cli_files import check_output, check_outside, stem, write_model
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -137,7 +138,7 @@ def inspect(model: Path, as_json: bool) -> None:
             "model": str(model),
             "SHA-256": found.sha256,
             "format": f"IR version {found.ir_version}; {opsets}",
-            **{key.replace("_", " "): value for key, value in found.provenance.items()},
+            **_flat(found.provenance),
         }
     )
     print_sites(found)
@@ -152,7 +153,8 @@ def inspect(model: Path, as_json: bool) -> None:
     "--jumps",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help='Jump sizes by site: {"site": 0.5, …}. They go before --jump.',
+    help='Jump sizes by site: {"site": 0.5, …}; nested lists for one per channel or element. '
+    "They go before --jump.",
 )
 @click.option("--include", multiple=True, metavar="REGEX", help="Harden only matching sites.")
 @click.option("--exclude", multiple=True, metavar="REGEX", help="Leave matching sites.")
@@ -190,14 +192,14 @@ def retrofit(
 
     if jump is None and jumps is None:
         raise click.UsageError("Give --jump or --jumps.")
-    output = output or model.parent / f"{_stem(model)}.jump.onnx"
+    output = output or model.parent / f"{stem(model)}.jump.onnx"
     check_output([model] if jumps is None else [model, jumps], output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     try:
         hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    _write(hard, output, model.parent, copy_data=copy_data, dry_run=dry_run)
+    write_model(hard, output, model.parent, copy_data=copy_data, dry_run=dry_run)
     found = look(hard)
     if as_json:
         document = {"source": str(model), "path": str(output), "written": not dry_run}
@@ -225,11 +227,11 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     from onnxfit.hardening import provenance
     from onnxfit.hardening import restore as take_back
 
-    output = output or model.parent / f"{_stem(model).removesuffix('.jump')}.restored.onnx"
+    output = output or model.parent / f"{stem(model).removesuffix('.jump')}.restored.onnx"
     check_output([model], output, force)
     plain = take_back(model)
     source = provenance(load(model)).get("source_sha256")
-    _write(plain, output, model.parent, copy_data=copy_data)
+    write_model(plain, output, model.parent, copy_data=copy_data)
     digest = read(output)[1]
     if as_json:
         print_json({"path": str(output), "sha256": digest, "source_sha256": source})
@@ -320,6 +322,7 @@ def gradients(
 
 
 main.add_command(attack)
+main.add_command(calibrate)
 main.add_command(verify)
 
 
@@ -349,37 +352,24 @@ def doctor(as_json: bool) -> None:
         sys.exit(CANNOT)
 
 
+def _flat(record: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Write a record with records in it as pairs of text."""
+    pairs: dict[str, str] = {}
+    for key, value in record.items():
+        name = prefix + key.replace("_", " ")
+        inner = _flat(value, f"{name} ") if isinstance(value, dict) else {name: joined(value)}
+        pairs.update(inner)
+    return pairs
+
+
 def _drop_output() -> None:
     """Send what is left for stdout nowhere, so that it cannot complain when Python exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _stem(model: Path) -> str:
-    return model.name.removesuffix(".onnx")
-
-
-def _write(
-    model: Any, output: Path, folder: Path, *, copy_data: bool, dry_run: bool = False
-) -> None:
-    from onnxfit.external_data import has_external_data
-    from onnxfit.files import check_writable, save
-
-    if dry_run:
-        check_writable(model, output, folder)
-        return
-    save(model, output, folder, copy_data=copy_data)
-    if not copy_data and output.parent.resolve() != folder.resolve() and has_external_data(model):
-        click.echo(
-            "The external data beside the output is the source's own, by hard links where the "
-            "file system has them: a change in one shows in both, and onnx.load, unlike ONNX "
-            "Runtime, reads no file with two names. --copy-data makes copies.",
-            err=True,
-        )
-
-
-def _read_jumps(path: Path) -> dict[str, float]:
-    """Read jump sizes by site name."""
+def _read_jumps(path: Path) -> dict[str, Any]:
+    """Read jump sizes by site name: numbers, or nested lists of them."""
     try:
         sizes = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except OSError as error:
@@ -389,10 +379,37 @@ def _read_jumps(path: Path) -> dict[str, float]:
     if not isinstance(sizes, dict) or not sizes:
         raise DataError(f'{path} must hold jump sizes by site, as in {{"site": 0.5}}')
     for name, size in sizes.items():
-        number = isinstance(size, (int, float)) and not isinstance(size, bool)
-        if not number or not 0 <= size <= sys.float_info.max:
-            raise DataError(f"{path}: the jump of {name!r} is {size!r}, not a number of at least 0")
+        for leaf in _leaves(size):
+            number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+            if not number or not 0 <= leaf <= sys.float_info.max:
+                holds = "holds" if isinstance(size, list) else "is"
+                raise DataError(
+                    f"{path}: the jump of {name!r} {holds} {leaf!r}, not a number of at least 0"
+                )
+        if isinstance(size, list) and not _is_regular(size):
+            raise DataError(f"{path}: the lists in the jump of {name!r} differ in length or depth")
     return sizes
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what nested lists hold, or the value itself."""
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, list):
+            left += reversed(item)
+        else:
+            yield item
+
+
+def _is_regular(nested: list[Any]) -> bool:
+    """Tell whether nested lists are an array, which NumPy has up to a certain depth."""
+    import numpy as np
+
+    try:
+        return np.asarray(nested).dtype != object
+    except ValueError:
+        return False
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from onnxfit.runtime import Provider, session
 
 Array = NDArray[Any]
 
+_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
 
 class Deployed:
     """A model as ONNX Runtime computes it.
@@ -25,10 +27,13 @@ class Deployed:
         model: A model or its path.
         base_dir: Folder of the external data; by default that of the path.
         providers: Execution providers in order of preference; by default the CPU's alone.
+        constants: Inputs of the graph that are not samples, by name: the same for all of them.
 
     Attributes:
         session: The ``onnxruntime.InferenceSession``.
         output_names: The names of the outputs, in order.
+        types: The NumPy type of each of ``constants``.
+        constants: Their values, to be set before a call.
         batch_size: The batch size that the file fixes, or None.
 
     Raises:
@@ -40,12 +45,21 @@ class Deployed:
         model: ModelProto | str | Path,
         base_dir: str | Path | None = None,
         providers: Sequence[Provider] | None = None,
+        constants: Sequence[str] = (),
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # Errors alone: what the optimiser drops is no news here.
         self.session = session(model, options, providers, base_dir=base_dir)
         self.output_names = [output.name for output in self.session.get_outputs()]
-        self._inputs = [value.name for value in self.session.get_inputs()]
+        inputs = self.session.get_inputs()
+        self._inputs = [value.name for value in inputs if value.name not in constants]
+        self.types: dict[str, Any] = {}
+        for value in inputs:
+            if value.name in constants:
+                if value.type not in _TYPES:
+                    raise ModelError(f"the input {value.name!r} cannot be given from Python")
+                self.types[value.name] = _TYPES[value.type]
+        self.constants: dict[str, Array] = {}
         shapes = [value.shape for value in self.session.get_inputs()]
         first = shapes[0][0] if shapes and shapes[0] else None
         self.batch_size = first if isinstance(first, int) and first > 0 else None
@@ -93,7 +107,7 @@ class Deployed:
         return np.concatenate(outputs)
 
     def _run(self, inputs: Sequence[Array]) -> list[Any]:
-        feed = dict(zip(self._inputs, inputs, strict=True))
+        feed = {**dict(zip(self._inputs, inputs, strict=True)), **self.constants}
         try:
             return list(self.session.run(None, feed))
         except Exception as error:  # ONNX Runtime raises classes that it does not export.

@@ -1,8 +1,6 @@
 """The report of ``onnxfit verify`` as one HTML page."""
 
 import functools
-import importlib.resources
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,28 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.data import Bounds
-from onnxfit.report import pictures, plots
-from onnxfit.report.wording import (
-    NONE,
-    eps_text,
-    finite,
-    interval,
-    judged,
-    number,
-    percent,
-    plain,
-    points,
-    seconds,
-    wording,
-)
+from onnxfit.report import page, pictures, plots
+from onnxfit.report.wording import eps_text, finite, norm_text, plain, wording
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 Document = Mapping[str, Any]
 
-_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _BACKWARDS = {"true": "native gradient", "relu": "ReLU backward", "none": "no gradient"}
 # A setting that stands elsewhere in the row of its attack.
 _SHOWN_APART = frozenset({"norm", "eps", "backward", "tau"})
@@ -94,7 +78,7 @@ def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
     paired = bool(baseline) and not baseline.get("same_as_model")
     sides = {"model": result, "baseline": baseline} if paired else {"model": result}
     names = {"model": "Hardened", "baseline": "Baseline"} if paired else {"model": "Model"}
-    bounds, rows = _bounds(result), _attack_rows(sides)
+    bounds, rows = page.bounds(result), _attack_rows(sides)
     drawable = [one for one in exhibits if pictures.drawable(one.x)]
     return _template().render(
         result=result,
@@ -110,7 +94,7 @@ def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
         no_images=bool(exhibits) and not drawable,
         reduced=any(pictures.reduction(one.x) > 1 for one in drawable),
         grey=any(len(one.x) == 1 for one in drawable),
-        over_255=_over_255(result),
+        over_255=page.over_255(result),
         bounds=bounds,
     )
 
@@ -118,56 +102,7 @@ def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
 @functools.cache
 def _template() -> "Template":
     """Compile the page."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        autoescape=True,
-        finalize=_shown,
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "interval": interval,
-        "eps": eps_text,
-        "number": number,
-        "seconds": seconds,
-        "judged": judged,
-        "plain": plain,
-        "wording": wording,
-        "settings": _settings,
-        "backward": _backward,
-        "marks": plots.marks,
-        "span": plots.span,
-        "norm": _norm,
-    }
-    source = importlib.resources.files("onnxfit.report").joinpath("report.html.jinja")
-    return environment.from_string(source.read_text(encoding="utf-8"))
-
-
-def _shown(value: Any) -> Any:
-    """Finish what the page shows: a dash for what is not there, escapes for what cannot be seen."""
-    import jinja2
-    from markupsafe import Markup
-
-    if value is None or isinstance(value, jinja2.Undefined):
-        return NONE
-    if isinstance(value, float):
-        return number(value)
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str) or isinstance(value, Markup) or value.isprintable():
-        return value
-    return "".join(map(_visible, value))
-
-
-def _visible(character: str) -> str:
-    """Write a character that cannot be seen as an escape; line ends and tabs become spaces."""
-    if character.isspace():
-        return " " if character in "\n\r\t" else character
-    return character if character.isprintable() else character.encode("unicode_escape").decode()
+    return page.template("report.html.jinja", {"settings": _settings, "backward": _backward})
 
 
 def _settings(settings: Document | None, but: Document | None = None) -> str:
@@ -199,17 +134,6 @@ def _backward(backward: Any) -> str:
     if text.startswith("smooth "):
         return f"smooth gate, τ = {text.removeprefix('smooth ')}"
     return _BACKWARDS.get(text, text)
-
-
-def _bounds(result: Document) -> Bounds:
-    """Return the values of black and white."""
-    low, high = (result.get("data") or {}).get("bounds") or (0.0, 1.0)
-    return (low, high) if low < high else (0.0, 1.0)
-
-
-def _over_255(result: Document) -> bool:
-    """Tell whether eps is commonly written in units of 1/255."""
-    return result.get("norm") == "linf" and _bounds(result) == (0, 1)
 
 
 def _attacks(side: Document) -> list[Document]:
@@ -258,10 +182,10 @@ def _curve(result: Document, *, paired: bool) -> dict[str, str]:
     names = {"model": f"{model}, worst case", "native": f"{model}, native gradients alone"}
     if paired:
         names["baseline"] = "baseline, worst case"
-    low, high = _bounds(result)
-    eps, over_255 = finite(result.get("eps")), _over_255(result)
+    low, high = page.bounds(result)
+    eps, over_255 = finite(result.get("eps")), page.over_255(result)
     axis = plots.EpsAxis(
-        label=f"eps, {_norm(result.get('norm'))}, pixel units ({low:g} to {high:g})",
+        label=f"eps, {norm_text(result.get('norm'))}, pixel units ({low:g} to {high:g})",
         over_255=over_255,
         gate=eps,
         gate_label=f"gate: eps {eps_text(eps, over_255)}",
@@ -271,8 +195,3 @@ def _curve(result: Document, *, paired: bool) -> dict[str, str]:
         shape: Markup(plots.curve(measured, names, axis, narrow=narrow))  # noqa: S704 - escaped
         for shape, narrow in shapes.items()
     }
-
-
-def _norm(norm: Any) -> str:
-    """Write the name of a norm."""
-    return _NORMS.get(str(norm), plain(norm))

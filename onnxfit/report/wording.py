@@ -10,6 +10,7 @@ NONE = "–"
 _MINUS = "−"
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 _WORDS = {
     "sha256": "SHA-256",
     "n": "samples",
@@ -89,6 +90,11 @@ def eps_text(value: Any, over_255: bool = False) -> str:
     decimal, count = f"{eps:.4g}", round(255 * eps)
     whole = count and math.isclose(255 * eps, count, rel_tol=1e-6)
     return f"{count}/255" if over_255 and whole and float(decimal) != eps else decimal
+
+
+def norm_text(norm: Any) -> str:
+    """Write the name of a norm."""
+    return _NORMS.get(str(norm), plain(norm))
 
 
 def judged(value: Any, rule: str) -> str:

@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
+from onnxfit.hardening import provenance
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.curve import Curve
@@ -205,13 +206,26 @@ class Gate:
                 "std": list(settings.std),
             },
             "warnings": [
-                warning
-                for side, target in self.targets.items()
-                for warning in target.warnings(side, x)
+                *self._calibrated_on(),
+                *(
+                    warning
+                    for side, target in self.targets.items()
+                    for warning in target.warnings(side, x)
+                ),
             ],
             "environment": environment(self.targets["model"], settings),
             "command": self.command,
         }
+
+    def _calibrated_on(self) -> list[str]:
+        """Say where the jumps were chosen by what they do to these very samples."""
+        calibrated = provenance(self.targets["model"].model).get("calibration", {})
+        if calibrated.get("data_sha256") != self.data.sha256:
+            return []
+        return [
+            "The jumps were calibrated on this very data, so that the model looks better on it "
+            "than on other data: verify on data that the calibration has not seen."
+        ]
 
     def _unjudged(self, document: Document) -> list[str]:
         """Say what the verdict does not rest on."""

@@ -57,14 +57,7 @@ class ReportFolder:
         import jinja2  # noqa: F401 - missing packages are told now, not in hours
         import matplotlib  # noqa: F401
 
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is no folder")
-        if not folder.parent.is_dir():
-            raise DataError(f"the folder {folder.parent} does not exist")
-        if data.path.is_dir() and folder.resolve().is_relative_to(data.path.resolve()):
-            raise DataError(f"{folder} lies in the folder of the data, {data.path}")
-        for name in FILES:
-            _check_target(folder / name, inputs)
+        check_folder(folder, FILES, data.path, inputs)
         self._folder, self._data, self._quantize = folder, data, quantize
         self._unfinished = folder / UNFINISHED
         self.journal = Journal(self._unfinished, run, resume=resume)
@@ -98,6 +91,28 @@ class ReportFolder:
         for name in FILES:
             (self._unfinished / name).replace(self._folder / name)
         self.journal.remove()
+
+
+def check_folder(folder: Path, names: Sequence[str], data: Path, inputs: Sequence[Path]) -> None:
+    """See that files can be written to the folder of a report.
+
+    Args:
+        folder: Of the report; its parent must exist.
+        names: Of the files.
+        data: What is read, a file or a folder.
+        inputs: Files that must not be replaced.
+
+    Raises:
+        DataError: They cannot.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is no folder")
+    if not folder.parent.is_dir():
+        raise DataError(f"the folder {folder.parent} does not exist")
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise DataError(f"{folder} lies in the folder of the data, {data}")
+    for name in names:
+        _check_target(folder / name, inputs)
 
 
 def _check_target(path: Path, inputs: Sequence[Path]) -> None:

@@ -63,6 +63,13 @@ class DeployedClassifier(torch.nn.Module):
         inputs = self._preprocessing[0].normalised(x.cpu()).to(self._dtype).contiguous().numpy()
         return lambda: self.deployed(inputs)
 
+    def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the classes that the file names for samples, N; -1 where a logit is NaN."""
+        logits = self(torch.as_tensor(x))
+        classes = logits.argmax(1)
+        classes[logits.isnan().any(1)] = -1
+        return classes.cpu().numpy()
+
 
 class Target:
     """A model under attack.
@@ -122,9 +129,20 @@ class Target:
     @cached_property
     def deployed(self) -> DeployedClassifier:
         """The file in ONNX Runtime."""
-        source = self.model if self.path is None else self.path
+        return self.classified_by(self.session_of(self.model if self.path is None else self.path))
+
+    def session_of(self, model: ModelProto | str | Path, constants: Sequence[str] = ()) -> Deployed:
+        """Open a form of the model in ONNX Runtime, where this one would run.
+
+        Raises:
+            ModelError, NativeLibraryError: As :class:`Deployed`.
+        """
         on_cuda = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-        session = Deployed(source, self.folder, on_cuda if self.device.type == "cuda" else None)
+        providers = on_cuda if self.device.type == "cuda" else None
+        return Deployed(model, self.folder, providers, constants)
+
+    def classified_by(self, session: Deployed) -> DeployedClassifier:
+        """Make a classifier of a session, which is given samples as this model's is."""
         return DeployedClassifier(self.classifier, self._cpu_preprocessing, session)
 
     @property
@@ -197,7 +215,7 @@ class Target:
     @property
     def is_hardened(self) -> bool:
         """Whether any jump is not 0."""
-        return any(jump != 0 for jump in self.jumps.values())
+        return any(jump is None or np.any(jump) for jump in self.jumps.values())
 
     @cached_property
     def _plain(self) -> ModelProto:
@@ -230,10 +248,7 @@ class Target:
 
     def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the classes that the file names for samples, N; -1 where a logit is NaN."""
-        logits = self.deployed(torch.as_tensor(x))
-        classes = logits.argmax(1)
-        classes[logits.isnan().any(1)] = -1
-        return classes.cpu().numpy()
+        return self.deployed.predictions(x)
 
 
 def classes_of(target: Target, data: Dataset) -> int:

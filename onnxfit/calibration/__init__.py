@@ -1,0 +1,1 @@
+"""Find the jump sizes of a model on validation data."""

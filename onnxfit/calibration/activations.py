@@ -1,0 +1,149 @@
+"""What goes into each JumpReLU of a network, measured on data and kept as histograms."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxfit.calibration.histogram import (
+    CHANNEL_EXPONENTS,
+    CHANNEL_MANTISSA_BITS,
+    Histogram,
+)
+from onnxfit.data import Dataset
+from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.twin.parity import jumps_at_zero
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiteStatistics:
+    """The pre-activations of a site.
+
+    Attributes:
+        name: The name of the activation in the model.
+        n: How many samples reached the site.
+        channels: How many channels the activation has; 1 where ``shape`` is None.
+        shape: Shape of an input J with a jump for each channel, C×1×…; axis 1 of the activation
+            holds the channels. None where a jump for each would not fit every batch.
+        overall: All numbers.
+        by_channel: The same by channel; None where they have none or were not asked for.
+    """
+
+    name: str
+    n: int
+    channels: int
+    shape: tuple[int, ...] | None
+    overall: Histogram
+    by_channel: Histogram | None
+
+
+def measure(
+    twin: torch.nn.Module,
+    data: Dataset,
+    *,
+    batch_size: int = 64,
+    by_channel: bool = False,
+    advance: Callable[[int], object] = lambda n: None,
+) -> dict[str, SiteStatistics]:
+    """Measure the inputs of every JumpReLU on all samples, with every jump at 0.
+
+    No activation is kept: memory is that of one batch and of the histograms, 2 MiB a site and
+    4 KiB a channel. Calls of a site in one pass, as in the body of a Loop, count together, and
+    so do JumpReLUs of one name.
+
+    Args:
+        twin: A module with JumpReLUs, called with samples, float32 of shape N×….
+        data: The samples; their labels are not read.
+        batch_size: How many the twin is given at a time.
+        by_channel: Count channels apart, too.
+        advance: Told after each batch how many samples it had.
+
+    Returns:
+        The statistics by site, in the order of the twin. A site that is never called has none of
+        the numbers.
+
+    Raises:
+        DataError: The data is damaged.
+        ValueError: ``batch_size`` is less than 1.
+    """
+    sites = jump_relus(twin)
+    found = {site.site: _Recorder(site.site, by_channel) for site in sites}
+    like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
+
+    def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+        found[module.site].record(inputs[0])
+
+    with contextlib.ExitStack() as block:
+        block.enter_context(torch.no_grad())
+        block.enter_context(jumps_at_zero(twin))
+        for site in sites:
+            block.enter_context(site.register_forward_pre_hook(note))
+        for x, _ in data.batches(batch_size):
+            for recorder in found.values():
+                recorder.start(len(x))
+            twin(torch.from_numpy(x).to(like.device))
+            advance(len(x))
+    return {name: recorder.statistics() for name, recorder in found.items()}
+
+
+class _Recorder:
+    """Takes the activations of a site as they come."""
+
+    def __init__(self, name: str, by_channel: bool) -> None:
+        self.name = name
+        self.wanted = by_channel
+        self.n = 0
+        self.batch, self.reached = 0, False
+        self.shapes: set[tuple[int, ...] | None] = set()
+        self.overall = Histogram()
+        self.channels: Histogram | None = None
+
+    def start(self, batch: int) -> None:
+        """Begin a batch of so many samples."""
+        self.batch, self.reached = batch, False
+
+    def record(self, x: torch.Tensor) -> None:
+        """Count one activation."""
+        if not self.reached:
+            self.reached, self.n = True, self.n + self.batch
+        values: NDArray[np.float32] = x.detach().to("cpu", torch.float32).contiguous().numpy()
+        self.overall.add(values)
+        self.shapes.add(_shape_of_jumps(values.shape, self.batch))
+        if self._shape is None:
+            self.channels = None
+        elif self.wanted:
+            if self.channels is None:
+                self.channels = Histogram(values.shape[1], CHANNEL_MANTISSA_BITS, CHANNEL_EXPONENTS)
+            self.channels.add(values)
+
+    def statistics(self) -> SiteStatistics:
+        """Return what was counted."""
+        shape = self._shape
+        return SiteStatistics(
+            name=self.name,
+            n=self.n,
+            channels=1 if shape is None else shape[0],
+            shape=shape,
+            overall=self.overall,
+            by_channel=self.channels,
+        )
+
+    @property
+    def _shape(self) -> tuple[int, ...] | None:
+        """The one shape that jumps by channel had in all calls."""
+        return next(iter(self.shapes)) if len(self.shapes) == 1 else None
+
+
+def _shape_of_jumps(shape: tuple[int, ...], batch: int) -> tuple[int, ...] | None:
+    """Return the shape of jumps by channel, None where axis 1 holds no channels.
+
+    Axis 0 holds the samples, or parts of each, where its length is a multiple of theirs; of steps
+    × samples × features axis 1 would be the samples.
+    """
+    if len(shape) < 2 or not shape[1] or shape[0] % batch:
+        return None
+    return (shape[1], *(1 for _ in shape[2:]))

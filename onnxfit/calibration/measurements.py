@@ -1,0 +1,225 @@
+"""Which samples stay right under which jumps, clean and attacked; everything is measured once.
+
+Attacks follow the twin's gradients, and what they find counts when ONNX Runtime is fooled. Every
+adversarial point that one candidate falls for is tried on the others too, before they are attacked
+and afterwards: that is one pass where an attack is hundreds, and no candidate looks better for
+having been attacked first.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxfit.calibration.cache import Cache
+from onnxfit.calibration.pool import Pool
+from onnxfit.calibration.scales import Jump
+from onnxfit.calibration.selection import FIRST_HEAT, Mask
+from onnxfit.calibration.tunable import Tunable
+from onnxfit.data import Dataset
+from onnxfit.verification.progress import Advance, Begin, silent
+from onnxfit.verification.suites import Stage
+
+# Samples that all candidates are attacked on before the next ones.
+BLOCK = FIRST_HEAT
+
+
+class Sample(NamedTuple):
+    """The samples that attacks may use, in the order of their use.
+
+    Attributes:
+        x: n×….
+        y: Their labels.
+    """
+
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How candidates are measured.
+
+    A candidate is whatever ``jumps_of`` makes jumps of; the network before hardening is one too.
+
+    Attributes:
+        jumps_of: Gives the jumps of a candidate.
+        spreads: The standard deviation of each site's input.
+        stages: The attacks, those with native gradients first.
+        native_only: Attack with native gradients alone.
+        seed: Of everything random.
+        batch_size: Samples computed at a time.
+    """
+
+    jumps_of: Callable[[Any], Mapping[str, Jump]]
+    spreads: Mapping[str, float]
+    stages: Sequence[Stage]
+    native_only: bool = False
+    seed: int = 0
+    batch_size: int = 64
+
+
+class Measurements:
+    """What candidates do to samples.
+
+    Args:
+        network: Its jumps are set for each candidate.
+        data: All samples.
+        sample: Those that attacks may use.
+        plan: How they are measured.
+        cache: What is measured already is there.
+
+    Attributes:
+        attacked: How many samples the attacks may use.
+        plan: How they are measured.
+        begin: Is called with an amount of work and its name; a context that gives what is called
+            with the part that is done.
+    """
+
+    def __init__(
+        self, network: Tunable, data: Dataset, sample: Sample, plan: Plan, cache: Cache
+    ) -> None:
+        self._network, self._data, self._sample, self._cache = network, data, sample, cache
+        self.plan = plan
+        self.attacked = len(sample.y)
+        self.begin: Begin = silent
+
+    def with_surrogates(self) -> "Measurements":
+        """Return the same with every attack, where the plan has native gradients alone."""
+        plan = dataclasses.replace(self.plan, native_only=False)
+        other = Measurements(self._network, self._data, self._sample, plan, self._cache)
+        other.begin = self.begin
+        return other
+
+    def clean(self, candidate: Any) -> Mask:
+        """Return which of all samples the network classifies rightly, N booleans."""
+        jumps = self.plan.jumps_of(candidate)
+        name = f"clean-{key_of(jumps)}"
+        kept = self._cache.get(name)
+        if kept is None:
+            self._network.set(jumps)
+            parts = []
+            with self.begin(self._data.n, "clean accuracy") as advance:
+                for x, y in self._data.batches(self.plan.batch_size):
+                    parts.append(self._right(x, y))
+                    advance(len(y))
+            kept = {"right": np.concatenate(parts)}
+            self._cache.put(name, kept)
+        return kept["right"]
+
+    def robust(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
+        """Return which of the first samples stay right under all attacks, for each candidate."""
+        return self._masks(candidates, count, "robust")
+
+    def native(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
+        """Return the same under the attacks with native gradients alone; at most ``BLOCK``.
+
+        Unless the plan has none but these, later samples are spared them where others did.
+        """
+        return self._masks(candidates, count, "native")
+
+    def _masks(self, candidates: Sequence[Any], count: int, kind: str) -> dict[Any, Mask]:
+        parts: dict[Any, list[Mask]] = {candidate: [] for candidate in candidates}
+        what = f"{len(parts)} candidates attacked on {count} samples"
+        with self.begin(len(parts) * count, what) as advance:
+            for start in range(0, count, BLOCK):
+                for candidate, outcome in self._block(start, list(parts), advance).items():
+                    parts[candidate].append(outcome[kind])
+        return {candidate: np.concatenate(masks)[:count] for candidate, masks in parts.items()}
+
+    def _block(
+        self, start: int, candidates: Sequence[Any], advance: Advance
+    ) -> dict[Any, dict[str, Any]]:
+        """Measure candidates on a block of samples, each with the others' adversarial points."""
+        mode = "native" if self.plan.native_only else "worst"
+        keys = {c: f"{mode}-{start}-{key_of(self.plan.jumps_of(c))}" for c in candidates}
+        outcomes = {c: self._cache.get(keys[c]) for c in candidates}
+        pool = Pool(self._cache, f"{mode}-{start}-points")
+        for candidate, outcome in outcomes.items():
+            if outcome is None:
+                found = self._attack(candidate, start, pool)
+                outcomes[candidate] = found
+                self._cache.put(keys[candidate], found)
+            advance(len(self._block_of(start).y))
+        complete = {c: outcome for c, outcome in outcomes.items() if outcome is not None}
+        for candidate, outcome in complete.items():
+            if not self.plan.native_only and int(outcome["tried"]) < len(pool):
+                self._network.set(self.plan.jumps_of(candidate))
+                self._try(pool, int(outcome["tried"]), start, outcome["robust"])
+                outcome["tried"] = np.array(len(pool))
+                self._cache.put(keys[candidate], outcome)
+        return complete
+
+    def _attack(self, candidate: Any, start: int, pool: Pool) -> dict[str, Any]:
+        """Attack a candidate on a block; return what stays right, and what was tried."""
+        jumps = self.plan.jumps_of(candidate)
+        self._network.set(jumps)
+        left = self._right(*self._block_of(start))
+        spare = start >= FIRST_HEAT and not self.plan.native_only
+        tried = len(pool)
+        if spare:
+            self._try(pool, 0, start, left)
+        native = [n for n, stage in enumerate(self.plan.stages) if stage.family == "native"]
+        for number in native:
+            self._stage(number, jumps, start, pool, left)
+        under_native = left.copy()
+        if not self.plan.native_only:
+            if not spare:
+                self._try(pool, 0, start, left, tried)
+            for number in range(len(self.plan.stages)):
+                if number not in native:
+                    self._stage(number, jumps, start, pool, left)
+        return {"robust": left, "native": under_native, "tried": np.array(tried)}
+
+    def _stage(
+        self, number: int, jumps: Mapping[str, Jump], start: int, pool: Pool, left: Mask
+    ) -> None:
+        """Run one attack on the samples of a block that are left, and keep what it breaks."""
+        rows = np.flatnonzero(left)
+        if not len(rows):
+            return
+        block = self._block_of(start)
+        x, y = block.x[rows], block.y[rows]
+        words = [self.plan.seed, number, start]
+        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+        attack = self.plan.stages[number].on(None, seed)
+        scales = {
+            site: max(float(np.mean(jump)), self.plan.spreads.get(site, 0.0)) or 1.0
+            for site, jump in jumps.items()
+        }
+        points = attack(self._network.twin, x, y, scales=scales)
+        fooled = ~self._right(points, y)
+        left[rows[fooled]] = False
+        if not self.plan.native_only:
+            pool.add(rows[fooled], points[fooled])
+
+    def _try(self, pool: Pool, first: int, start: int, left: Mask, stop: int | None = None) -> None:
+        """Try the points of a pool from one number on, and take out the samples they break."""
+        rows, points = pool.points(left, first, stop)
+        for at in range(0, len(rows), self.plan.batch_size):
+            part = slice(at, at + self.plan.batch_size)
+            right = self._right(points[part], self._block_of(start)[1][rows[part]])
+            left[rows[part][~right]] = False
+
+    def _block_of(self, start: int) -> Sample:
+        part = slice(start, min(start + BLOCK, self.attacked))
+        return Sample(np.asarray(self._sample.x[part]), self._sample.y[part])
+
+    def _right(self, x: NDArray[np.float32] | torch.Tensor, y: NDArray[np.int64]) -> Mask:
+        """Say which samples the session classifies rightly."""
+        right: Mask = self._network.predictions(x) == y
+        return right
+
+
+def key_of(jumps: Mapping[str, Jump]) -> str:
+    """Return a name for jumps, the same for the same ones."""
+    digest = hashlib.sha256()
+    for site in sorted(jumps):
+        numbers = np.asarray(jumps[site], np.float32)
+        digest.update(f"{site}\0{numbers.shape}\0".encode() + numbers.tobytes())
+    return digest.hexdigest()[:32]

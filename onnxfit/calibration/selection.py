@@ -1,0 +1,187 @@
+"""Choose a jump by what was measured: no model, no data, only which samples stay right.
+
+A *strength* is one number that sets the jumps of all sites; 0 is the network before hardening.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxfit.verification.statistics import drop_limit, paired_difference
+
+Mask = NDArray[np.bool_]
+
+# Samples of the first heat of a race; each heat has twice as many as the one before.
+FIRST_HEAT = 64
+# Candidates of the first heat; the others join beside those that stay.
+FIRST_CANDIDATES = 5
+
+
+class Measured(Protocol):
+    """What the choice rests on.
+
+    Attributes:
+        attacked: How many samples the attacks may use.
+    """
+
+    attacked: int
+
+    def clean(self, strength: float) -> Mask:
+        """Return which of all samples are right, N booleans."""
+
+    def robust(self, strengths: Sequence[float], count: int) -> dict[float, Mask]:
+        """Return which of the first samples stay right under attack, ``count`` booleans each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a jump may cost.
+
+    Attributes:
+        max_drop: Largest drop of the accuracy.
+        confidence: With which it must be no larger, one-sided.
+    """
+
+    max_drop: float = 0.01
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        if not 0 < self.max_drop < 1:
+            raise ValueError(f"expected a max_drop between 0 and 1, got {self.max_drop}")
+        if not 0.5 <= self.confidence < 1:
+            raise ValueError(f"expected a confidence from 0.5 to below 1, got {self.confidence}")
+
+    @property
+    def samples_needed(self) -> int:
+        """The least number of samples that can show it, if not one of them is lost."""
+        n = max(1, math.ceil(math.log(1 - self.confidence) / math.log1p(-self.max_drop)))
+        while drop_limit(0, 0, n, self.confidence) > self.max_drop:
+            n += 1
+        return n
+
+    def limit(self, before: Mask, after: Mask) -> float:
+        """Return an upper limit of the drop, paired, from which samples are right."""
+        lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+        return drop_limit(lost, gained, len(before), self.confidence)
+
+    def allows(self, before: Mask, after: Mask) -> bool:
+        """Say whether the drop is inside the budget."""
+        return self.limit(before, after) <= self.max_drop
+
+
+def last_inside(count: int, inside: Callable[[int], bool]) -> int:
+    """Find by bisection the last of so many places that is inside, the first ones being so.
+
+    Returns:
+        Its number; −1 where the first is not inside.
+    """
+    low, high = -1, count
+    while high - low > 1:
+        middle = (low + high) // 2
+        if inside(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def boundary(strengths: Sequence[float], measured: Measured, budget: Budget) -> int:
+    """Return the number of the largest strength inside the budget, −1 for none.
+
+    A larger strength costs more accuracy, so that bisection finds it.
+
+    Args:
+        strengths: Above 0, in order.
+        measured: Tells which samples are right.
+        budget: What may be lost.
+    """
+    before = measured.clean(0.0)
+    return last_inside(
+        len(strengths), lambda i: budget.allows(before, measured.clean(strengths[i]))
+    )
+
+
+@dataclass
+class Race:
+    """Candidates that are compared on ever more samples until the best is left.
+
+    The first heat has a few candidates, spread evenly over all. A candidate stays while it may
+    still be the best: the upper limit of its paired difference to the leader is not below 0, and
+    it is among the better half. Then the neighbours of those that stay join, ever closer ones. So
+    what is measured of all samples is the last two or three, and the network before hardening.
+
+    Attributes:
+        strengths: The candidates, above 0 and in order.
+        measured: Tells which samples stay right.
+        inside: Says whether a candidate is inside the budget; asked when it would join.
+        confidence: Of the limit by which a candidate is dropped, two-sided.
+        heard: Is told after every heat of the samples so far and the candidates that are left.
+        robust: Of each strength that took part: which of its samples stayed right.
+    """
+
+    strengths: Sequence[float]
+    measured: Measured
+    inside: Callable[[float], bool] = lambda strength: True
+    confidence: float = 0.95
+    heard: Callable[[int, Sequence[float]], object] = lambda count, left: None
+    robust: dict[float, Mask] = field(default_factory=dict)
+
+    def run(self) -> float:
+        """Run all heats; return the strength that keeps most samples right, the smaller of two."""
+        spacing = max(1, round((len(self.strengths) - 1) / max(1, FIRST_CANDIDATES - 1)))
+        last = len(self.strengths) - 1
+        tried = {*range(0, last + 1, spacing), last}
+        running = self._joining(tried)
+        for count in heats(self.measured.attacked):
+            self._measure([0.0, *(self.strengths[i] for i in running)], count)
+            is_last = count == self.measured.attacked
+            running = self._stay(running, len(running) if is_last else math.ceil(len(running) / 2))
+            if is_last:
+                break
+            self.heard(count, [self.strengths[i] for i in running])
+            spacing = max(1, spacing // 2)
+            beside = {i + step for i in running for step in (-spacing, spacing)}
+            new = {i for i in beside if 0 <= i <= last} - tried
+            tried |= new
+            running = sorted({*running, *self._joining(new)})
+        return self.strengths[self._leader(running)]
+
+    def _joining(self, numbers: Iterable[int]) -> list[int]:
+        return sorted(i for i in numbers if self.inside(self.strengths[i]))
+
+    def _measure(self, strengths: Iterable[float], count: int) -> None:
+        found = self.measured.robust(list(strengths), count)
+        self.robust.update(found)
+
+    def _leader(self, running: Sequence[int]) -> int:
+        return max(running, key=lambda i: (int(self.robust[self.strengths[i]].sum()), -i))
+
+    def _stay(self, running: Sequence[int], most: int) -> list[int]:
+        """Return the candidates that may still be the best, at most so many."""
+        best = self.robust[self.strengths[self._leader(running)]]
+        may = [i for i in running if self._may_be_better(self.robust[self.strengths[i]], best)]
+        order = sorted(may, key=lambda i: (-int(self.robust[self.strengths[i]].sum()), i))
+        return sorted(order[:most])
+
+    def _may_be_better(self, robust: Mask, best: Mask) -> bool:
+        more, fewer = int((robust & ~best).sum()), int((best & ~robust).sum())
+        return paired_difference(more, fewer, len(best), self.confidence)[1] >= 0
+
+
+def heats(attacked: int) -> list[int]:
+    """Return the numbers of samples of the heats of a race, each twice the one before."""
+    counts = []
+    count = FIRST_HEAT
+    while count < attacked:
+        counts.append(count)
+        count *= 2
+    return [*counts, attacked]

@@ -1,0 +1,51 @@
+"""Which strengths to try where the user names none: up to about twice what the budget allows."""
+
+import math
+from collections.abc import Callable
+
+from onnxfit.calibration.scales import Scale
+from onnxfit.errors import DataError
+
+# Quantiles are below 1: at 1 a jump zeroes everything.
+_HIGHEST_QUANTILE = 0.98
+_DOUBLINGS = 40
+_HALVINGS = 4
+
+
+def strengths_to_try(
+    scale: Scale, first: float, points: int, inside: Callable[[float], bool]
+) -> list[float]:
+    """Return equally spaced strengths from near 0 to beyond the budget.
+
+    The edge of the budget is bracketed by doubling or halving, then found to about a tenth by
+    bisection.
+
+    Args:
+        scale: What a strength means.
+        first: Where to start, above 0.
+        points: How many to return.
+        inside: Says whether a strength is inside the budget.
+
+    Raises:
+        DataError: No strength is inside, however small.
+    """
+    highest = math.inf if scale == "shared" else _HIGHEST_QUANTILE
+    edge = min(first, highest)
+    if inside(edge):
+        for _ in range(_DOUBLINGS):
+            if edge == highest or not inside(min(2 * edge, highest)):
+                break
+            edge = min(2 * edge, highest)
+    else:
+        for _ in range(_DOUBLINGS):
+            edge /= 2
+            if inside(edge):
+                break
+        else:
+            raise DataError(f"no jump meets the budget, not even at the strength {edge:.2g}")
+    low, high = edge, min(2 * edge, highest)
+    for _ in range(_HALVINGS if low < high else 0):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) else (low, middle)
+    top = min(2 * low, highest)
+    return [top * (i + 1) / points for i in range(points)]

@@ -1,0 +1,84 @@
+"""A network whose jumps can be set at any time: its twin, and one session of ONNX Runtime."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxfit.calibration.scales import Jump
+from onnxfit.deployed import Deployed
+from onnxfit.errors import ModelError
+from onnxfit.hardening import retrofit
+from onnxfit.run_time_jumps import with_run_time_jumps
+from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.verification.target import DeployedClassifier, Target
+
+
+class Tunable:
+    """A network whose jumps can be set.
+
+    The session takes the jumps as inputs of the graph, so that setting them costs nothing. Where
+    activations are inside functions, which see no inputs of the graph, or the session cannot be
+    given their type, the file is hardened anew each time.
+
+    Args:
+        plain: The network before hardening.
+        shapes: The shape of each site's jumps, where that is not a single number.
+
+    Attributes:
+        twin: From samples in the data's units to logits, with gradients.
+        deployed: The same in ONNX Runtime, without gradients.
+        rebuilds: Whether the file is hardened anew each time.
+    """
+
+    def __init__(self, plain: Target, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self._plain, self._shapes, self.twin = plain, dict(shapes or {}), plain.twin
+        self._sites = jump_relus(plain.twin)
+        self._inputs: dict[str, str] = {}
+        self._session: Deployed | None = None
+        try:
+            model, self._inputs = with_run_time_jumps(plain.model, shapes, plain.folder)
+            self._session = plain.session_of(model, constants=list(self._inputs.values()))
+        except ModelError:
+            self._inputs = {}
+        self.rebuilds = self._session is None
+        self.deployed: DeployedClassifier
+        self.set({site.site: 0.0 for site in self._sites})
+
+    @property
+    def sites(self) -> list[str]:
+        """The names of the activations that have a jump."""
+        return list(dict.fromkeys(site.site for site in self._sites))
+
+    def set(self, jumps: Mapping[str, Jump]) -> None:
+        """Set the jump of every site, in the twin and in the session.
+
+        Raises:
+            ModelError: The network cannot be hardened with them.
+            ValueError: A jump is not a finite number of at least 0 in the activation's type.
+        """
+        for site in self._sites:
+            like = site.jump
+            number = torch.as_tensor(np.asarray(jumps[site.site], np.float32))
+            site.jump = number if like is None else number.to(like.device, like.dtype)
+        if self._session is None:
+            hard = retrofit(self._plain.model, jumps=dict(jumps), base_dir=self._plain.folder)
+            self.deployed = self._plain.classified_by(self._plain.session_of(hard))
+            return
+        self._session.constants = {
+            name: self._input(site, jumps[site], self._session.types[name])
+            for site, name in self._inputs.items()
+        }
+        self.deployed = self._plain.classified_by(self._session)
+
+    def _input(self, site: str, jump: Jump, dtype: Any) -> NDArray[Any]:
+        """Return the jump of a site in the shape and type that the session is given it in."""
+        shape = self._shapes.get(site, ())
+        return np.broadcast_to(np.asarray(jump, np.float32), shape).astype(dtype)
+
+    def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the classes that the session names for samples, N; -1 where a logit is NaN."""
+        classes: NDArray[Any] = self.deployed.predictions(x)
+        return classes

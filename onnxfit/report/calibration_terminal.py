@@ -1,0 +1,103 @@
+"""A calibration as tables for a terminal; only :func:`print_calibration` prints."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from onnxfit.cli_output import print_table, shown
+from onnxfit.report.calibration import jump_text
+from onnxfit.report.terminal import NATIVE, NOTHING, Rows
+from onnxfit.report.wording import finite
+
+Record = Mapping[str, Any]
+
+CHOSEN = "chosen"
+_STRENGTH = {"shared": "jump"}
+
+
+def print_calibration(document: Record) -> None:
+    """Print what ``calibration.json`` holds on stdout: the headline, the curve, the jumps."""
+    click.echo(shown(document["headline"]))
+    for rows in (curve(document), sites(document)):
+        if len(rows) > 1:
+            print_table(rows)
+    for line in lines(document):
+        click.echo(shown(line))
+
+
+def curve(document: Record) -> Rows:
+    """Return a row per strength, the header first; the chosen one is inside the budget too.
+
+    With the objective ``paper`` the curve has native gradients alone, and no worst case.
+    """
+    native_only = document.get("objective") == "paper"
+    heads = [NATIVE] if native_only else ["worst case", NATIVE]
+    strength = _STRENGTH.get(str(document.get("scale")), "quantile")
+    rows = [[strength, "clean", "drop limit", "budget", *heads, "attacked"]]
+    for point in document.get("curve") or []:
+        chosen = point["strength"] == document.get("strength")
+        native = [] if native_only else [_share((point.get("native") or {}).get("robust_accuracy"))]
+        rows.append(
+            [
+                _number(point["strength"]),
+                _share((point.get("clean") or {}).get("accuracy")),
+                _share(point.get("drop_limit")),
+                CHOSEN if chosen else "inside" if point.get("inside") else "outside",
+                _interval(point.get("robust") or {}),
+                *native,
+                str(point.get("attacked", NOTHING)),
+            ]
+        )
+    return rows
+
+
+def sites(document: Record) -> Rows:
+    """Return a row per site, the header first: its jump, and what share of inputs it zeroes."""
+    rows = [["site", "jump", "positive inputs zeroed"]]
+    for site in document.get("sites") or []:
+        rows.append(
+            [shown(str(site["name"])), jump_text(site.get("jump")), _share(site.get("zeroed"))]
+        )
+    return rows
+
+
+def lines(document: Record) -> list[str]:
+    """Return what is said in words: budget, the test, warnings."""
+    return list(_lines(document))
+
+
+def _lines(document: Record) -> Iterator[str]:
+    if budget := document.get("budget"):
+        yield (
+            f"budget     a drop of at most {budget['max_drop']:g}, with "
+            f"{budget['confidence']:g} confidence"
+        )
+    difference = document.get("difference") or {}
+    p_value, candidates = finite(difference.get("p_value")), finite(difference.get("candidates"))
+    if p_value is not None and candidates is not None:
+        yield (
+            f"test       p = {p_value:.3g}, after Bonferroni over {candidates:g} "
+            f"candidate{'' if candidates == 1 else 's'} {min(1.0, p_value * candidates):.3g}"
+        )
+    for warning in document.get("warnings") or ():
+        yield f"warning    {warning}"
+
+
+def _number(value: Any) -> str:
+    number = finite(value)
+    return NOTHING if number is None else f"{number:.4g}"
+
+
+def _interval(record: Record) -> str:
+    """Write a share with its 95 % interval: ``50.8% (42.2 to 59.3)``."""
+    share = finite(record.get("robust_accuracy"))
+    low, high = map(finite, record.get("ci95") or (None, None))
+    if share is None or low is None or high is None:
+        return NOTHING
+    return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _share(value: Any) -> str:
+    share = finite(value)
+    return NOTHING if share is None else f"{share:.2%}"
