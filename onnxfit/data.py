@@ -108,13 +108,17 @@ class Dataset:
                 f"but the model has {classes} classes, 0 to {classes - 1}"
             )
 
+    def spread_rows(self, count: int) -> NDArray[np.int64]:
+        """Return the numbers of at most ``count`` samples spread evenly over all, in order."""
+        return np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
+
     def spread(self, count: int) -> Batch:
-        """Return at most ``count`` samples spread evenly over all; reads them all once.
+        """Return the samples of :meth:`spread_rows`; reads all samples once.
 
         Raises:
             DataError: As :meth:`batches`.
         """
-        rows = np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
+        rows = self.spread_rows(count)
         parts, start = [], 0
         for x, _ in self.batches(max(count, 1)):
             here = rows[(rows >= start) & (rows < start + len(x))] - start
