@@ -161,7 +161,9 @@ def measured(case: Case, samples: int, rounds: int) -> str:
     steps = round(abs(ours - choice) / (case.largest / 20))
     right = found.document["after"]["robust_accuracy"]
     cells = [case.name, str(data.n), f"{len(robust)} of 20", f"{choice:.3g}", f"{ours:.3g}"]
-    cells += [str(steps), f"{robust[choice] / data.n:.1%}", f"{right:.1%}"]
+    before = found.document["before"]["robust_accuracy"]
+    cells += [str(steps), f"{robust[choice] / data.n:.1%}", f"{right:.1%}", f"{before:.1%}"]
+    cells += ["yes" if found.improves else "no"]
     cells += [f"{statistics.median(took[way]):.0f}" for way in ("loop", "calibrate")]
     return "| " + " | ".join([*cells, f"{ratio:.1f}"]) + " |"
 
@@ -176,7 +178,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     columns = ["network", "samples", "inside the budget", "choice of the loop", "of calibrate"]
-    columns += ["grid steps apart", "robust, loop", "calibrate", "loop, s", "calibrate, s", "ratio"]
+    columns += ["grid steps apart", "robust, loop", "calibrate", "before hardening", "a gain"]
+    columns += ["loop, s", "calibrate, s", "ratio"]
     lines = [
         "# Calibration beside a loop over 20 jumps",
         "",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxfit.cli_attack import threat_options
-from onnxfit.cli_files import check_output, stem, write_model
+from onnxfit.cli_files import check_output, check_outside, stem, write_model
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -117,12 +117,16 @@ def calibrate(
     from onnxfit.calibration.calibrator import calibrate as find
     from onnxfit.calibration.result import FILES
     from onnxfit.calibration.settings import Settings
+    from onnxfit.files import load
     from onnxfit.report.calibration_terminal import print_calibration
     from onnxfit.verification.report_folder import check_folder
 
     output = output or model.parent / f"{stem(model)}.jump.onnx"
     inputs = [model, data.path]
     check_output(inputs, output, force)
+    if data.path.is_dir():
+        for path in (output, *([] if cache is None else [cache])):
+            check_outside(path, data.path)
     if report is not None:
         check_folder(report, FILES, data.path, inputs)
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
@@ -131,9 +135,10 @@ def calibrate(
         settings = Settings(**given)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    write_model(load(model), output, model.parent, copy_data=copy_data, dry_run=True)
     found = find(model, data.open, cache=cache, begin=progress, **dataclasses.asdict(settings))
     write = found.improves or not require_gain
-    document = {**found.document, "output": str(output) if write else None}
+    found.document["output"] = str(output) if write else None
     if report is not None:
         found.write_report(report)
     if write:
@@ -141,9 +146,9 @@ def calibrate(
     for warning in found.document["warnings"]:
         click.echo(warning, err=True)
     if as_json:
-        print_json(document)
+        print_json(found.document)
     else:
-        print_calibration(document)
+        print_calibration(found.document)
         if report is not None:
             click.echo(f"wrote {report / 'report.html'}")
         if write:

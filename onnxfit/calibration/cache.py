@@ -1,10 +1,11 @@
 """What a calibration has measured, in a file, so that an interruption loses nothing of it."""
 
+import contextlib
 import hashlib
 import io
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from onnxfit.errors import DataError
 
-_NOT_A_CACHE = "{} is not a cache of onnxfit calibrate"
+# Seconds to wait for another process that uses the file.
+PATIENCE = 5.0
 
 
 class Cache:
@@ -33,33 +35,44 @@ class Cache:
         fingerprint = hashlib.sha256(text.encode()).hexdigest()
         if path is not None and not path.parent.is_dir():
             raise DataError(f"the folder {path.parent} does not exist")
+        self._path = path
+        no_cache = f"{path} is not a cache of onnxfit calibrate"
+        with self._told(no_cache):
+            self._database = sqlite3.connect("" if path is None else path, timeout=PATIENCE)
         try:
-            self._database = sqlite3.connect("" if path is None else path)
-            found = self._run()
-        except sqlite3.Error as error:
-            raise DataError(f"{_NOT_A_CACHE.format(path)}: {error}") from error
-        if found is None:
-            with self._database as database:
-                database.execute("CREATE TABLE run (fingerprint TEXT)")
-                database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
-                database.execute("INSERT INTO run VALUES (?)", (fingerprint,))
-        elif found != fingerprint:
-            raise DataError(f"{path} is the cache of another model, data or settings")
+            with self._told(no_cache):
+                found = self._run() or self._made(fingerprint)
+            if found != fingerprint:
+                raise DataError(f"{path} is the cache of another model, data or settings")
+        except DataError:
+            self.close()
+            raise
 
     def get(self, name: str) -> dict[str, NDArray[Any]] | None:
-        """Return what was put under a name, or None."""
+        """Return what was put under a name, or None.
+
+        Raises:
+            DataError: The file cannot be read, or another process does not let go of it.
+        """
         query = "SELECT arrays FROM part WHERE name = ?"
-        row = self._database.execute(query, (name,)).fetchone()
+        with self._told(f"the cache {self._path} cannot be read"):
+            row = self._database.execute(query, (name,)).fetchone()
         if row is None:
             return None
         with np.load(io.BytesIO(row[0]), allow_pickle=False) as arrays:
             return dict(arrays)
 
     def put(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep arrays under a name, in the place of others."""
+        """Keep arrays under a name, in the place of others.
+
+        Raises:
+            DataError: The file cannot be written, or another process does not let go of it.
+        """
         content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
-        with self._database as database:
+        # An older NumPy would take allow_pickle for one more array.
+        named: dict[str, Any] = dict(arrays)
+        np.savez(content, **named)
+        with self._told(f"the cache {self._path} cannot be written"), self._database as database:
             values = (name, content.getvalue())
             database.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", values)
 
@@ -76,4 +89,37 @@ class Cache:
         tables = self._database.execute("SELECT name FROM sqlite_master").fetchall()
         if not tables:
             return None
-        return str(self._database.execute("SELECT fingerprint FROM run").fetchone()[0])
+        row = self._database.execute("SELECT fingerprint FROM run").fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError("it names no run")
+        return str(row[0])
+
+    def _made(self, fingerprint: str) -> str:
+        """Begin a new file, all at once; return what it belongs to.
+
+        Raises:
+            sqlite3.Error: It cannot be written.
+        """
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            # Another process may have been faster.
+            if found := self._run():
+                return found
+            database.execute("CREATE TABLE run (fingerprint TEXT)")
+            database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
+            database.execute("INSERT INTO run VALUES (?)", (fingerprint,))
+        return fingerprint
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say in a sentence what does not work with the file.
+
+        Raises:
+            DataError: The database failed.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                what = f"the cache {self._path} is in use by another process"
+            raise DataError(f"{what}: {error}") from error

@@ -6,7 +6,6 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from onnx import ModelProto
 
 from onnxfit.calibration.activations import SiteStatistics, measure
 from onnxfit.calibration.cache import Cache
-from onnxfit.calibration.document import Findings, Point, describe, of_sites, warnings
+from onnxfit.calibration.curve import measure_curve, thinned
+from onnxfit.calibration.document import Findings, describe, of_sites, warnings
 from onnxfit.calibration.measurements import BLOCK, Measurements, Plan, Sample
 from onnxfit.calibration.reader import Reader, from_reader
 from onnxfit.calibration.refinement import Refined, Strengths, refine
 from onnxfit.calibration.result import Calibration
-from onnxfit.calibration.scales import Jump, Scale, jumps, per_site
-from onnxfit.calibration.scales import ladder as first_strength
+from onnxfit.calibration.scales import Jump, Scale, jumps, ladder, per_site
 from onnxfit.calibration.selection import Race, boundary
 from onnxfit.calibration.settings import Settings
 from onnxfit.calibration.strengths import strengths_to_try
@@ -35,8 +34,6 @@ from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.suites import FEW_STEPS, Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
 
-# Strengths that the curve shows, beside 0 and those that the choice was made among.
-CURVE_POINTS = 10
 PARITY_SAMPLES = 64
 
 UNLABELLED = (
@@ -92,7 +89,6 @@ def calibrate(
     with tempfile.TemporaryDirectory() as folder:
         dataset = from_reader(data, plain, Path(folder), limit=limit, bounds=bounds)
         found = Calibrator(plain, dataset, chosen, begin).run(store)
-    found.document["data"]["path"] = type(data).__name__
     found.document["warnings"].append(UNLABELLED)
     return found
 
@@ -154,8 +150,7 @@ class Calibrator:
         some = self._data.spread(PARITY_SAMPLES).x
         parity = plain.parity(some)
         with contextlib.closing(Cache(cache, self._run())) as store:
-            statistics = self._statistics()
-            measured = self._measurements(statistics, store)
+            statistics, measured = self.prepare(store)
             strengths = self._strengths(statistics, measured)
             findings = self._choose(strengths, measured)
         jumps = measured.plan.jumps_of(findings.candidate)
@@ -169,12 +164,11 @@ class Calibrator:
     def _run(self) -> dict[str, Any]:
         """Return what every measurement depends on."""
         given = dataclasses.asdict(self._settings)
-        ways = ("eps", "norm", "steps", "quantize", "mean", "std", "seed", "batch_size", "device")
+        ways = ["eps", "norm", "steps", "quantize", "attack_limit", "mean", "std", "seed"]
         return {
             "model": (self._plain.sha256, self._plain.external_data),
             "data": (self._data.sha256, self._data.n, self._data.bounds),
-            "attack_limit": self._settings.attack_limit,
-            "settings": {name: given[name] for name in ways},
+            "settings": {name: given[name] for name in (*ways, "batch_size", "device")},
             "versions": versions(),
         }
 
@@ -189,24 +183,30 @@ class Calibrator:
                 advance=advance,
             )
 
-    def _measurements(self, statistics: Mapping[str, SiteStatistics], store: Cache) -> Measurements:
-        """Prepare what is measured of candidates."""
-        settings = self._settings
+    def prepare(self, store: Cache) -> tuple[dict[str, SiteStatistics], Measurements]:
+        """Measure the inputs of all activations, and prepare to measure candidates.
+
+        Args:
+            store: Keeps what is measured.
+        """
+        settings, statistics = self._settings, self._statistics()
         shapes = {name: site.shape for name, site in statistics.items() if site.shape is not None}
         by_channel = shapes if settings.scale == "channel" else None
+        network = Tunable(self._plain, by_channel)
         plan = Plan(
-            jumps_of=partial(_jumps, settings.scale, statistics),
+            jumps_of=lambda candidate: network.rounded(
+                _jumps(settings.scale, statistics, candidate)
+            ),
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
             native_only=settings.objective == "paper",
             seed=settings.seed,
             batch_size=settings.batch_size,
         )
-        network = Tunable(self._plain, by_channel)
         sample = chosen_sample(self._data, settings.attack_limit, settings.seed)
         measured = Measurements(network, self._data, sample, plan, store)
         measured.begin = self._begin
-        return measured
+        return statistics, measured
 
     def _strengths(
         self, statistics: Mapping[str, SiteStatistics], measured: Measurements
@@ -216,7 +216,7 @@ class Calibrator:
         if settings.strengths is not None:
             return [float(strength) for strength in settings.strengths]
         try:
-            first = first_strength(settings.scale, statistics)
+            first = ladder(settings.scale, statistics)
         except ValueError as error:
             raise DataError(f"there is nothing to calibrate: {error}") from error
         return strengths_to_try(
@@ -244,23 +244,18 @@ class Calibrator:
             inside=lambda strength: budget.allows(before, measured.clean(strength)),
             heard=lambda count, left: heats.append((count, left)),
         )
+        # Their adversarial points are then known to the race as well.
+        measured.native([0.0, *thinned(strengths)], min(BLOCK, measured.attacked))
         chosen = race.run()
-        shown = sorted({0.0, *_thinned(strengths), *race.robust})
-        few = min(BLOCK, measured.attacked)
-        native = measured.native(shown, few)
-        robust = {**measured.robust(shown, few), **race.robust}
-        curve = [
-            Point(strength=s, clean=measured.clean(s), robust=robust[s], native=native[s])
-            for s in shown
-        ]
         refined = (
             self._refined(chosen, strengths[edge], measured) if self._settings.refine else None
         )
         candidate = chosen if refined is None else refined.strengths
         worst = measured.with_surrogates().robust([0.0, candidate], measured.attacked)
+        curve = measure_curve(strengths, race, measured)
         return Findings(
             curve=curve,
-            chosen=shown.index(chosen),
+            chosen=[point.strength for point in curve].index(chosen),
             candidate=candidate,
             candidates=edge + 1 + (0 if refined is None else refined.tried),
             clean=measured.clean(candidate),
@@ -303,9 +298,3 @@ def chosen_sample(data: Dataset, limit: int, seed: int) -> Sample:
     x, y = data.spread(limit)
     order = np.random.default_rng(seed).permutation(len(y))
     return Sample(x[order], y[order])
-
-
-def _thinned(strengths: Sequence[float]) -> list[float]:
-    """Return at most so many strengths, evenly spaced."""
-    count = min(CURVE_POINTS, len(strengths))
-    return [strengths[i] for i in np.linspace(0, len(strengths) - 1, count).round().astype(int)]

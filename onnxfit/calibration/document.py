@@ -205,6 +205,7 @@ def _point(point: Point, before: Point, budget: Budget) -> Document:
         "attacked": len(point.robust),
         "robust": robust_share(int(point.robust.sum()), len(point.robust)),
         "native": robust_share(int(point.native.sum()), len(point.native)),
+        "native_attacked": len(point.native),
     }
 
 

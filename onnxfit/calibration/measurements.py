@@ -165,26 +165,28 @@ class Measurements:
         if spare:
             self._try(pool, 0, start, left)
         native = [n for n, stage in enumerate(self.plan.stages) if stage.family == "native"]
-        for number in native:
-            self._stage(number, jumps, start, pool, left)
+        broken = [self._stage(number, jumps, start, left) for number in native]
         under_native = left.copy()
         if not self.plan.native_only:
             if not spare:
-                self._try(pool, 0, start, left, tried)
+                self._try(pool, 0, start, left)
             for number in range(len(self.plan.stages)):
                 if number not in native:
-                    self._stage(number, jumps, start, pool, left)
+                    broken.append(self._stage(number, jumps, start, left))
+            # All at once, so that an interrupted attack leaves nothing and can be repeated.
+            rows, points = (np.concatenate(parts) for parts in zip(*broken, strict=True))
+            pool.add(rows, points)
         return {"robust": left, "native": under_native, "tried": np.array(tried)}
 
     def _stage(
-        self, number: int, jumps: Mapping[str, Jump], start: int, pool: Pool, left: Mask
-    ) -> None:
-        """Run one attack on the samples of a block that are left, and keep what it breaks."""
+        self, number: int, jumps: Mapping[str, Jump], start: int, left: Mask
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """Run one attack on the samples of a block that are left; return what it breaks."""
         rows = np.flatnonzero(left)
-        if not len(rows):
-            return
         block = self._block_of(start)
         x, y = block.x[rows], block.y[rows]
+        if not len(rows):
+            return rows, x
         words = [self.plan.seed, number, start]
         seed = int(np.random.SeedSequence(words).generate_state(1)[0])
         attack = self.plan.stages[number].on(None, seed)
@@ -195,12 +197,11 @@ class Measurements:
         points = attack(self._network.twin, x, y, scales=scales)
         fooled = ~self._right(points, y)
         left[rows[fooled]] = False
-        if not self.plan.native_only:
-            pool.add(rows[fooled], points[fooled])
+        return rows[fooled], points[fooled]
 
-    def _try(self, pool: Pool, first: int, start: int, left: Mask, stop: int | None = None) -> None:
+    def _try(self, pool: Pool, first: int, start: int, left: Mask) -> None:
         """Try the points of a pool from one number on, and take out the samples they break."""
-        rows, points = pool.points(left, first, stop)
+        rows, points = pool.points(left, first)
         for at in range(0, len(rows), self.plan.batch_size):
             part = slice(at, at + self.plan.batch_size)
             right = self._right(points[part], self._block_of(start)[1][rows[part]])

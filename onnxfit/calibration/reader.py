@@ -1,9 +1,11 @@
 """Samples from a ``CalibrationDataReader`` of ``onnxruntime.quantization``, which has no labels."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset, open_data
@@ -35,7 +37,10 @@ def from_reader(
 
     Raises:
         DataError: There is no sample, or they are not for the model.
+        ValueError: The network has a normalisation of its own.
     """
+    if any(plain.mean) or any(divisor != 1 for divisor in plain.std):
+        raise ValueError("a reader gives samples as the model takes them: give no mean and no std")
     name, path, n = _input(plain.model), folder / "reader.npz", 0
     with writing(path) as append:
         while limit is None or n < limit:
@@ -47,15 +52,34 @@ def from_reader(
                     f"the reader gives {', '.join(map(repr, batch)) or 'nothing'}, and the model "
                     f"takes {name!r}"
                 )
-            x = np.asarray(batch[name], np.float32)[: None if limit is None else limit - n]
-            if x.ndim < 2 or not len(x):
-                raise DataError(f"the reader gives {name!r} of shape {x.shape}, not samples N×…")
+            x = _samples(name, batch[name])[: None if limit is None else limit - n]
             plain.classifier.check(x.shape[1:])
-            append(x=x, y=plain.predictions(x))
+            classes = plain.predictions(x)
+            if (classes < 0).any():
+                at = n + int(classes.argmin())
+                raise DataError(f"the model gives NaN for sample {at} of the reader")
+            append(x=x, y=classes)
             n += len(x)
         if not n:
             raise DataError("the reader gives no samples")
-    return open_data(path, bounds=bounds)
+    data = open_data(path, bounds=bounds)
+    source = dataclasses.replace(data.source, sha256=data.sha256)
+    return dataclasses.replace(data, path=Path(type(reader).__name__), source=source)
+
+
+def _samples(name: str, values: Any) -> NDArray[np.float32]:
+    """Return samples, float32 of shape N×….
+
+    Raises:
+        DataError: They are of another form.
+    """
+    try:
+        x = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the reader gives {name!r} that is no array of numbers") from error
+    if x.ndim < 2 or not len(x):
+        raise DataError(f"the reader gives {name!r} of shape {x.shape}, not samples N×…")
+    return x
 
 
 def _input(model: ModelProto) -> str:

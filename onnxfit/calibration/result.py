@@ -15,6 +15,7 @@ from onnxfit.replacing import replacing
 
 JSON, HTML = "calibration.json", "report.html"
 FILES = (JSON, HTML)
+SOURCE = "onnxfit.source_sha256"
 
 
 class Calibration(dict[str, Jump]):
@@ -49,6 +50,10 @@ class Calibration(dict[str, Jump]):
     def harden(self) -> ModelProto:
         """Return the model with the jumps, and a record of how they were found."""
         hard = retrofit(self._plain, jumps=self, base_dir=self._folder)
+        # The file that was calibrated need not be what protobuf writes of it.
+        for entry in hard.metadata_props:
+            if entry.key == SOURCE:
+                entry.value = self.document["model"]["sha256"]
         record_calibration(hard, finite(summary(self.document)))
         return hard
 

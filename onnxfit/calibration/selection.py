@@ -117,7 +117,8 @@ class Race:
     The first heat has a few candidates, spread evenly over all. A candidate stays while it may
     still be the best: the upper limit of its paired difference to the leader is not below 0, and
     it is among the better half. Then the neighbours of those that stay join, ever closer ones. So
-    what is measured of all samples is the last two or three, and the network before hardening.
+    few are measured on all samples: the last one or two where there is a clear peak, more where
+    all are alike; and the network before hardening. A peak of a single candidate may be missed.
 
     Attributes:
         strengths: The candidates, above 0 and in order.
@@ -137,11 +138,13 @@ class Race:
 
     def run(self) -> float:
         """Run all heats; return the strength that keeps most samples right, the smaller of two."""
-        spacing = max(1, round((len(self.strengths) - 1) / max(1, FIRST_CANDIDATES - 1)))
-        last = len(self.strengths) - 1
+        last, counts = len(self.strengths) - 1, heats(self.measured.attacked)
+        # Where few heats follow, candidates begin so close that all between them can join.
+        widest = 2 ** (len(counts) - 1)
+        spacing = min(widest, max(1, round(last / (FIRST_CANDIDATES - 1))))
         tried = {*range(0, last + 1, spacing), last}
         running = self._joining(tried)
-        for count in heats(self.measured.attacked):
+        for count in counts:
             self._measure([0.0, *(self.strengths[i] for i in running)], count)
             is_last = count == self.measured.attacked
             running = self._stay(running, len(running) if is_last else math.ceil(len(running) / 2))

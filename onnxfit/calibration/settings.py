@@ -70,8 +70,9 @@ class Settings:
             ("norm", NORMS),
         ):
             if getattr(self, name) not in known:
-                choice = " or ".join(known)
-                raise ValueError(f"expected a {name} of {choice}, got {getattr(self, name)!r}")
+                choice, article = " or ".join(known), "an" if name == "objective" else "a"
+                given = getattr(self, name)
+                raise ValueError(f"expected {article} {name} of {choice}, got {given!r}")
         if self.eps is not None and not 0 < self.eps < float("inf"):
             raise ValueError(f"expected eps > 0, got {self.eps}")
         for name, least in (("steps", 1), ("points", 8), ("attack_limit", 1), ("batch_size", 1)):

@@ -48,4 +48,4 @@ def strengths_to_try(
         middle = (low + high) / 2
         low, high = (middle, high) if inside(middle) else (low, middle)
     top = min(2 * low, highest)
-    return [top * (i + 1) / points for i in range(points)]
+    return [top * ((i + 1) / points) for i in range(points)]

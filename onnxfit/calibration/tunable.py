@@ -6,12 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnxfit.calibration.scales import Jump
 from onnxfit.deployed import Deployed
 from onnxfit.errors import ModelError
 from onnxfit.hardening import retrofit
+from onnxfit.op import round_jumps
+from onnxfit.planning import sites_of
 from onnxfit.run_time_jumps import with_run_time_jumps
+from onnxfit.sites import scan
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.verification.target import DeployedClassifier, Target
 
@@ -36,6 +40,8 @@ class Tunable:
     def __init__(self, plain: Target, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
         self._plain, self._shapes, self.twin = plain, dict(shapes or {}), plain.twin
         self._sites = jump_relus(plain.twin)
+        found = sites_of(list(scan(plain.model)))
+        self._types = {each.site.name: each.place.element_type for each in found}
         self._inputs: dict[str, str] = {}
         self._session: Deployed | None = None
         try:
@@ -52,6 +58,17 @@ class Tunable:
         """The names of the activations that have a jump."""
         return list(dict.fromkeys(site.site for site in self._sites))
 
+    def rounded(self, jumps: Mapping[str, Jump]) -> dict[str, Jump]:
+        """Return jumps as the types of the activations hold them.
+
+        In float16 a very small one becomes 0, which a file is not hardened with unless it is meant,
+        and a very large one the largest number.
+        """
+        return {
+            site: _half(jump) if self._types[site] == TensorProto.FLOAT16 else jump
+            for site, jump in jumps.items()
+        }
+
     def set(self, jumps: Mapping[str, Jump]) -> None:
         """Set the jump of every site, in the twin and in the session.
 
@@ -59,26 +76,34 @@ class Tunable:
             ModelError: The network cannot be hardened with them.
             ValueError: A jump is not a finite number of at least 0 in the activation's type.
         """
+        exact = {name: round_jumps(jump, self._types[name]) for name, jump in jumps.items()}
         for site in self._sites:
             like = site.jump
-            number = torch.as_tensor(np.asarray(jumps[site.site], np.float32))
+            number = torch.as_tensor(exact[site.site])
             site.jump = number if like is None else number.to(like.device, like.dtype)
         if self._session is None:
             hard = retrofit(self._plain.model, jumps=dict(jumps), base_dir=self._plain.folder)
             self.deployed = self._plain.classified_by(self._plain.session_of(hard))
             return
         self._session.constants = {
-            name: self._input(site, jumps[site], self._session.types[name])
+            name: self._input(site, exact[site], self._session.types[name])
             for site, name in self._inputs.items()
         }
         self.deployed = self._plain.classified_by(self._session)
 
-    def _input(self, site: str, jump: Jump, dtype: Any) -> NDArray[Any]:
+    def _input(self, site: str, jump: NDArray[np.float32], dtype: Any) -> NDArray[Any]:
         """Return the jump of a site in the shape and type that the session is given it in."""
         shape = self._shapes.get(site, ())
-        return np.broadcast_to(np.asarray(jump, np.float32), shape).astype(dtype)
+        return np.broadcast_to(jump, shape).astype(dtype)
 
     def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the classes that the session names for samples, N; -1 where a logit is NaN."""
         classes: NDArray[Any] = self.deployed.predictions(x)
         return classes
+
+
+def _half(jump: Jump) -> Jump:
+    """Return the finite float16 next to a jump, as float32."""
+    largest = np.finfo(np.float16).max
+    numbers = np.minimum(np.asarray(jump, np.float32), largest).astype(np.float16)
+    return numbers.astype(np.float32) if numbers.ndim else float(numbers)

@@ -2,11 +2,10 @@
 
 import functools
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from onnxfit.calibration.selection import FIRST_HEAT
-from onnxfit.report import page
+from onnxfit.report import attribution, page
 from onnxfit.report.trade_off import Marks, trade_off
 from onnxfit.report.wording import NONE, finite, number
 
@@ -44,8 +43,7 @@ def render_calibration(document: Document) -> str:
     """
     verdict, word = _verdict(document)
     sites = [_site(site) for site in document.get("sites") or []]
-    counts = [finite(point.get("attacked")) for point in _curve(document)]
-    known = [int(count) for count in counts if count is not None]
+    curve, attributed = _curve(document), attribution.attributed(document)
     return _template().render(
         result=document,
         verdict=verdict,
@@ -55,13 +53,17 @@ def render_calibration(document: Document) -> str:
         names={"model": "Hardened", "baseline": "Before"},
         axis=_axis(document),
         plot=_plot(document),
-        attacked=(min(known), max(known)) if known else None,
-        few=FIRST_HEAT,
+        attacked=_range(point.get("attacked") for point in curve),
+        native_attacked=_range(point.get("native_attacked") for point in curve),
         last=_last(document),
         corrected=_corrected(document),
         significance=_SIGNIFICANCE,
         sites=sites,
-        attributed=any(site["attribution"] for site in sites),
+        attributed=attribution.plot(attributed) if attributed else None,
+        judged={kind: _range(attribution.counts(attributed, kind)) for kind in attribution.KINDS},
+        alone=attribution.sentences(document),
+        steps=attribution.steps(document),
+        unwritten="output" in document and document["output"] is None,
         commands=_commands(document),
         bounds=page.bounds(document),
         over_255=page.over_255(document),
@@ -101,6 +103,13 @@ def _side(document: Document, side: str) -> dict[str, Document]:
 def _curve(document: Document) -> list[Document]:
     """Return the points of the curve."""
     return [point for point in document.get("curve") or [] if point]
+
+
+def _range(counts: Iterable[Any]) -> str | None:
+    """Write between what numbers counts lie, None where there are none."""
+    known = [int(count) for count in map(finite, counts) if count is not None]
+    ends = sorted({min(known), max(known)}) if known else []
+    return " to ".join(map(number, ends)) or None
 
 
 def _axis(document: Document) -> str:

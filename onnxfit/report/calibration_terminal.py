@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from onnxfit.cli_output import print_table, shown
+from onnxfit.report import attribution
 from onnxfit.report.calibration import jump_text
 from onnxfit.report.terminal import NATIVE, NOTHING, Rows
-from onnxfit.report.wording import finite
+from onnxfit.report.wording import finite, interval, number, points
 
 Record = Mapping[str, Any]
 
@@ -53,17 +54,28 @@ def curve(document: Record) -> Rows:
 
 
 def sites(document: Record) -> Rows:
-    """Return a row per site, the header first: its jump, and what share of inputs it zeroes."""
+    """Return a row per site, the header first: its jump, and what share of inputs it zeroes.
+
+    Where a refinement was asked for, a row has the strength of the site too, and what its jump
+    alone buys and costs.
+    """
+    native = f" ({NATIVE})" if document.get("objective") == "paper" else ""
+    refined = bool(document.get("refinement"))
+    alone = bool(attribution.attributed(document))
     rows = [["site", "jump", "positive inputs zeroed"]]
+    rows[0] += ["strength"] if refined else []
+    rows[0] += [f"buys alone, points{native}", "costs alone, points"] if alone else []
     for site in document.get("sites") or []:
-        rows.append(
-            [shown(str(site["name"])), jump_text(site.get("jump")), _share(site.get("zeroed"))]
-        )
+        row = [shown(str(site["name"])), jump_text(site.get("jump")), _share(site.get("zeroed"))]
+        row += [number(finite(site.get("strength")))] if refined else []
+        changes = (attribution.effect(site, kind) for kind in attribution.KINDS)
+        row += map(_change, changes) if alone else []
+        rows.append(row)
     return rows
 
 
 def lines(document: Record) -> list[str]:
-    """Return what is said in words: budget, the test, warnings."""
+    """Return what is said in words: budget, the test, the refinement, warnings."""
     return list(_lines(document))
 
 
@@ -80,6 +92,10 @@ def _lines(document: Record) -> Iterator[str]:
             f"test       p = {p_value:.3g}, after Bonferroni over {candidates:g} "
             f"candidate{'' if candidates == 1 else 's'} {min(1.0, p_value * candidates):.3g}"
         )
+    if steps := attribution.steps(document):
+        yield f"refined    {steps}"
+    for sentence in attribution.sentences(document):
+        yield f"alone      {sentence}"
     for warning in document.get("warnings") or ():
         yield f"warning    {warning}"
 
@@ -96,6 +112,14 @@ def _interval(record: Record) -> str:
     if share is None or low is None or high is None:
         return NOTHING
     return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _change(record: Record) -> str:
+    """Write a difference in points with its 95 % interval: ``−1.6 (−6.0 to +2.2)``."""
+    if finite(record.get("difference")) is None:
+        return NOTHING
+    difference = points(record["difference"]).removesuffix(" points")
+    return f"{difference} ({interval(record.get('ci95'), 'points')})"
 
 
 def _share(value: Any) -> str:

@@ -139,7 +139,7 @@ def marks(row: Mapping[str, Mapping[str, Any]], key: str) -> list[dict[str, str]
     found = []
     for side in ("model", "baseline"):
         values = row.get(side) or {}
-        place = _place(values.get(key), values.get("ci95"), 0.0, 1.0)
+        place = placed(values.get(key), values.get("ci95"), 0.0, 1.0)
         if place:
             found.append({"side": side, **place})
     return found
@@ -150,10 +150,10 @@ def span(difference: Mapping[str, Any]) -> dict[str, str]:
     value, ends = difference.get("robust_accuracy"), difference.get("ci95")
     sizes = [abs(size) for size in map(svg.number, [value, *(ends or ())]) if math.isfinite(size)]
     reach = 1.15 * max([*sizes, 0.01])
-    return _place(value, ends, -reach, reach)
+    return placed(value, ends, -reach, reach)
 
 
-def _place(value: Any, ends: Any, low: float, high: float) -> dict[str, str]:
+def placed(value: Any, ends: Any, low: float, high: float) -> dict[str, str]:
     """Place a value and its interval on a line between two ends, nothing where there is none."""
     at, lower, upper = map(svg.number, (value, *(ends or (None, None))))
     if math.isnan(at):
