@@ -54,6 +54,7 @@ def measurements(
     seed: int = 0,
     native_only: bool = False,
     steps: int = 2,
+    batch_size: int = 64,
 ) -> Measurements:
     """Prepare to measure a shared jump."""
     network = Tunable(Target(DIGITS))
@@ -64,6 +65,7 @@ def measurements(
         stages=attacks(steps),
         native_only=native_only,
         seed=seed,
+        batch_size=batch_size,
     )
     sample = Sample(*samples.spread(FEW))
     return Measurements(network, samples, sample, plan, Cache(cache, {}))
@@ -278,6 +280,26 @@ def test_blocks_are_measured_apart(short_blocks: int) -> None:
     for jump in CANDIDATES:
         assert not (many[jump] & ~of_file(jump, x, y)).any()
         assert not many[jump][block][rows[~of_file(jump, points, y[block][rows])]].any()
+
+
+def test_no_batch_is_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks and the session are given at most so many samples at a time, and all of them."""
+    sizes: dict[str, list[int]] = {"twin": [], "session": []}
+    measured = measurements(batch_size=10)
+    network = measured._network
+    network.twin.register_forward_pre_hook(lambda _, given: sizes["twin"].append(len(given[0])))
+    session = network.predictions
+
+    def counted(x: Any) -> Any:
+        sizes["session"].append(len(x))
+        return session(x)
+
+    monkeypatch.setattr(network, "predictions", counted)
+    (robust,) = measured.robust([0.5], FEW).values()
+    assert len(robust) == FEW > 10
+    assert 10 == max(sizes["twin"]) == max(sizes["session"])
+    broken = measurements().clean(0.5)[:FEW] & ~robust
+    assert broken.any()
 
 
 @pytest.mark.usefixtures("short_blocks")

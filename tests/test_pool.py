@@ -30,11 +30,9 @@ def filled(cache: Cache) -> Pool:
     return pool
 
 
-def given(
-    pool: Pool, left: NDArray[np.bool_] = ALL, first: int = 0, stop: int | None = None
-) -> list[tuple[int, float]]:
+def given(pool: Pool, left: NDArray[np.bool_] = ALL, first: int = 0) -> list[tuple[int, float]]:
     """Return what a pool gives as pairs of a sample's number and its point's value."""
-    numbers, found = pool.points(left, first, stop)
+    numbers, found = pool.points(left, first)
     assert (len(numbers), 1, 2) == found.shape
     assert np.float32 == found.dtype
     return list(zip(numbers.tolist(), found[:, 0, 0].tolist(), strict=True))
@@ -65,10 +63,8 @@ def test_a_part_of_the_points_can_be_asked_for(cache: Cache) -> None:
     """Numbers count all points, whether their samples are left or not."""
     pool = filled(cache)
     assert [(2, 3), (5, 4), (4, 5)] == given(pool, first=2)
-    assert [(4, 1), (0, 2), (2, 3)] == given(pool, stop=3)
-    assert [(5, 4)] == given(pool, np.arange(6) == 5, first=1, stop=4)
+    assert [(5, 4)] == given(pool, np.arange(6) == 5, first=1)
     assert [] == given(pool, first=5)
-    assert [] == given(pool, stop=0)
 
 
 def test_a_sample_has_no_more_than_four_points(cache: Cache) -> None:

@@ -9,7 +9,7 @@ from onnxfit.calibration.measurements import BLOCK, Measurements
 from onnxfit.calibration.selection import Mask, Race
 
 # Strengths that the curve shows, beside 0 and those that the choice was made among.
-CURVE_POINTS = 10
+CURVE_POINTS = 8
 
 
 def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements) -> list[Point]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from onnxfit.calibration.cache import Cache
@@ -182,38 +181,39 @@ class Measurements:
         self, number: int, jumps: Mapping[str, Jump], start: int, left: Mask
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Run one attack on the samples of a block that are left; return what it breaks."""
-        rows = np.flatnonzero(left)
-        block = self._block_of(start)
-        x, y = block.x[rows], block.y[rows]
-        if not len(rows):
-            return rows, x
-        words = [self.plan.seed, number, start]
-        seed = int(np.random.SeedSequence(words).generate_state(1)[0])
-        attack = self.plan.stages[number].on(None, seed)
         scales = {
             site: max(float(np.mean(jump)), self.plan.spreads.get(site, 0.0)) or 1.0
             for site, jump in jumps.items()
         }
-        points = attack(self._network.twin, x, y, scales=scales)
-        fooled = ~self._right(points, y)
-        left[rows[fooled]] = False
+        rows, block = np.flatnonzero(left), self._block_of(start)
+        points = block.x[rows]
+        for at in range(0, len(rows), self.plan.batch_size):
+            words = [self.plan.seed, number, start, at]
+            seed = int(np.random.SeedSequence(words).generate_state(1)[0])
+            attack = self.plan.stages[number].on(None, seed)
+            part = slice(at, at + self.plan.batch_size)
+            points[part] = attack(
+                self._network.twin, points[part], block.y[rows[part]], scales=scales
+            )
+            left[rows[part]] = self._right(points[part], block.y[rows[part]])
+        fooled = ~left[rows]
         return rows[fooled], points[fooled]
 
     def _try(self, pool: Pool, first: int, start: int, left: Mask) -> None:
         """Try the points of a pool from one number on, and take out the samples they break."""
         rows, points = pool.points(left, first)
-        for at in range(0, len(rows), self.plan.batch_size):
-            part = slice(at, at + self.plan.batch_size)
-            right = self._right(points[part], self._block_of(start)[1][rows[part]])
-            left[rows[part][~right]] = False
+        left[rows[~self._right(points, self._block_of(start).y[rows])]] = False
 
     def _block_of(self, start: int) -> Sample:
         part = slice(start, min(start + BLOCK, self.attacked))
         return Sample(np.asarray(self._sample.x[part]), self._sample.y[part])
 
-    def _right(self, x: NDArray[np.float32] | torch.Tensor, y: NDArray[np.int64]) -> Mask:
+    def _right(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> Mask:
         """Say which samples the session classifies rightly."""
-        right: Mask = self._network.predictions(x) == y
+        right = np.zeros(len(y), bool)
+        for at in range(0, len(y), self.plan.batch_size):
+            part = slice(at, at + self.plan.batch_size)
+            right[part] = self._network.predictions(x[part]) == y[part]
         return right
 
 

@@ -45,17 +45,16 @@ class Pool:
             self._points.append(points)
 
     def points(
-        self, left: NDArray[np.bool_], first: int = 0, stop: int | None = None
+        self, left: NDArray[np.bool_], first: int = 0
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
         """Return the points of some samples and the numbers of these.
 
         Args:
             left: Which samples of the block.
             first: The number of the first point to look at.
-            stop: The number of the one after the last; None for all.
         """
         if not self._rows:
             return np.zeros(0, np.intp), np.zeros(0, np.float32)
-        rows = np.concatenate(self._rows)[first:stop]
-        points = np.concatenate(self._points)[first:stop]
+        rows = np.concatenate(self._rows)[first:]
+        points = np.concatenate(self._points)[first:]
         return rows[left[rows]], points[left[rows]]
