@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from attack_throughput import (
     RESULTS,
     VIT,
     Case,
+    Chain,
     accuracy,
     environment,
     head,
-    run_ours,
+    ours,
     run_reference,
     told,
 )
@@ -39,8 +41,11 @@ def accuracy_rows(case: Case, samples: int) -> Iterator[str]:
     """Compare robust accuracies on a network; yield the rows of the table."""
     module, (x, y) = case.module(), case.samples(samples)
     for eps in case.radii:
-        robust, _ = run_ours(module, x, y, eps)
-        reference, _ = run_reference(module, x, y, eps)
+        chain, theirs = Chain(module, x, y), Chain(module, x, y)
+        for name, attack in ours(eps).items():
+            chain.attack(attack)
+            theirs.attack(partial(run_reference, name, eps=eps))
+        robust, reference = chain.robust, theirs.robust
         more = int((robust & ~reference).sum())
         cells = [f"{case.name}, {eps * 255:.3g}/255", f"{accuracy(module, x, y):.1%}"]
         cells += [f"{r.double().mean():.1%}" for r in (robust, reference)]
@@ -68,11 +73,11 @@ def pairs() -> Iterator[tuple[str, str, Any, Any]]:
 
     yield "DeepFool", "linf", DeepFool(norm="linf"), LinfDeepFoolAttack(steps=50)
     yield "DeepFool", "l2", DeepFool(norm="l2"), L2DeepFoolAttack(steps=50)
-    ours = CarliniWagner(steps=300, binary_search_steps=6)
+    own = CarliniWagner(steps=300, binary_search_steps=6)
     yield (
         "Carlini-Wagner",
         "l2",
-        ours,
+        own,
         L2CarliniWagnerAttack(binary_search_steps=6, steps=300),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxfit.cli_attack import threat_options
-from onnxfit.cli_files import check_output, check_outside, stem, write_model
+from onnxfit.cli_files import check_different, check_output, check_outside, stem, write_model
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -127,8 +127,11 @@ def calibrate(
     if data.path.is_dir():
         for path in (output, *([] if cache is None else [cache])):
             check_outside(path, data.path)
+    written = [output, *([] if cache is None else [cache])]
     if report is not None:
         check_folder(report, FILES, data.path, inputs)
+        written += [report / name for name in FILES]
+    check_different(written)
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     given |= {"mean": data.mean, "std": data.std, "seed": data.seed, "batch_size": data.batch_size}
     try:
@@ -139,10 +142,10 @@ def calibrate(
     found = find(model, data.open, cache=cache, begin=progress, **dataclasses.asdict(settings))
     write = found.improves or not require_gain
     found.document["output"] = str(output) if write else None
-    if report is not None:
-        found.write_report(report)
     if write:
         write_model(found.harden(), output, model.parent, copy_data=copy_data)
+    if report is not None:
+        found.write_report(report)
     for warning in found.document["warnings"]:
         click.echo(warning, err=True)
     if as_json:

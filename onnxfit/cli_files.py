@@ -26,6 +26,19 @@ def check_outside(output: Path, folder: Path) -> None:
         raise DataError(f"{output} lies in the folder of the data, {folder}")
 
 
+def check_different(files: Sequence[Path]) -> None:
+    """Refuse to write two things to one file.
+
+    Raises:
+        DataError: Two names are the same.
+    """
+    seen: set[Path] = set()
+    for path in (file.resolve() for file in files):
+        if path in seen:
+            raise DataError(f"{path} cannot be two of the files that are written")
+        seen.add(path)
+
+
 def stem(model: Path) -> str:
     """Return what the names of files made of a model begin with."""
     return model.name.removesuffix(".onnx")

@@ -1,6 +1,7 @@
 """The verb ``calibrate`` as a user runs it."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +134,7 @@ def test_no_gain_where_one_is_required(tmp_path: Path, onnxfit_command: Command)
     assert str(out) not in ran.out
     document = json.loads((report / "calibration.json").read_text())
     assert not document["improves"]
-    assert document["headline"].startswith("No jump inside the budget makes the model more robust")
+    assert document["headline"].startswith("The best jump found does not make the model more")
 
 
 def test_a_gain_where_one_is_required(tmp_path: Path, onnxfit_command: Command) -> None:
@@ -271,6 +272,21 @@ def text_as_cache(folder: Path) -> tuple[tuple[object, ...], str]:
     return ("--cache", folder / "c.txt"), f"{folder / 'c.txt'} {sentence}"
 
 
+def output_as_cache(folder: Path) -> tuple[tuple[object, ...], str]:
+    """Write the model over the cache."""
+    twice = "cannot be two of the files that are written"
+    return ("--cache", folder / "out.onnx"), f"{folder / 'out.onnx'} {twice}"
+
+
+def output_in_the_report(folder: Path) -> tuple[tuple[object, ...], str]:
+    """Write the model over the page."""
+    page = folder / "r" / ".." / "r" / "report.html"
+    return (
+        "-o",
+        page,
+    ), f"{folder / 'r' / 'report.html'} cannot be two of the files that are written"
+
+
 def labels_beyond_the_classes(folder: Path) -> tuple[tuple[object, ...], str]:
     """Label a sample 10."""
     with np.load(MODELS / "digits_val.npz") as file:
@@ -292,6 +308,8 @@ BAD_INPUT: tuple[Callable[[Path], tuple[tuple[object, ...], str]], ...] = (
     output_in_the_data,
     cache_in_the_data,
     text_as_cache,
+    output_as_cache,
+    output_in_the_report,
     labels_beyond_the_classes,
 )
 
@@ -424,10 +442,27 @@ def test_a_hardened_model_is_calibrated_anew(
 ) -> None:
     """Its own jumps are taken back, so that the output is that of its source."""
     model = save(onnxfit.retrofit(DIGITS, 0.9), tmp_path, "hard.onnx")
-    ran = onnxfit_command("calibrate", model, *FEW, "-o", tmp_path / "out.onnx")
+    given = ("-o", tmp_path / "out.onnx", "--json")
+    ran = onnxfit_command("calibrate", model, *FEW, *given)
     assert 0 == ran.status
+    assert str(model) == json.loads(ran.out)["model"]["path"]
+    assert "The model was hardened already: its jumps were taken back first.\n" in ran.err
     expected = onnx.load(calibrated.folder / "out.onnx")
     assert expected == onnx.load(tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_what_the_report_needs_is_told_first(
+    package: str, tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 3 before anything is attacked."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(PGD, "_attack", lambda *_: pytest.fail("attacked"))
+    given = ("-o", tmp_path / "out.onnx", "--report", tmp_path / "r")
+    ran = onnxfit_command("calibrate", DIGITS, *FEW, *given)
+    assert 3 == ran.status
+    assert "pip install 'onnxfit[report]'" in ran.err
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_warnings_go_to_stderr(tmp_path: Path, onnxfit_command: Command) -> None:

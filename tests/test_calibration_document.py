@@ -28,12 +28,12 @@ from onnxfit.verification.statistics import mcnemar, paired_difference, wilson
 N, ATTACKED = 1000, 200
 FIGURES = re.compile(
     r"([\d.]+) % of (\d+) samples stay right in the worst case, against ([\d.]+) % before: "
-    r"([+−][\d.]+) points \(95 % interval ([+−][\d.]+) to ([+−][\d.]+)\); clean accuracy changes "
-    r"by ([+−][\d.]+) points\.$"
+    r"([+−][\d.]+) points \(95 % interval ([+−][\d.]+) to ([+−][\d.]+), not corrected for "
+    r"the search\); clean accuracy changes by ([+−][\d.]+) points\.$"
 )
 MORE = "The model is more robust at "
-LESS = "Every jump tried inside the budget makes the model less robust at "
-NEITHER = "No jump inside the budget makes the model more robust beyond noise at "
+LESS = "The best jump found makes the model less robust at "
+NEITHER = "The best jump found does not make the model more robust beyond noise at "
 
 
 def right(count: int, n: int, first: int = 0) -> Mask:
@@ -47,9 +47,21 @@ def findings(only_after: int, only_before: int, candidates: int = 1, lost: int =
     strong |= right(only_after, ATTACKED, first=50 + only_before)
     clean = right(900, N)
     curve = [
-        Point(strength=0.0, clean=clean, robust=weak[:64], native=weak[:64]),
-        Point(strength=0.25, clean=right(900 - lost, N), robust=strong, native=right(60, 64)),
-        Point(strength=0.5, clean=right(800, N), robust=strong[:64], native=right(64, 64)),
+        Point(strength=0.0, clean=clean, robust=weak, worst=weak[:64], native=weak[:64]),
+        Point(
+            strength=0.25,
+            clean=right(900 - lost, N),
+            robust=strong,
+            worst=right(40, 64),
+            native=right(60, 64),
+        ),
+        Point(
+            strength=0.5,
+            clean=right(800, N),
+            robust=strong[:64],
+            worst=right(10, 64),
+            native=right(64, 64),
+        ),
     ]
     return Findings(
         curve=curve,
@@ -171,7 +183,7 @@ def test_the_headline_says_how_far_the_attacker_may_go() -> None:
     expected = (
         "The model is more robust at eps 0.1 (ℓ2, pixels from 0 to 1): 40.0 % of 200 samples stay "
         "right in the worst case, against 26.0 % before: +14.0 points (95 % interval +9.2 to "
-        "+19.8); clean accuracy changes by −0.3 points."
+        "+19.8, not corrected for the search); clean accuracy changes by −0.3 points."
     )
     assert expected == described(findings(30, 2), eps=0.1, norm="l2")["headline"]
 
@@ -217,6 +229,15 @@ def test_both_sides_have_intervals() -> None:
     } == document["after"]
 
 
+def test_native_gradients_say_nothing_of_other_jumps() -> None:
+    """Where they chose, the sentence is of the jump that they prefer."""
+    worse = described(findings(2, 30), objective="paper")["headline"]
+    assert worse.startswith("The jump that native gradients prefer makes the model less robust at ")
+    alike = described(findings(2, 2), objective="paper")["headline"]
+    start = "The jump that native gradients prefer does not make the model more robust beyond noise"
+    assert alike.startswith(start)
+
+
 def test_what_was_refined_is_compared_rather_than_the_strength_of_the_race() -> None:
     """The side after hardening is of the jumps that were found."""
     found = replace(findings(30, 2), clean=right(890, N), candidate=(0.5, 0.0))
@@ -231,10 +252,16 @@ def test_the_curve_says_which_strengths_are_inside() -> None:
     curve = described(findings(30, 2), max_drop=0.02)["curve"]
     assert [0.0, 0.25, 0.5] == [point["strength"] for point in curve]
     assert [True, True, False] == [point["inside"] for point in curve]
-    assert [64, 200, 64] == [point["attacked"] for point in curve]
+    assert [200, 200, 64] == [point["attacked"] for point in curve]
     limits = [Budget(max_drop=0.02).limit(right(900, N), right(k, N)) for k in (900, 897, 800)]
     assert limits == [point["drop_limit"] for point in curve]
-    assert {"robust_accuracy": 60 / 64, "ci95": list(wilson(60, 64))} == curve[1]["native"]
+    assert [64, 64, 64] == [point["common"]["attacked"] for point in curve]
+    native, worst = curve[1]["common"]["native"], curve[1]["common"]["worst"]
+    assert {"robust_accuracy": 60 / 64, "ci95": list(wilson(60, 64))} == native
+    assert {"robust_accuracy": 40 / 64, "ci95": list(wilson(40, 64))} == worst
+    expected = {"difference": 28 / 200, "ci95": list(paired_difference(30, 2, 200)), "n": 200}
+    assert expected == curve[1]["difference"]
+    assert 0.0 == curve[0]["difference"]["difference"]
     assert {"robust_accuracy": 80 / 200, "ci95": list(wilson(80, 200))} == curve[1]["robust"]
 
 
@@ -349,6 +376,12 @@ def test_the_summary_is_what_a_hardened_file_records() -> None:
         "eps": 0.1,
         "max_drop": 0.01,
         "confidence": 0.95,
+        "refined": False,
+        "improves": True,
+        "samples": N,
+        "attacked": ATTACKED,
+        "accuracy": 897 / N,
+        "accuracy_before": 900 / N,
         "robust_accuracy": 0.4,
         "robust_accuracy_before": 0.26,
     }

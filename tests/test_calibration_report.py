@@ -84,6 +84,11 @@ def clean(value: float) -> Document:
     return {"accuracy": value, "ci95": [value - 0.0153, value + 0.0067]}
 
 
+def change(difference: float, low: float, high: float, n: int) -> Document:
+    """Make a paired difference."""
+    return {"difference": difference, "ci95": [low, high], "n": n}
+
+
 def point(strength: float, accuracy: float, limit: float, robust: float, count: int) -> Document:
     """Make a point of the curve; no two numbers are the same."""
     return {
@@ -91,10 +96,14 @@ def point(strength: float, accuracy: float, limit: float, robust: float, count: 
         "clean": clean(accuracy),
         "drop_limit": limit,
         "inside": limit <= 0.01,
+        "common": {
+            "attacked": 64,
+            "worst": share(robust - 0.0312),
+            "native": share(robust + 0.2),
+        },
         "attacked": count,
         "robust": share(robust),
-        "native": share(robust + 0.2),
-        "native_attacked": count // 2,
+        "difference": change(robust - 0.4113, robust - 0.4846, robust - 0.338, count),
     }
 
 
@@ -106,8 +115,8 @@ CURVE = [
     point(1.0, 0.9622, 0.0412, 0.2234, 64),
 ]
 GAIN = "The model is more robust at eps 0.1: 51.2 % of 200 samples stay right in the worst case."
-NO_GAIN = "No jump inside the budget makes the model more robust beyond noise at eps 0.1."
-LOSS = "Every jump tried inside the budget makes the model less robust at eps 0.1."
+NO_GAIN = "The best jump found does not make the model more robust beyond noise at eps 0.1."
+LOSS = "The best jump found makes the model less robust at eps 0.1."
 
 
 def document(**changes: Any) -> Document:
@@ -185,11 +194,6 @@ def by_channel() -> Document:
 def paper() -> Document:
     """Make a calibration by native gradients alone."""
     return document(objective="paper")
-
-
-def change(difference: float, low: float, high: float, n: int) -> Document:
-    """Make a paired difference."""
-    return {"difference": difference, "ci95": [low, high], "n": n}
 
 
 def refined(*alone: tuple[Document, Document], **changes: Any) -> Document:
@@ -345,14 +349,16 @@ def test_scales_are_told_in_words(scale: str, sentence: str, letter: str) -> Non
 
 @pytest.mark.usefixtures("words")
 def test_the_papers_objective_is_labelled() -> None:
-    """A choice by native gradients is said to overstate, and claims no worst case on its curve."""
+    """A choice by native gradients is said to overstate; only what the race saw is of them."""
     note = "The choice rests on native gradients alone."
     page = shown(paper())
     assert note in page
-    assert "The figures before and after are nevertheless of all attacks" in page
+    words = "The worst case in the curve and the figures before and after are nevertheless of all"
+    assert words in page
     assert note not in shown(document())
-    headers = "Budget Native gradients alone (overstates) Samples attacked"
-    assert headers in page
+    assert "In the race, native gradients alone (overstates)" in page
+    assert "Budget Worst case Native gradients alone (overstates) Samples attacked Right" in page
+    assert "In the race, worst case" in shown(document())
     assert "Worst case Hardened 51.2 %" in page
 
 
@@ -361,24 +367,29 @@ def test_the_curve_is_a_table_too() -> None:
     """Every point has its row; the chosen one and the network before hardening are marked."""
     page = shown(document())
     assert (
-        "0.25 ◆ chosen 99.1 % 97.6–99.8 % 0.71 points ✓ inside 51.2 % 47.1–55.1 % "
-        "71.2 % 67.1–75.1 % 200 native 100" in page
+        "0.25 ◆ chosen 99.1 % 97.6–99.8 % 0.71 points ✓ inside 48.1 % 44.0–52.0 % "
+        "71.2 % 67.1–75.1 % 200 51.2 % 47.1–55.1 % +10.1 points +2.8 to +17.4 0.5" in page
     )
-    assert "points ✗ outside 47.3 % 43.2–51.2 % 67.3 % 63.2–71.2 % 64 native 32" in page
+    assert (
+        "points ✗ outside 44.2 % 40.1–48.1 % 67.3 % 63.2–71.2 % "
+        "64 47.3 % 43.2–51.2 % +6.2 points −1.1 to +13.5 0.75" in page
+    )
     assert "0 before 99.1 %" in page
     assert 1 == render_calibration(document()).count('<tr class="chosen">')
 
 
 @pytest.mark.usefixtures("words")
 def test_how_many_samples_a_point_has_is_told() -> None:
-    """The caption says how many samples were attacked, and what the native figures are of."""
+    """The caption says what the curves are of; the table also what the race is of."""
     page = shown(document())
-    assert "Samples attacked: 64 to 200 a point" in page
-    assert "Dashed: native gradients alone, of the first 32 to 100 samples, so that" in page
+    assert "are of the same samples, the first 64, at every point" in page
+    assert "The race went on to more samples, 64 to 200 a point" in page
     assert "Clean accuracy: all 1,300 samples." in page
-    assert "of 64 to 200 samples a point" in shown(paper())
-    alike = [one | {"native_attacked": 64} for one in CURVE]
-    assert "of the first 64 samples, so that" in shown(document(curve=alike))
+    assert "Without attack, all 1,300 samples First 64 samples attacked In the race" in page
+    assert "The race went on" not in shown(document(curve=CURVE[2:]))
+    other = document()
+    other["curve"][1]["difference"]["n"] = 199
+    assert "+2.8 to +17.4 of 199" in shown(other)
 
 
 @pytest.mark.usefixtures("words")
@@ -386,8 +397,13 @@ def test_before_and_after_are_compared() -> None:
     """Figures with intervals, the paired difference, and its test after Bonferroni."""
     page = shown(document())
     assert "Hardened 51.2 % 47.1–55.1 % Before 41.1 % 37.0–45.0 %" in page
-    assert "Difference −0.1 points −0.4 to +0.2 Drop at most 0.71 points (95 % confidence)" in page
-    assert "+10.1 points 95 % interval +6.0 to +14.0" in page
+    search = "95 % interval, not corrected for the search:"
+    assert (
+        f"Difference −0.1 points {search} −0.4 to +0.2 Drop at most 0.71 points (95 % confidence)"
+        in page
+    )
+    assert f"+10.1 points {search} +6.0 to +14.0" in page
+    assert "with its 95 % interval, not corrected for the search." in page
     assert "p = 0.0021 . The best of several" in page.replace("0.0021.", "0.0021 .")
     assert "after Bonferroni over 10: p = 0.021, which counts below 0.05." in page
     assert "only when hardened: 31; only before: 11." in page
@@ -654,10 +670,11 @@ def test_numbers_that_are_none_are_dashes() -> None:
     nothing = {"robust_accuracy": math.nan, "ci95": [None, math.inf]}
     result = document(after={"clean": None, **nothing}, strength=None)
     result["curve"][1] |= {"robust": nothing, "clean": None, "drop_limit": math.nan}
-    result["curve"][2] |= {"native": None, "inside": None, "attacked": None}
+    result["curve"][1] |= {"common": {"worst": nothing, "native": None}, "difference": None}
+    result["curve"][2] |= {"common": None, "inside": None, "attacked": None}
     result["curve"][3] = None
     page = shown(result)
-    assert "0.25 – – – ✓ inside – –" in page
+    assert "0.25 – – – ✓ inside – – – – 200 – – – –" in page
     assert re.search(r"\b(nan|inf|None)\b", page) is None
 
 
@@ -677,11 +694,9 @@ def test_the_plot_has_the_words_of_its_parts() -> None:
     assert "quantile q of positive pre-activations" in drawn(document(scale="quantile"))
 
 
-def test_the_plot_of_the_papers_objective_claims_no_worst_case() -> None:
-    """Its curve is of native gradients; the worst case is there before and after only."""
-    found = drawn(paper())
-    assert {"native gradients alone (overstates)", "worst case, before and after"} <= set(found)
-    assert "worst case" not in found
+def test_the_plot_of_the_papers_objective_is_no_other() -> None:
+    """The curves are of all attacks and of native gradients, whatever the choice rests on."""
+    assert drawn(document()) == drawn(paper())
 
 
 def test_nothing_is_outside_where_all_strengths_are_inside() -> None:
@@ -698,24 +713,37 @@ def points_of(svg: str) -> list[list[float]]:
     return [[float(y) for _, y in found] for found in numbers if len(found) == len(CURVE)]
 
 
-@pytest.mark.parametrize("key", ["clean", "robust", "native"])
+def curve_part(one: Document, key: str) -> Document:
+    """Return a record of a point that is drawn."""
+    found: Document = one["clean"] if key == "clean" else one["common"][key]
+    return found
+
+
+@pytest.mark.parametrize("key", ["clean", "worst", "native"])
 def test_curves_are_drawn_from_their_points(key: str) -> None:
     """The curves are drawn to one scale: each share is at its height."""
     field = "accuracy" if key == "clean" else "robust_accuracy"
     found = points_of(trade_off(CURVE, Marks(x="jump")))
     low, high = found[0][0], found[0][-1]
     scale = (high - low) / (CURVE[-1]["clean"]["accuracy"] - CURVE[0]["clean"]["accuracy"])
-    expected = [low + scale * (one[key][field] - CURVE[0]["clean"]["accuracy"]) for one in CURVE]
+    shares = [curve_part(one, key)[field] for one in CURVE]
+    expected = [low + scale * (one - CURVE[0]["clean"]["accuracy"]) for one in shares]
     assert any(line == pytest.approx(expected, abs=0.01) for line in found)
 
 
 def test_bands_are_drawn_from_their_intervals() -> None:
     """An interval that changes moves a band, of each of the three curves."""
     before = trade_off(CURVE, Marks(x="jump"))
-    for key in ("clean", "robust", "native"):
+    for key in ("clean", "worst", "native"):
         other = copy.deepcopy(CURVE)
-        other[2][key]["ci95"][0] -= 0.1
+        curve_part(other[2], key)["ci95"][0] -= 0.1
         assert before != trade_off(other, Marks(x="jump")), key
+
+
+def test_the_race_is_not_drawn() -> None:
+    """What points were measured on beyond the samples they have in common moves no curve."""
+    other = [one | {"robust": share(0.05), "attacked": 7, "difference": None} for one in CURVE]
+    assert trade_off(CURVE, Marks(x="jump")) == trade_off(other, Marks(x="jump"))
 
 
 def test_curves_differ_without_colour() -> None:
@@ -795,19 +823,35 @@ def test_templates_are_found_in_the_package() -> None:
 def test_the_terminal_has_the_curve() -> None:
     """A row per strength; the chosen one says so in the column of the budget."""
     rows = curve(document())
-    header = ["jump", "clean", "drop limit", "budget", "worst case", "native gradients alone"]
-    assert [*header, "attacked"] == rows[0]
-    expected = ["0.25", "99.11%", "0.71%", "chosen", "51.2% (47.1 to 55.1)", "71.23%", "200"]
-    assert expected == rows[2]
+    header = ["jump", "clean", "drop\nlimit", "budget", "worst\nfirst 64", "native\nfirst 64"]
+    assert [*header, "attacked", "difference\nto before"] == rows[0]
+    expected = ["0.25", "99.11%", "0.71%", "chosen", "48.11%", "71.23%", "200"]
+    assert [*expected, "+10.1 (+2.8 to +17.4)"] == rows[2]
     assert ["inside", "chosen", "outside", "inside", "outside"] == [row[3] for row in rows[1:]]
     assert "quantile" == curve(by_channel())[0][0]
+    assert ["worst", "native"] == curve({"curve": [{"strength": 0.5}]})[0][4:6]
 
 
-def test_the_terminal_claims_no_worst_case_for_the_papers_objective() -> None:
-    """Its curve has native gradients alone."""
-    header, first, *_ = curve(paper())
-    assert ["native gradients alone", "attacked"] == header[4:]
-    assert ["41.1% (37.0 to 45.0)", "200"] == first[4:]
+def test_the_terminal_has_the_curve_of_the_papers_objective() -> None:
+    """Its columns are the same; what the difference is of is told in words."""
+    assert curve(document()) == curve(paper())
+    words = "in points; 95 % interval, not corrected for the search"
+    assert [
+        "samples    worst and native: the same first 64 in every row; difference: all attacked",
+        f"difference by native gradients alone, {words}",
+    ] == lines(paper())[:2]
+    assert f"difference by the worst case, {words}" == lines(document())[1]
+    assert [] == lines({})
+
+
+def test_the_curve_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """With cells as wide as they get, the table has at most 100 columns."""
+    wide = point(0.99552, 1.0, 0.1234, 0.1, 1024) | {"difference": change(-0.201, -0.3, 0.2, 1024)}
+    result = document(scale="quantile", curve=[wide], sites=[])
+    print_calibration(result | {"headline": "-", "warnings": []})
+    printed = capsys.readouterr().out
+    assert "−20.1 (−30.0 to +20.0)" in printed
+    assert 100 >= max(map(len, printed.splitlines()))
 
 
 def test_the_terminal_has_the_sites_and_the_test() -> None:
@@ -817,7 +861,7 @@ def test_the_terminal_has_the_sites_and_the_test() -> None:
         "budget     a drop of at most 0.01, with 0.95 confidence",
         "test       p = 0.0021, after Bonferroni over 10 candidates 0.021",
         "warning    The model ends in a Softmax.",
-    ] == lines(document())
+    ] == lines(document())[2:]
 
 
 def test_the_terminal_has_what_sites_do() -> None:
@@ -832,7 +876,7 @@ def test_the_terminal_has_what_sites_do() -> None:
         "refined    3 changes were tried, one site at a time, on 128 attacked samples; 1 taken.",
         "alone      1 of 2 sites buys robustness beyond noise: /head/output (+5.1 points, 95 % "
         "interval +1.1 to +9.2).",
-    ] == lines(result)[2:4]
+    ] == lines(result)[4:6]
     header = sites(refined(objective="paper"))[0]
     assert "buys alone, points (native gradients alone)" == header[4]
 
@@ -840,11 +884,12 @@ def test_the_terminal_has_what_sites_do() -> None:
 def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """The headline comes first, then the tables, then the words; no cursor is moved."""
     result = document(headline=f"{NO_GAIN}\x1b[2J")
-    result["curve"][0] |= {"robust": None, "clean": None, "drop_limit": None, "native": None}
+    result["curve"][0] |= {"clean": None, "drop_limit": None, "difference": None}
+    result["curve"][0]["common"] |= {"worst": None, "native": None}
     print_calibration(result)
     printed = capsys.readouterr().out
     assert printed.startswith(f"{NO_GAIN}\\x1b[2J\n")
     assert "\x1b" not in printed
-    places = [printed.index(word) for word in ("drop limit", "/head/output", "budget     a drop")]
+    places = [printed.index(word) for word in ("first 64", "/head/output", "budget     a drop")]
     assert sorted(places) == places
-    assert re.search(r"^ +0 +– +– +inside +– +– +200", printed, re.MULTILINE)
+    assert re.search(r"^ +0 +– +– +inside +– +– +200 +– *$", printed, re.MULTILINE)

@@ -151,8 +151,9 @@ def test_the_curve_goes_from_nothing_to_beyond_the_budget(shared: Calibration) -
     assert not curve[-1]["inside"]
     assert shared.document["strength"] in [p["strength"] for p in curve if p["inside"]]
     for point in curve:
-        assert 12 == point["attacked"]
-        shares = [point[key]["robust_accuracy"] for key in ("robust", "native")]
+        assert 12 == point["attacked"] == point["common"]["attacked"]
+        assert point["robust"] == point["common"]["worst"]
+        shares = [point["common"][key]["robust_accuracy"] for key in ("worst", "native")]
         assert 0 <= shares[0] <= shares[1] <= point["clean"]["ci95"][1] <= 1
         assert point["inside"] == (point["drop_limit"] <= 0.02)
 
@@ -251,14 +252,14 @@ def test_a_quantile_of_each_channel(data: Arrays) -> None:
 
 def test_refinement_gives_sites_strengths_of_their_own(data: Arrays) -> None:
     """What each site buys and costs is told, and nothing gets worse by it."""
-    found = calibrate(DIGITS, data, refine=True, **{**TWO, "attack_limit": 8})
+    found = calibrate(DIGITS, data, refine=True, **{**TWO, "attack_limit": 8, "max_drop": 0.05})
     document = found.document
     assert document["refinement"]["tried"] >= document["refinement"]["taken"]
     assert 8 == document["refinement"]["judged_on"]
     for site in document["sites"]:
         assert float(np.float32(site["strength"])) == site["jump"] == found[site["name"]]
         assert {"clean", "robust"} == site["attribution"].keys()
-    assert document["difference"]["drop_limit"] <= 0.02
+    assert document["difference"]["drop_limit"] <= 0.05
     assert document["difference"]["drop_limit"] == Budget().limit(
         right(onnx.load(DIGITS), data), right(found.harden(), data)
     )
@@ -277,7 +278,11 @@ def test_the_papers_objective_is_labelled(data: Arrays) -> None:
         "overstate robustness; the figures before and after are of all attacks."
     ] == paper["warnings"]
     for point, other in zip(paper["curve"], honest["curve"], strict=True):
-        assert point["native"] == point["robust"] == other["native"]
+        native = point["common"]["native"]
+        assert native == point["robust"] == other["common"]["native"]
+        worst = point["common"]["worst"]["robust_accuracy"]
+        assert worst <= native["robust_accuracy"]
+    assert worst < native["robust_accuracy"]
     assert 0.5 == honest["strength"] == paper["strength"]
     seen = paper["curve"][1]["robust"]["robust_accuracy"]
     assert seen - 0.1 > paper["after"]["robust_accuracy"]
@@ -286,12 +291,42 @@ def test_the_papers_objective_is_labelled(data: Arrays) -> None:
 
 
 def test_a_hardened_model_gives_what_its_source_gives(data: Arrays) -> None:
-    """Its own jumps are taken back first."""
+    """Its own jumps are taken back first, which is said."""
     expected = calibrate(onnx.load(DIGITS), data, **ONE)
     found = calibrate(onnxfit.retrofit(DIGITS, 0.7), data, **ONE)
     assert dict(expected) == dict(found)
+    said = "The model was hardened already: its jumps were taken back first."
+    assert said == found.document["warnings"].pop()
     assert without_seconds(expected) == without_seconds(found)
     assert expected.harden().SerializeToString() == found.harden().SerializeToString()
+
+
+def test_a_refinement_needs_more_samples(data: Arrays) -> None:
+    """Every change that may be tried shares the risk; the sentence says how many are needed."""
+    calibrate(DIGITS, data, **FEW)
+    message = (
+        "a drop of at most 0.02 can only be shown with 276 samples or more, and there are 160: "
+        "take more samples or a larger max_drop"
+    )
+    with pytest.raises(DataError) as raised:
+        calibrate(DIGITS, data, refine=True, **FEW)
+    assert message == str(raised.value)
+
+
+def test_a_cache_does_not_change_the_result(
+    quantile: Calibration, data: Arrays, tmp_path: Path
+) -> None:
+    """What another scale, budget or objective has found is no help to the next."""
+    cache = tmp_path / "c"
+    others: tuple[dict[str, Any], ...] = (
+        {"scale": "shared"},
+        {"scale": "shared", "objective": "paper"},
+        {"scale": "quantile", "max_drop": 0.04},
+    )
+    for other in others:
+        calibrate(DIGITS, data, cache=cache, **{**FEW, **other})
+    found = calibrate(DIGITS, data, cache=cache, scale="quantile", **FEW)
+    assert without_seconds(quantile) == without_seconds(found)
 
 
 def test_two_runs_give_the_same(shared: Calibration, data: Arrays) -> None:
@@ -311,8 +346,8 @@ def test_quantiles_do_not_know_the_scale_of_a_layer(quantile: Calibration, data:
         assert before["strength"] == after["strength"]
         assert before["clean"] == after["clean"]
         # The last bits of a gradient may decide over a sample at the edge.
-        for kind in ("robust", "native"):
-            shares = [point[kind]["robust_accuracy"] for point in (before, after)]
+        for kind in ("worst", "native"):
+            shares = [point["common"][kind]["robust_accuracy"] for point in (before, after)]
             assert abs(shares[0] - shares[1]) * 12 <= 1
     assert [] == thousand.document["warnings"]
 
@@ -341,7 +376,7 @@ def test_probabilities_at_the_end(data: Arrays) -> None:
     assert dict(plain) == dict(found)
     for before, after in zip(plain.document["curve"], found.document["curve"], strict=True):
         assert before["clean"] == after["clean"]
-        assert before["native"] == after["native"]
+        assert before["common"]["native"] == after["common"]["native"]
 
 
 def test_a_reader_without_labels(data: Arrays) -> None:
@@ -509,3 +544,13 @@ def test_float16_networks(data: Arrays) -> None:
     tiny = calibrate(model, data, **{**FEW, "strengths": (1e-9,)})
     assert dict.fromkeys(SITES, 0.0) == dict(tiny)
     assert tiny.document["before"] == tiny.document["after"]
+
+
+@pytest.mark.parametrize("record", ["[1]", '{"data_sha256": null}', "text"])
+def test_an_odd_record_of_a_calibration_is_no_warning(record: str, data: Arrays) -> None:
+    """Other tools may write there what they like."""
+    hard = onnxfit.retrofit(DIGITS, 0.1)
+    hard.metadata_props.add(key="onnxfit.calibration", value=record)
+    some = (data[0][:20], data[1][:20])
+    found = onnxfit.verify(hard, some, suite="quick", steps=1, eps=0.01, min_clean=0.1)
+    assert not any("calibrated" in warning for warning in found["warnings"])

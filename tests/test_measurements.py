@@ -84,7 +84,7 @@ def same(one: dict[Any, Mask], other: dict[Any, Mask]) -> bool:
 
 def points_of(measured: Measurements, start: int = 0) -> Pool:
     """Return the points that candidates fell for."""
-    return Pool(measured._cache, f"worst-{start}-points")
+    return Pool(measured._cache, f"worst-{measured.plan.search}-{start}-points")
 
 
 def assert_tried(measured: Measurements, robust: dict[float, Mask]) -> None:

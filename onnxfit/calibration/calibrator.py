@@ -18,7 +18,7 @@ from onnxfit.calibration.curve import measure_curve, thinned
 from onnxfit.calibration.document import Findings, describe, of_sites, warnings
 from onnxfit.calibration.measurements import BLOCK, Measurements, Plan, Sample
 from onnxfit.calibration.reader import Reader, from_reader
-from onnxfit.calibration.refinement import Refined, Strengths, refine
+from onnxfit.calibration.refinement import Refined, Strengths, corrected, refine
 from onnxfit.calibration.result import Calibration
 from onnxfit.calibration.scales import Jump, Scale, jumps, ladder, per_site
 from onnxfit.calibration.selection import Race, boundary
@@ -27,7 +27,8 @@ from onnxfit.calibration.strengths import strengths_to_try
 from onnxfit.calibration.tunable import Tunable
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import DataError
-from onnxfit.hardening import restore, retrofit
+from onnxfit.hardening import retrofit
+from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.verification.environment import versions
 from onnxfit.verification.opening import Samples, opened
 from onnxfit.verification.progress import Begin, silent
@@ -35,7 +36,10 @@ from onnxfit.verification.suites import FEW_STEPS, Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
 
 PARITY_SAMPLES = 64
+# The settings that say which candidates are attacked, and when.
+SEARCH = ("scale", "objective", "strengths", "points", "max_drop", "confidence", "refine")
 
+HARDENED = "The model was hardened already: its jumps were taken back first."
 UNLABELLED = (
     "The samples have no labels: what counts as right is the class that the model named before "
     "hardening."
@@ -82,21 +86,27 @@ def calibrate(
         ValueError: A setting is out of its range.
     """
     chosen = Settings(**settings)
-    plain = _plain(model, base_dir, chosen)
+    given, plain = _opened_model(model, base_dir, chosen)
     store = None if cache is None else Path(cache)
-    if not isinstance(data, Reader):
-        return Calibrator(plain, opened(data, limit, bounds, plain), chosen, begin).run(store)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = from_reader(data, plain, Path(folder), limit=limit, bounds=bounds)
+    with contextlib.ExitStack() as stack:
+        if isinstance(data, Reader):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            dataset = from_reader(data, plain, folder, limit=limit, bounds=bounds)
+        else:
+            dataset = opened(data, limit, bounds, plain)
         found = Calibrator(plain, dataset, chosen, begin).run(store)
-    found.document["warnings"].append(UNLABELLED)
+    if given is not plain:
+        found.document["model"]["path"] = given.path
+        found.document["warnings"].append(HARDENED)
+    if isinstance(data, Reader):
+        found.document["warnings"].append(UNLABELLED)
     return found
 
 
-def _plain(
+def _opened_model(
     model: ModelProto | str | Path, base_dir: str | Path | None, settings: Settings
-) -> Target:
-    """Open the network before hardening.
+) -> tuple[Target, Target]:
+    """Open a model; return it, and the network before hardening, which may be the same.
 
     Raises:
         ModelError: There is nothing to harden.
@@ -107,10 +117,10 @@ def _plain(
         "device": settings.device,
     }
     target = Target(model, base_dir, **how)
-    if not target.jumps:
-        retrofit(target.model, 0.0)
-        return target
-    return Target(restore(target.model), target.folder, **how)
+    if target.jumps:
+        return target, target.unhardened()
+    retrofit(target.model, 0.0)
+    return target, target
 
 
 class Calibrator:
@@ -128,7 +138,10 @@ class Calibrator:
     """
 
     def __init__(self, plain: Target, data: Dataset, settings: Settings, begin: Begin) -> None:
-        needed = settings.budget.samples_needed
+        sites = len({site.site for site in jump_relus(plain.twin)})
+        # Every jump that a refinement takes must be inside, however many it tries.
+        strictest = corrected(settings.budget, sites) if settings.refine else settings.budget
+        needed = strictest.samples_needed
         if data.n < needed:
             raise DataError(
                 f"a drop of at most {settings.max_drop:g} can only be shown with {needed} samples "
@@ -200,6 +213,7 @@ class Calibrator:
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
             native_only=settings.objective == "paper",
+            search=repr([getattr(settings, name) for name in SEARCH]),
             seed=settings.seed,
             batch_size=settings.batch_size,
         )

@@ -15,6 +15,7 @@ CURVE_POINTS = 8
 def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements) -> list[Point]:
     """Return what was measured of strengths, each on as many samples as it took part with.
 
+    On the first block all of them are measured under all attacks, whatever the choice rests on.
     The masks of the race may be older: candidates that came later found more points.
 
     Args:
@@ -26,11 +27,18 @@ def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements
     few = min(BLOCK, measured.attacked)
     shown = sorted({0.0, *thinned(strengths), *race.robust})
     sizes = {strength: len(race.robust.get(strength, range(few))) for strength in shown}
-    native = measured.native(shown, few)
+    everything = measured.with_surrogates()
+    worst, native = everything.robust(shown, few), everything.native(shown, few)
     for count in sorted({*sizes.values()}):
         robust |= measured.robust([s for s in shown if sizes[s] == count], count)
     return [
-        Point(strength=s, clean=measured.clean(s), robust=robust[s], native=native[s])
+        Point(
+            strength=s,
+            clean=measured.clean(s),
+            robust=robust[s],
+            worst=worst[s],
+            native=native[s],
+        )
         for s in shown
     ]
 

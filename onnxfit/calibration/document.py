@@ -33,13 +33,16 @@ class Point:
     Attributes:
         strength: 0 for the network before hardening.
         clean: Which of all samples it classifies rightly.
-        robust: Which of the first attacked samples stay right under all attacks.
-        native: Which stay right under those with the network's own gradient, of the first ones.
+        robust: Which of the attacked samples that it was measured on stay right under the attacks
+            that the choice rests on.
+        worst: Which of the first ones, the same for all points, stay right under all attacks.
+        native: Which of these stay right under those with the network's own gradient alone.
     """
 
     strength: float
     clean: Mask
     robust: Mask
+    worst: Mask
     native: Mask
 
 
@@ -181,6 +184,12 @@ def summary(document: Mapping[str, Any]) -> Document:
         "data_sha256": document["data"]["sha256"],
         **{key: document[key] for key in ("scale", "strength", "objective", "norm", "eps")},
         **document["budget"],
+        "refined": document["refinement"] is not None,
+        "improves": document["improves"],
+        "samples": document["data"]["n"],
+        "attacked": document["data"]["attacked"],
+        "accuracy": document["after"]["clean"]["accuracy"],
+        "accuracy_before": document["before"]["clean"]["accuracy"],
         "robust_accuracy": document["after"]["robust_accuracy"],
         "robust_accuracy_before": document["before"]["robust_accuracy"],
     }
@@ -202,10 +211,14 @@ def _point(point: Point, before: Point, budget: Budget) -> Document:
         "clean": _accuracy(point.clean),
         "drop_limit": limit,
         "inside": limit <= budget.max_drop,
+        "common": {
+            "attacked": len(point.worst),
+            "worst": robust_share(int(point.worst.sum()), len(point.worst)),
+            "native": robust_share(int(point.native.sum()), len(point.native)),
+        },
         "attacked": len(point.robust),
         "robust": robust_share(int(point.robust.sum()), len(point.robust)),
-        "native": robust_share(int(point.native.sum()), len(point.native)),
-        "native_attacked": len(point.native),
+        "difference": _paired(point.robust, before.robust[: len(point.robust)]),
     }
 
 
@@ -249,22 +262,24 @@ def _improves(difference: Document) -> bool:
 
 
 def _headline(document: Document) -> str:
-    difference = document["difference"]
+    """Say of the jump that was found what it buys; of others nothing is known for certain."""
+    difference, native = document["difference"], document["objective"] == "paper"
     low, high = difference["ci95"]
     n = document["data"]["attacked"]
     before, after = (document[side]["robust_accuracy"] for side in ("before", "after"))
     figures = (
         f"{_percent(after)} of {n} samples stay right in the worst case, against "
         f"{_percent(before)} before: {_points(difference['robust_accuracy'])} points (95 % "
-        f"interval {_points(low)} to {_points(high)}); clean accuracy changes by "
-        f"{_points(difference['clean_accuracy'])} points."
+        f"interval {_points(low)} to {_points(high)}, not corrected for the search); clean "
+        f"accuracy changes by {_points(difference['clean_accuracy'])} points."
     )
     where = f"at {reach(document)}"
     if document["improves"]:
         return f"The model is more robust {where}: {figures}"
+    found = "The jump that native gradients prefer" if native else "The best jump found"
     if high < 0 and difference["p_value"] < SIGNIFICANCE:
-        return f"Every jump tried inside the budget makes the model less robust {where}: {figures}"
-    return f"No jump inside the budget makes the model more robust beyond noise {where}: {figures}"
+        return f"{found} makes the model less robust {where}: {figures}"
+    return f"{found} does not make the model more robust beyond noise {where}: {figures}"
 
 
 def _percent(share: float) -> str:

@@ -51,6 +51,8 @@ class Plan:
         spreads: The standard deviation of each site's input.
         stages: The attacks, those with native gradients first.
         native_only: Attack with native gradients alone.
+        search: What the order of the attacks depends on, and so which of the points that others
+            fell for they find: another search measures anew.
         seed: Of everything random.
         batch_size: Samples computed at a time.
     """
@@ -59,6 +61,7 @@ class Plan:
     spreads: Mapping[str, float]
     stages: Sequence[Stage]
     native_only: bool = False
+    search: str = ""
     seed: int = 0
     batch_size: int = 64
 
@@ -135,7 +138,7 @@ class Measurements:
         self, start: int, candidates: Sequence[Any], advance: Advance
     ) -> dict[Any, dict[str, Any]]:
         """Measure candidates on a block of samples, each with the others' adversarial points."""
-        mode = "native" if self.plan.native_only else "worst"
+        mode = f"{'native' if self.plan.native_only else 'worst'}-{self.plan.search}"
         keys = {c: f"{mode}-{start}-{key_of(self.plan.jumps_of(c))}" for c in candidates}
         outcomes = {c: self._cache.get(keys[c]) for c in candidates}
         pool = Pool(self._cache, f"{mode}-{start}-points")

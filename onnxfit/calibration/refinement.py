@@ -6,7 +6,7 @@ are made larger, as long as more samples stay right under attack and the budget 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from onnxfit.calibration.selection import Budget, Mask
@@ -113,7 +113,7 @@ def refine(
         )
         for other in alone
     )
-    walk = _Walk(start, measured, budget, count)
+    walk = _Walk(start, measured, corrected(budget, len(start)), count)
     order = sorted(range(len(start)), key=lambda i: (attribution[i].buys, -attribution[i].costs))
     for i in order:
         if attribution[i].buys < 0:
@@ -131,6 +131,16 @@ def refine(
         tried=walk.tried,
         taken=walk.taken,
     )
+
+
+def corrected(budget: Budget, sites: int) -> Budget:
+    """Return the budget that every candidate of a refinement must meet.
+
+    Its confidence is higher, so that with the budget's own none of those that may be tried is taken
+    by chance (Bonferroni).
+    """
+    tried = 1 + sites * len(LARGER)
+    return replace(budget, confidence=1 - (1 - budget.confidence) / tried)
 
 
 class _Walk:

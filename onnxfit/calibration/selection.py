@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.verification.statistics import drop_limit, paired_difference
+from onnxfit.verification.statistics import SHARE_OF_GAINED, drop_limit, paired_difference
 
 Mask = NDArray[np.bool_]
 
@@ -63,7 +63,8 @@ class Budget:
     @property
     def samples_needed(self) -> int:
         """The least number of samples that can show it, if not one of them is lost."""
-        n = max(1, math.ceil(math.log(1 - self.confidence) / math.log1p(-self.max_drop)))
+        risk = (1 - self.confidence) * (1 - SHARE_OF_GAINED)
+        n = max(1, math.ceil(math.log(risk) / math.log1p(-self.max_drop)) - 1)
         while drop_limit(0, 0, n, self.confidence) > self.max_drop:
             n += 1
         return n
@@ -95,9 +96,10 @@ def last_inside(count: int, inside: Callable[[int], bool]) -> int:
 
 
 def boundary(strengths: Sequence[float], measured: Measured, budget: Budget) -> int:
-    """Return the number of the largest strength inside the budget, −1 for none.
+    """Return the number of a strength inside the budget whose next is outside, −1 for none.
 
-    A larger strength costs more accuracy, so that bisection finds it.
+    Bisection finds the largest one inside where larger ones cost more accuracy. By chance they may
+    cost less, so that smaller ones have to be asked for themselves.
 
     Args:
         strengths: Above 0, in order.

@@ -22,6 +22,8 @@ GAIN, LOSS, NO_GAIN, UNKNOWN = (
     ("note", "Calibrated"),
 )
 _SIGNIFICANCE = 0.05
+# What an interval of a difference is not: the strength was chosen on the same samples.
+UNCORRECTED = "not corrected for the search"
 _AXES = {
     "shared": "jump κ",
     "quantile": "quantile q of positive pre-activations",
@@ -53,11 +55,12 @@ def render_calibration(document: Document) -> str:
         names={"model": "Hardened", "baseline": "Before"},
         axis=_axis(document),
         plot=_plot(document),
+        first=common(document),
         attacked=_range(point.get("attacked") for point in curve),
-        native_attacked=_range(point.get("native_attacked") for point in curve),
         last=_last(document),
         corrected=_corrected(document),
         significance=_SIGNIFICANCE,
+        uncorrected=UNCORRECTED,
         sites=sites,
         attributed=attribution.plot(attributed) if attributed else None,
         judged={kind: _range(attribution.counts(attributed, kind)) for kind in attribution.KINDS},
@@ -105,6 +108,11 @@ def _curve(document: Document) -> list[Document]:
     return [point for point in document.get("curve") or [] if point]
 
 
+def common(document: Document) -> str | None:
+    """Write how many samples all points of the curve have in common, None where none do."""
+    return _range((point.get("common") or {}).get("attacked") for point in _curve(document))
+
+
 def _range(counts: Iterable[Any]) -> str | None:
     """Write between what numbers counts lie, None where there are none."""
     known = [int(count) for count in map(finite, counts) if count is not None]
@@ -130,11 +138,7 @@ def _plot(document: Document) -> dict[str, str]:
     curve, chosen = _curve(document), finite(document.get("strength"))
     if not curve:
         return {}
-    worst = None
-    if document.get("objective") == "paper":
-        sides = ((0.0, document.get("before")), (chosen, document.get("after")))
-        worst = [(strength, side) for strength, side in sides if side and strength is not None]
-    marks = Marks(x=_axis(document), chosen=chosen, last=_last(document), worst=worst)
+    marks = Marks(x=_axis(document), chosen=chosen, last=_last(document))
     shapes = {"wide": False, "narrow": True}
     return {
         shape: Markup(trade_off(curve, marks, narrow=narrow))  # noqa: S704 - escaped

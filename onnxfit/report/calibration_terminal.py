@@ -7,7 +7,7 @@ import click
 
 from onnxfit.cli_output import print_table, shown
 from onnxfit.report import attribution
-from onnxfit.report.calibration import jump_text
+from onnxfit.report.calibration import UNCORRECTED, common, jump_text
 from onnxfit.report.terminal import NATIVE, NOTHING, Rows
 from onnxfit.report.wording import finite, interval, number, points
 
@@ -30,24 +30,25 @@ def print_calibration(document: Record) -> None:
 def curve(document: Record) -> Rows:
     """Return a row per strength, the header first; the chosen one is inside the budget too.
 
-    With the objective ``paper`` the curve has native gradients alone, and no worst case.
+    The worst case and native gradients are those of the samples that all rows have in common.
     """
-    native_only = document.get("objective") == "paper"
-    heads = [NATIVE] if native_only else ["worst case", NATIVE]
     strength = _STRENGTH.get(str(document.get("scale")), "quantile")
-    rows = [[strength, "clean", "drop limit", "budget", *heads, "attacked"]]
-    for point in document.get("curve") or []:
+    of = f"\nfirst {first}" if (first := common(document)) else ""
+    heads = [f"worst{of}", f"native{of}", "attacked", "difference\nto before"]
+    rows = [[strength, "clean", "drop\nlimit", "budget", *heads]]
+    for point in filter(None, document.get("curve") or []):
         chosen = point["strength"] == document.get("strength")
-        native = [] if native_only else [_share((point.get("native") or {}).get("robust_accuracy"))]
+        shared = point.get("common") or {}
+        shares = ((shared.get(kind) or {}).get("robust_accuracy") for kind in ("worst", "native"))
         rows.append(
             [
                 _number(point["strength"]),
                 _share((point.get("clean") or {}).get("accuracy")),
                 _share(point.get("drop_limit")),
                 CHOSEN if chosen else "inside" if point.get("inside") else "outside",
-                _interval(point.get("robust") or {}),
-                *native,
-                str(point.get("attacked", NOTHING)),
+                *map(_share, shares),
+                _number(point.get("attacked")),
+                _change(point.get("difference") or {}),
             ]
         )
     return rows
@@ -75,11 +76,16 @@ def sites(document: Record) -> Rows:
 
 
 def lines(document: Record) -> list[str]:
-    """Return what is said in words: budget, the test, the refinement, warnings."""
+    """Return what is said in words: samples, budget, the test, the refinement, warnings."""
     return list(_lines(document))
 
 
 def _lines(document: Record) -> Iterator[str]:
+    if first := common(document):
+        by = NATIVE if document.get("objective") == "paper" else "the worst case"
+        same = f"the same first {first} in every row"
+        yield f"samples    worst and native: {same}; difference: all attacked"
+        yield f"difference by {by}, in points; 95 % interval, {UNCORRECTED}"
     if budget := document.get("budget"):
         yield (
             f"budget     a drop of at most {budget['max_drop']:g}, with "
@@ -103,15 +109,6 @@ def _lines(document: Record) -> Iterator[str]:
 def _number(value: Any) -> str:
     number = finite(value)
     return NOTHING if number is None else f"{number:.4g}"
-
-
-def _interval(record: Record) -> str:
-    """Write a share with its 95 % interval: ``50.8% (42.2 to 59.3)``."""
-    share = finite(record.get("robust_accuracy"))
-    low, high = map(finite, record.get("ci95") or (None, None))
-    if share is None or low is None or high is None:
-        return NOTHING
-    return f"{share:.1%} ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _change(record: Record) -> str:

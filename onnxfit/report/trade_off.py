@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 Point = Mapping[str, Any]
 
 CLEAN, WORST, NATIVE = "clean accuracy", "worst case", "native gradients alone (overstates)"
-BOTH = "worst case, before and after"
 OUTSIDE = "outside the budget"
 # Rows for labels above the axes, in units of their height.
 _LOWER, _UPPER = 1.02, 1.09
@@ -30,14 +29,11 @@ class Marks:
         x: What a strength is.
         chosen: The chosen strength.
         last: The largest strength inside the budget.
-        worst: Where the curve has native gradients alone: the strength and the record of the
-            worst case, before and after.
     """
 
     x: str
     chosen: float | None = None
     last: float | None = None
-    worst: Sequence[tuple[float, Point]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +54,9 @@ _NATIVE = _Series(label=NATIVE, colour=svg.HARDENED, marker="^", dashed=True)
 def trade_off(points: Sequence[Point], marks: Marks, *, narrow: bool = False) -> str:
     """Draw the share of samples that are right over the strength, with 95 % bands.
 
+    The worst case and native gradients alone are those of the samples that all points have in
+    common, so that the second never lies below the first.
+
     Args:
         points: ``curve`` of calibration.json.
         marks: What else there is to see.
@@ -69,15 +68,8 @@ def trade_off(points: Sequence[Point], marks: Marks, *, narrow: bool = False) ->
 
     def paint(figure: "Figure", axes: "Axes") -> None:
         svg.draw_axes(axes, marks.x, "share of samples right")
-        native = [_value(point.get("native")) for point in points]
-        robust = [_value(point.get("robust")) for point in points]
-        _draw(axes, _CLEAN, points, [_value(point.get("clean"), "accuracy") for point in points])
-        if marks.worst is None:
-            _draw(axes, _WORST, points, robust)
-            _draw(axes, _NATIVE, points, native)
-        else:
-            _draw(axes, _NATIVE, points, robust)
-            _draw_worst(axes, marks.worst)
+        for series in (_CLEAN, _WORST, _NATIVE):
+            _draw(axes, series, points)
         turn = _TURN_NARROW if narrow else _TURN
         _mark_last(axes, points, marks, turn)
         if marks.chosen is not None:
@@ -88,20 +80,21 @@ def trade_off(points: Sequence[Point], marks: Marks, *, narrow: bool = False) ->
     return svg.drawn("trade-off", paint, narrow=narrow)
 
 
-def _value(record: Any, key: str = "robust_accuracy") -> tuple[float, float, float]:
+def _value(series: _Series, point: Point) -> tuple[float, float, float]:
     """Return a share and its interval, NaN where there is none."""
-    found = record or {}
+    if series is _CLEAN:
+        found, key = point.get("clean") or {}, "accuracy"
+    else:
+        common = point.get("common") or {}
+        found = common.get("worst" if series is _WORST else "native") or {}
+        key = "robust_accuracy"
     low, high = found.get("ci95") or (None, None)
     return svg.number(found.get(key)), svg.number(low), svg.number(high)
 
 
-def _draw(
-    axes: "Axes",
-    series: _Series,
-    points: Sequence[Point],
-    values: Sequence[tuple[float, float, float]],
-) -> None:
+def _draw(axes: "Axes", series: _Series, points: Sequence[Point]) -> None:
     """Draw a curve; of clean accuracy, points outside the budget are open."""
+    values = [_value(series, point) for point in points]
     strengths = [svg.number(point.get("strength")) for point in points]
     shares, lows, highs = ([value[part] for value in values] for part in range(3))
     colour, style = series.colour, (0, (5, 3)) if series.dashed else "-"
@@ -136,27 +129,6 @@ def _draw(
         )
 
 
-def _draw_worst(axes: "Axes", worst: Sequence[tuple[float, Point]]) -> None:
-    """Draw the worst case where only that before and after is known, with its intervals."""
-    values = [(strength, *_value(record)) for strength, record in worst]
-    known = [value for value in values if all(map(math.isfinite, value))]
-    axes.errorbar(
-        [strength for strength, *_ in known],
-        [share for _, share, _, _ in known],
-        yerr=[
-            [max(share - low, 0) for _, share, low, _ in known],
-            [max(high - share, 0) for _, share, _, high in known],
-        ],
-        fmt="o",
-        color=svg.HARDENED,
-        markersize=7,
-        linewidth=2,
-        capsize=4,
-        label=BOTH,
-        zorder=3,
-    )
-
-
 def _mark_last(axes: "Axes", points: Sequence[Point], marks: Marks, turn: float) -> None:
     """Mark the largest strength inside the budget, and shade what lies beyond."""
     last = marks.last
@@ -180,11 +152,8 @@ def _mark_last(axes: "Axes", points: Sequence[Point], marks: Marks, turn: float)
 def _free(points: Sequence[Point], marks: Marks) -> float:
     """Return the height beyond the budget that is farthest from the curves."""
     beyond = [point for point in points if _strength(point) >= (marks.last or 0.0)]
-    values = [
-        _value(point.get(key), "accuracy" if key == "clean" else "robust_accuracy")[0]
-        for point in beyond
-        for key in ("clean", "robust", "native")
-    ]
+    drawn = (_CLEAN, _WORST, _NATIVE)
+    values = [_value(series, point)[0] for point in beyond for series in drawn]
     taken = [value for value in values if math.isfinite(value)]
     heights = [0.06 + 0.04 * step for step in range(23)]
     return max(heights, key=lambda height: min((abs(height - v) for v in taken), default=0.0))

@@ -219,8 +219,8 @@ class Gate:
 
     def _calibrated_on(self) -> list[str]:
         """Say where the jumps were chosen by what they do to these very samples."""
-        calibrated = provenance(self.targets["model"].model).get("calibration", {})
-        if calibrated.get("data_sha256") != self.data.sha256:
+        calibrated = provenance(self.targets["model"].model).get("calibration")
+        if not isinstance(calibrated, dict) or calibrated.get("data_sha256") != self.data.sha256:
             return []
         return [
             "The jumps were calibrated on this very data, so that the model looks better on it "

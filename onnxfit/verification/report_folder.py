@@ -54,9 +54,6 @@ class ReportFolder:
         quantize: bool,
         inputs: Sequence[Path] = (),
     ) -> None:
-        import jinja2  # noqa: F401 - missing packages are told now, not in hours
-        import matplotlib  # noqa: F401
-
         check_folder(folder, FILES, data.path, inputs)
         self._folder, self._data, self._quantize = folder, data, quantize
         self._unfinished = folder / UNFINISHED
@@ -104,7 +101,11 @@ def check_folder(folder: Path, names: Sequence[str], data: Path, inputs: Sequenc
 
     Raises:
         DataError: They cannot.
+        ModuleNotFoundError: A package that the report needs is not installed.
     """
+    import jinja2  # noqa: F401 - missing packages are told now, not in hours
+    import matplotlib  # noqa: F401
+
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is no folder")
     if not folder.parent.is_dir():

@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 
 # Of the risk that a limit of a drop may take, the part for the samples gained. The rest must be
 # close to 5 %, so that 3/drop samples without a loss are enough: -log(.0499) is 2.998.
-_SHARE_OF_GAINED = 0.002
+SHARE_OF_GAINED = 0.002
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
@@ -140,7 +140,7 @@ def drop_limit(lost: int, gained: int, n: int, confidence: float = 0.95) -> floa
     """
     lost, gained, n = _counts(n, lost=lost, gained=gained)
     risk = 1 - _checked(confidence)
-    of_gained = risk * _SHARE_OF_GAINED
+    of_gained = risk * SHARE_OF_GAINED
     return _upper(lost, n, risk - of_gained) - _lower(gained, n, of_gained)
 
 
