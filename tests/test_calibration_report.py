@@ -409,14 +409,6 @@ def test_before_and_after_are_compared() -> None:
     assert "only when hardened: 31; only before: 11." in page
 
 
-def test_the_significance_is_that_of_the_verdict() -> None:
-    """The page names the level at which the calibration judged."""
-    pytest.importorskip("torch")
-    from onnxfit.calibration.document import SIGNIFICANCE
-
-    assert SIGNIFICANCE == calibration._SIGNIFICANCE
-
-
 @pytest.mark.usefixtures("words")
 def test_sites_are_listed() -> None:
     """A site has its jump or the range of its channels', and what is known of its inputs."""

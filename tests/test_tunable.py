@@ -205,6 +205,26 @@ def test_a_site_in_a_function_is_hardened_anew(x: Any) -> None:
     assert_serves(source, network, candidates, x, {"rtol": 0, "atol": 0})
 
 
+def test_the_same_jumps_need_no_new_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is hardened for other jumps alone."""
+    plain = Target(parse(FUNCTION))
+    network = Tunable(plain)
+    opened, session_of = [], plain.session_of
+
+    def counted(hard: Any) -> Any:
+        opened.append(hard)
+        return session_of(hard)
+
+    monkeypatch.setattr(plain, "session_of", counted)
+    for jump in (0.5, 0.5, 0.0, 0.5):
+        network.set(every(network, jump))
+    assert 3 == len(opened)
+    with pytest.raises(ValueError, match="is finite"):
+        network.set(every(network, float("nan")))
+    network.set(every(network, 0.5))
+    assert 3 == len(opened)
+
+
 def test_a_fixed_batch_size_is_filled_up(x: Any) -> None:
     """The jumps are no samples: they go with every batch as they are."""
     source = in_fixed_batches(16)

@@ -15,11 +15,10 @@ from onnxfit.data import Dataset
 from onnxfit.verification.environment import versions
 from onnxfit.verification.headline import budget as reach
 from onnxfit.verification.records import robust_share
-from onnxfit.verification.statistics import mcnemar, paired_difference, wilson
+from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference, wilson
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
-SIGNIFICANCE = 0.05
 # From here on one jump cannot fit two sites whose medians are that many times apart.
 UNEVEN = 50
 

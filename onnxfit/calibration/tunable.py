@@ -43,6 +43,7 @@ class Tunable:
         found = sites_of(list(scan(plain.model)))
         self._types = {each.site.name: each.place.element_type for each in found}
         self._inputs: dict[str, str] = {}
+        self._set: dict[str, NDArray[np.float32]] = {}
         self._session: Deployed | None = None
         try:
             model, self._inputs = with_run_time_jumps(plain.model, shapes, plain.folder)
@@ -82,8 +83,11 @@ class Tunable:
             number = torch.as_tensor(exact[site.site])
             site.jump = number if like is None else number.to(like.device, like.dtype)
         if self._session is None:
+            if _equal(exact, self._set):
+                return
             hard = retrofit(self._plain.model, jumps=dict(jumps), base_dir=self._plain.folder)
             self.deployed = self._plain.classified_by(self._plain.session_of(hard))
+            self._set = exact
             return
         self._session.constants = {
             name: self._input(site, exact[site], self._session.types[name])
@@ -100,6 +104,13 @@ class Tunable:
         """Return the classes that the session names for samples, N; -1 where a logit is NaN."""
         classes: NDArray[Any] = self.deployed.predictions(x)
         return classes
+
+
+def _equal(some: Mapping[str, NDArray[Any]], others: Mapping[str, NDArray[Any]]) -> bool:
+    """Say whether two mappings hold the same arrays."""
+    return some.keys() == others.keys() and all(
+        np.array_equal(some[name], others[name]) for name in some
+    )
 
 
 def _half(jump: Jump) -> Jump:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxfit.report import attribution, page
 from onnxfit.report.trade_off import Marks, trade_off
 from onnxfit.report.wording import NONE, finite, number
+from onnxfit.verification.statistics import SIGNIFICANCE
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -21,7 +22,6 @@ GAIN, LOSS, NO_GAIN, UNKNOWN = (
     ("note", "No gain shown"),
     ("note", "Calibrated"),
 )
-_SIGNIFICANCE = 0.05
 # What an interval of a difference is not: the strength was chosen on the same samples.
 UNCORRECTED = "not corrected for the search"
 _AXES = {
@@ -59,7 +59,7 @@ def render_calibration(document: Document) -> str:
         attacked=_range(point.get("attacked") for point in curve),
         last=_last(document),
         corrected=_corrected(document),
-        significance=_SIGNIFICANCE,
+        significance=SIGNIFICANCE,
         uncorrected=UNCORRECTED,
         sites=sites,
         attributed=attribution.plot(attributed) if attributed else None,
@@ -86,7 +86,7 @@ def _verdict(document: Document) -> tuple[str, str]:
     difference = document.get("difference") or {}
     high = finite((difference.get("ci95") or (None, None))[1])
     p_value = finite(difference.get("p_value"))
-    if high is not None and high < 0 and p_value is not None and p_value < _SIGNIFICANCE:
+    if high is not None and high < 0 and p_value is not None and p_value < SIGNIFICANCE:
         return LOSS
     return UNKNOWN if document.get("improves") is None else NO_GAIN
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.verification.statistics import mcnemar_worse, wilson
+from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar_worse, wilson
 
 Mask = NDArray[np.bool_]
 
-SIGNIFICANCE = 0.05
 # Fewer samples than this are no sign of masking, however narrow the interval is.
 LEAST_DIFFERENCE = 3
 LEFT_AT_LARGE_EPS = 0.05

@@ -25,7 +25,6 @@ from onnxfit.verification.latency import measure
 from onnxfit.verification.opening import Samples, choose, open_targets, opened
 from onnxfit.verification.policy import (
     NOT_WORSE,
-    SIGNIFICANCE,
     Policy,
     check_sample_size,
     judge,
@@ -36,6 +35,7 @@ from onnxfit.verification.records import compared, curve_records, paper_records,
 from onnxfit.verification.report_folder import ADVERSARIAL, ReportFolder
 from onnxfit.verification.result import SCHEMA_VERSION, Document, Result
 from onnxfit.verification.settings import Settings
+from onnxfit.verification.statistics import SIGNIFICANCE
 from onnxfit.verification.suites import Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
 

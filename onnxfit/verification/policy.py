@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxfit.errors import DataError
-from onnxfit.verification.statistics import drop_limit, mcnemar_worse, samples_needed
+from onnxfit.verification.statistics import SIGNIFICANCE, drop_limit, mcnemar_worse, samples_needed
 
 SUITES = ("quick", "standard", "paper")
 NORMS = ("linf", "l2")
 RULES = ("min_clean", "min_robust", "max_drop", "max_slowdown")
 NOT_WORSE = "not_worse_than_baseline"
-SIGNIFICANCE = 0.05
 # So many samples that all speak against the model are significant: 1/2⁵ < 5 %.
 LEAST_COMPARED = 5
 

@@ -10,6 +10,9 @@ from statistics import NormalDist
 
 Interval = tuple[float, float]
 
+# A difference is called one where chance would give it with a smaller probability.
+SIGNIFICANCE = 0.05
+
 # Of the risk that a limit of a drop may take, the part for the samples gained. The rest must be
 # close to 5 %, so that 3/drop samples without a loss are enough: -log(.0499) is 2.998.
 SHARE_OF_GAINED = 0.002
