@@ -91,6 +91,7 @@ def measured(case: Case, data: Dataset, attacked: int) -> Table:
     strengths = [0.0, *(settings.strengths or ())]
     store = Cache(None, {})
     _, measurements = calibrator.prepare(store)
+    measurements = measurements.with_all_attacks()
     clean = {strength: measurements.clean(strength) for strength in strengths}
     robust = measurements.robust(strengths, measurements.attacked)
     order = np.random.default_rng(settings.seed).permutation(measurements.attacked)

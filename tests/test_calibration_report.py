@@ -356,9 +356,9 @@ def test_the_papers_objective_is_labelled() -> None:
     words = "The worst case in the curve and the figures before and after are nevertheless of all"
     assert words in page
     assert note not in shown(document())
-    assert "In the race, native gradients alone (overstates)" in page
+    assert "In the race, native gradients alone" in page
     assert "Budget Worst case Native gradients alone (overstates) Samples attacked Right" in page
-    assert "In the race, worst case" in shown(document())
+    assert "In the race, smooth gates" in shown(document())
     assert "Worst case Hardened 51.2 %" in page
 
 
@@ -423,7 +423,7 @@ def test_sites_are_listed() -> None:
 def test_what_a_site_does_is_shown_where_it_is_known() -> None:
     """An attribution adds what a jump at each site alone buys and costs, and its strength."""
     page = shown(refined())
-    assert "Buys alone: worst case Costs alone: clean accuracy" in page
+    assert "Buys alone: smooth gates Costs alone: clean accuracy" in page
     assert (
         "/relu/output 0.25 0.25 3.4 % 0.6573 0.96 −3.1 points −6.1 to −0.2 0.0 points −0.3 to +0.3"
     ) in page
@@ -463,16 +463,16 @@ COSTS = change(-0.08, -0.12, -0.04, 128), change(-0.006, -0.009, -0.003, 1300)
         (
             (BUYS, NOISE),
             [
-                "1 of 2 sites buys robustness beyond noise: /relu/output (+5.0 points, 95 % "
-                "interval +1.0 to +9.0).",
+                "1 of 2 sites buys robustness under smooth gates beyond noise: /relu/output (+5.0 "
+                "points, 95 % interval +1.0 to +9.0).",
                 "No site costs clean accuracy beyond noise.",
             ],
         ),
         (
             (BUYS, BUYS_MORE),
             [
-                "2 of 2 sites buy robustness beyond noise, most of all /head/output (+7.0 points, "
-                "95 % interval +2.0 to +12.0).",
+                "2 of 2 sites buy robustness under smooth gates beyond noise, most of all "
+                "/head/output (+7.0 points, 95 % interval +2.0 to +12.0).",
                 "No site costs clean accuracy beyond noise.",
                 "1 of 2 sites raises clean accuracy beyond noise: /head/output (+0.4 points, 95 % "
                 "interval +0.1 to +0.7).",
@@ -481,9 +481,9 @@ COSTS = change(-0.08, -0.12, -0.04, 128), change(-0.006, -0.009, -0.003, 1300)
         (
             (NOISE, COSTS),
             [
-                "No site buys robustness beyond noise.",
-                "1 of 2 sites costs robustness beyond noise: /head/output (−8.0 points, 95 % "
-                "interval −12.0 to −4.0).",
+                "No site buys robustness under smooth gates beyond noise.",
+                "1 of 2 sites costs robustness under smooth gates beyond noise: /head/output "
+                "(−8.0 points, 95 % interval −12.0 to −4.0).",
                 "1 of 2 sites costs clean accuracy beyond noise: /head/output (−0.6 points, 95 % "
                 "interval −0.9 to −0.3).",
             ],
@@ -832,7 +832,7 @@ def test_the_terminal_has_the_curve_of_the_papers_objective() -> None:
         "samples    worst and native: the same first 64 in every row; difference: all attacked",
         f"difference by native gradients alone, {words}",
     ] == lines(paper())[:2]
-    assert f"difference by the worst case, {words}" == lines(document())[1]
+    assert f"difference by smooth gates, {words}" == lines(document())[1]
     assert [] == lines({})
 
 
@@ -861,13 +861,14 @@ def test_the_terminal_has_what_sites_do() -> None:
     result = refined()
     result["sites"][0]["attribution"]["clean"] = {"difference": None, "ci95": None}
     rows = sites(result)
-    assert ["strength", "buys alone, points", "costs alone, points"] == rows[0][3:]
+    header = ["strength", "buys alone, points (smooth gates)", "costs alone, points"]
+    assert header == rows[0][3:]
     assert ["0.25", "−3.1 (−6.1 to −0.2)", "–"] == rows[1][3:]
     assert ["0.75", "+5.1 (+1.1 to +9.2)", "−1.2 (−2.1 to −0.4)"] == rows[2][3:]
     assert [
         "refined    3 changes were tried, one site at a time, on 128 attacked samples; 1 taken.",
-        "alone      1 of 2 sites buys robustness beyond noise: /head/output (+5.1 points, 95 % "
-        "interval +1.1 to +9.2).",
+        "alone      1 of 2 sites buys robustness under smooth gates beyond noise: /head/output "
+        "(+5.1 points, 95 % interval +1.1 to +9.2).",
     ] == lines(result)[4:6]
     header = sites(refined(objective="paper"))[0]
     assert "buys alone, points (native gradients alone)" == header[4]

@@ -36,10 +36,10 @@ FEW = 24
 Mask = NDArray[np.bool_]
 
 
-def attacks(steps: int = 2) -> list[Stage]:
+def suite(steps: int = 2) -> list[Stage]:
     """Return those of a calibration."""
-    suite = stages("quick", Threat(eps=EPS), jumps=True, transfer=False, steps=steps)
-    return [stage for stage in suite if stage.needs_gradients and stage.name != FEW_STEPS]
+    every = stages("quick", Threat(eps=EPS), jumps=True, transfer=False, steps=steps)
+    return [stage for stage in every if stage.needs_gradients and stage.name != FEW_STEPS]
 
 
 def data(n: int = 200) -> Dataset:
@@ -52,7 +52,7 @@ def measurements(
     cache: Path | None = None,
     *,
     seed: int = 0,
-    native_only: bool = False,
+    attacks: Any = "all",
     steps: int = 2,
     batch_size: int = 64,
 ) -> Measurements:
@@ -62,8 +62,8 @@ def measurements(
     plan = Plan(
         jumps_of=lambda jump: dict.fromkeys(network.sites, jump),
         spreads=dict.fromkeys(network.sites, 1.0),
-        stages=attacks(steps),
-        native_only=native_only,
+        stages=suite(steps),
+        attacks=attacks,
         seed=seed,
         batch_size=batch_size,
     )
@@ -84,7 +84,7 @@ def same(one: dict[Any, Mask], other: dict[Any, Mask]) -> bool:
 
 def points_of(measured: Measurements, start: int = 0) -> Pool:
     """Return the points that candidates fell for."""
-    return Pool(measured._cache, f"worst-{measured.plan.search}-{start}-points")
+    return Pool(measured._cache, f"{measured.plan.search}-{start}-points")
 
 
 def assert_tried(measured: Measurements, robust: dict[float, Mask]) -> None:
@@ -251,17 +251,34 @@ def test_the_seed_decides() -> None:
 
 def test_native_gradients_alone(watch: Watch) -> None:
     """Then no other attack runs, no point is shared, and no candidate knows of another."""
-    measured = measurements(native_only=True)
+    measured = measurements(attacks="native")
     robust = measured.robust(CANDIDATES, FEW)
-    native = sum(stage.family == "native" for stage in attacks())
+    native = sum(stage.family == "native" for stage in suite())
     assert 0 < watch.calls <= native * len(CANDIDATES)
     assert same(robust, measured.native(CANDIDATES, FEW))
     assert 0 == len(points_of(measured))
-    alone = measurements(native_only=True).robust([CANDIDATES[1]], FEW)
+    alone = measurements(attacks="native").robust([CANDIDATES[1]], FEW)
     np.testing.assert_array_equal(alone[CANDIDATES[1]], robust[CANDIDATES[1]])
-    worst = measured.with_surrogates().robust(CANDIDATES, FEW)
+    worst = measured.with_all_attacks().robust(CANDIDATES, FEW)
     assert all(not (worst[jump] & ~robust[jump]).any() for jump in CANDIDATES)
     assert any((robust[jump] & ~worst[jump]).any() for jump in CANDIDATES)
+
+
+def test_smooth_gates_alone(watch: Watch) -> None:
+    """Two attacks find most of what all find, and what they found is tried before all are run."""
+    smooth = measurements(attacks="smooth", steps=10)
+    assert ["smooth 0.05", "smooth 0.1"] == [
+        smooth.plan.stages[n].backward for n in smooth.plan.numbers
+    ]
+    (few,) = smooth.robust([0.5], FEW).values()
+    assert 2 == watch.calls
+    everything = smooth.with_all_attacks()
+    (worst,) = everything.robust([0.5], FEW).values()
+    assert 2 + len(suite()) == watch.calls
+    assert not (worst & ~few).any()
+    native = everything.native([0.5], FEW)[0.5]
+    assert int(worst.sum()) <= int(few.sum()) < int(native.sum())
+    assert_tried(everything, {0.5: worst})
 
 
 def test_blocks_are_measured_apart(short_blocks: int) -> None:
@@ -334,7 +351,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, watch: Watch, short_blocks: 
         watch.stop = 0
         second = measurements(tmp_path / f"{stop}", steps=1)
         assert same(expected, second.robust(CANDIDATES, FEW))
-        assert total < watch.calls <= total + len(attacks())
+        assert total < watch.calls <= total + len(suite())
         for start in (0, short_blocks):
             pools = [points_of(each, start) for each in (whole, second)]
             found = [pool.points(np.ones(short_blocks, bool)) for pool in pools]

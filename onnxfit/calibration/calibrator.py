@@ -212,7 +212,7 @@ class Calibrator:
             ),
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
-            native_only=settings.objective == "paper",
+            attacks="native" if settings.objective == "paper" else "smooth",
             search=repr([getattr(settings, name) for name in SEARCH]),
             seed=settings.seed,
             batch_size=settings.batch_size,
@@ -259,13 +259,14 @@ class Calibrator:
             heard=lambda count, left: heats.append((count, left)),
         )
         # Their adversarial points are then known to the race as well.
-        measured.native([0.0, *thinned(strengths)], min(BLOCK, measured.attacked))
+        everything = measured.with_all_attacks()
+        everything.robust([0.0, *thinned(strengths)], min(BLOCK, measured.attacked))
         chosen = race.run()
         refined = (
             self._refined(chosen, strengths[edge], measured) if self._settings.refine else None
         )
         candidate = chosen if refined is None else refined.strengths
-        worst = measured.with_surrogates().robust([0.0, candidate], measured.attacked)
+        worst = everything.robust([0.0, candidate], measured.attacked)
         curve = measure_curve(strengths, race, measured)
         return Findings(
             curve=curve,

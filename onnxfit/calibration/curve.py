@@ -27,7 +27,7 @@ def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements
     few = min(BLOCK, measured.attacked)
     shown = sorted({0.0, *thinned(strengths), *race.robust})
     sizes = {strength: len(race.robust.get(strength, range(few))) for strength in shown}
-    everything = measured.with_surrogates()
+    everything = measured.with_all_attacks()
     worst, native = everything.robust(shown, few), everything.native(shown, few)
     for count in sorted({*sizes.values()}):
         robust |= measured.robust([s for s in shown if sizes[s] == count], count)

@@ -33,7 +33,7 @@ class Point:
         strength: 0 for the network before hardening.
         clean: Which of all samples it classifies rightly.
         robust: Which of the attacked samples that it was measured on stay right under the attacks
-            that the choice rests on.
+            of the race.
         worst: Which of the first ones, the same for all points, stay right under all attacks.
         native: Which of these stay right under those with the network's own gradient alone.
     """

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ from onnxfit.verification.suites import Stage
 
 # Samples that all candidates are attacked on before the next ones.
 BLOCK = FIRST_HEAT
+
+Attacks = Literal["all", "smooth", "native"]
+# The backward passes that find nearly all that all of them together find.
+SMOOTH = ("smooth 0.05", "smooth 0.1")
 
 
 class Sample(NamedTuple):
@@ -50,7 +54,8 @@ class Plan:
         jumps_of: Gives the jumps of a candidate.
         spreads: The standard deviation of each site's input.
         stages: The attacks, those with native gradients first.
-        native_only: Attack with native gradients alone.
+        attacks: Which of them are used: ``all``; ``smooth``, a few that find nearly as much; or
+            ``native``, those with the network's own gradient.
         search: What the order of the attacks depends on, and so which of the points that others
             fell for they find: another search measures anew.
         seed: Of everything random.
@@ -60,10 +65,20 @@ class Plan:
     jumps_of: Callable[[Any], Mapping[str, Jump]]
     spreads: Mapping[str, float]
     stages: Sequence[Stage]
-    native_only: bool = False
+    attacks: Attacks = "all"
     search: str = ""
     seed: int = 0
     batch_size: int = 64
+
+    @property
+    def numbers(self) -> list[int]:
+        """The numbers of the stages that are used."""
+        return [number for number, stage in enumerate(self.stages) if self._uses(stage)]
+
+    def _uses(self, stage: Stage) -> bool:
+        if self.attacks == "smooth":
+            return stage.name == "pgd" and stage.backward in SMOOTH
+        return self.attacks in ("all", stage.family)
 
 
 class Measurements:
@@ -91,9 +106,9 @@ class Measurements:
         self.attacked = len(sample.y)
         self.begin: Begin = silent
 
-    def with_surrogates(self) -> "Measurements":
-        """Return the same with every attack, where the plan has native gradients alone."""
-        plan = dataclasses.replace(self.plan, native_only=False)
+    def with_all_attacks(self) -> "Measurements":
+        """Return the same with every attack, where the plan has some of them."""
+        plan = dataclasses.replace(self.plan, attacks="all")
         other = Measurements(self._network, self._data, self._sample, plan, self._cache)
         other.begin = self.begin
         return other
@@ -115,13 +130,14 @@ class Measurements:
         return kept["right"]
 
     def robust(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
-        """Return which of the first samples stay right under all attacks, for each candidate."""
+        """Return which of the first samples stay right, for each candidate."""
         return self._masks(candidates, count, "robust")
 
     def native(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
         """Return the same under the attacks with native gradients alone; at most ``BLOCK``.
 
-        Unless the plan has none but these, later samples are spared them where others did.
+        The plan must have them. Unless it has none but these, later samples are spared them where
+        others did.
         """
         return self._masks(candidates, count, "native")
 
@@ -138,10 +154,13 @@ class Measurements:
         self, start: int, candidates: Sequence[Any], advance: Advance
     ) -> dict[Any, dict[str, Any]]:
         """Measure candidates on a block of samples, each with the others' adversarial points."""
-        mode = f"{'native' if self.plan.native_only else 'worst'}-{self.plan.search}"
-        keys = {c: f"{mode}-{start}-{key_of(self.plan.jumps_of(c))}" for c in candidates}
+        plan = self.plan
+        keys = {
+            c: f"{plan.attacks}-{plan.search}-{start}-{key_of(plan.jumps_of(c))}"
+            for c in candidates
+        }
         outcomes = {c: self._cache.get(keys[c]) for c in candidates}
-        pool = Pool(self._cache, f"{mode}-{start}-points")
+        pool = Pool(self._cache, f"{plan.search}-{start}-points")
         for candidate, outcome in outcomes.items():
             if outcome is None:
                 found = self._attack(candidate, start, pool)
@@ -150,7 +169,7 @@ class Measurements:
             advance(len(self._block_of(start).y))
         complete = {c: outcome for c, outcome in outcomes.items() if outcome is not None}
         for candidate, outcome in complete.items():
-            if not self.plan.native_only and int(outcome["tried"]) < len(pool):
+            if plan.attacks != "native" and int(outcome["tried"]) < len(pool):
                 self._network.set(self.plan.jumps_of(candidate))
                 self._try(pool, int(outcome["tried"]), start, outcome["robust"])
                 outcome["tried"] = np.array(len(pool))
@@ -162,19 +181,20 @@ class Measurements:
         jumps = self.plan.jumps_of(candidate)
         self._network.set(jumps)
         left = self._right(*self._block_of(start))
-        spare = start >= FIRST_HEAT and not self.plan.native_only
+        families = {number: self.plan.stages[number].family for number in self.plan.numbers}
+        native = [number for number, family in families.items() if family == "native"]
+        others = [number for number in families if number not in native]
+        # On the first block native gradients are to show what they find themselves.
+        apart = bool(native) and (start < FIRST_HEAT or not others)
         tried = len(pool)
-        if spare:
+        if not apart:
             self._try(pool, 0, start, left)
-        native = [n for n, stage in enumerate(self.plan.stages) if stage.family == "native"]
         broken = [self._stage(number, jumps, start, left) for number in native]
         under_native = left.copy()
-        if not self.plan.native_only:
-            if not spare:
+        if others:
+            if apart:
                 self._try(pool, 0, start, left)
-            for number in range(len(self.plan.stages)):
-                if number not in native:
-                    broken.append(self._stage(number, jumps, start, left))
+            broken += [self._stage(number, jumps, start, left) for number in others]
             # All at once, so that an interrupted attack leaves nothing and can be repeated.
             rows, points = (np.concatenate(parts) for parts in zip(*broken, strict=True))
             pool.add(rows, points)

@@ -21,7 +21,6 @@ _EFFECTS = (
 # What is worth a sentence where it is not so.
 _ASKED = (("robust", 1), ("clean", -1))
 NO_EFFECT = "No site's effect is beyond noise."
-NATIVE = " under native gradients alone"
 # Labels of an axis beside 0, at most.
 _LABELS = 6
 
@@ -130,10 +129,10 @@ def counts(sites: Sequence[Record], kind: str) -> list[Any]:
 def sentences(document: Record) -> list[Sentence]:
     """Say which sites buy and cost most, of those whose interval excludes 0."""
     sites, found = attributed(document), []
-    native = NATIVE if document.get("objective") == "paper" else ""
+    under = f" under {raced(document)}"
     told = False
     for kind, sign, verbs, accuracy in _EFFECTS:
-        what = accuracy + (native if kind == "robust" else "")
+        what = accuracy + (under if kind == "robust" else "")
         some = [site for site in sites if beyond(effect(site, kind)) == sign]
         told = told or bool(some)
         if some:
@@ -198,3 +197,8 @@ def _step(least: float) -> float:
 def _label(value: float) -> str:
     """Write a number of points with its sign, which 0 does not have."""
     return f"{value:+.4g}".replace("-", "−") if value else "0"
+
+
+def raced(document: Mapping[str, Any]) -> str:
+    """Say which gradients the candidates were compared by."""
+    return "native gradients alone" if document.get("objective") == "paper" else "smooth gates"

@@ -51,6 +51,7 @@ def render_calibration(document: Document) -> str:
         verdict=verdict,
         word=word,
         native_only=document.get("objective") == "paper",
+        raced=attribution.raced(document),
         sides={"model": _side(document, "after"), "baseline": _side(document, "before")},
         names={"model": "Hardened", "baseline": "Before"},
         axis=_axis(document),

@@ -8,7 +8,7 @@ import click
 from onnxfit.cli_output import print_table, shown
 from onnxfit.report import attribution
 from onnxfit.report.calibration import UNCORRECTED, common, jump_text
-from onnxfit.report.terminal import NATIVE, NOTHING, Rows
+from onnxfit.report.terminal import NOTHING, Rows
 from onnxfit.report.wording import finite, interval, number, points
 
 Record = Mapping[str, Any]
@@ -60,7 +60,7 @@ def sites(document: Record) -> Rows:
     Where a refinement was asked for, a row has the strength of the site too, and what its jump
     alone buys and costs.
     """
-    native = f" ({NATIVE})" if document.get("objective") == "paper" else ""
+    native = f" ({attribution.raced(document)})"
     refined = bool(document.get("refinement"))
     alone = bool(attribution.attributed(document))
     rows = [["site", "jump", "positive inputs zeroed"]]
@@ -82,7 +82,7 @@ def lines(document: Record) -> list[str]:
 
 def _lines(document: Record) -> Iterator[str]:
     if first := common(document):
-        by = NATIVE if document.get("objective") == "paper" else "the worst case"
+        by = attribution.raced(document)
         same = f"the same first {first} in every row"
         yield f"samples    worst and native: {same}; difference: all attacked"
         yield f"difference by {by}, in points; 95 % interval, {UNCORRECTED}"
