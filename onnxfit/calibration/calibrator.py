@@ -14,9 +14,9 @@ from onnx import ModelProto
 
 from onnxfit.calibration.activations import SiteStatistics, measure
 from onnxfit.calibration.cache import Cache
-from onnxfit.calibration.curve import measure_curve, thinned
+from onnxfit.calibration.curve import measure_curve
 from onnxfit.calibration.document import Findings, describe, of_sites, warnings
-from onnxfit.calibration.measurements import BLOCK, Measurements, Plan, Sample
+from onnxfit.calibration.measurements import Measurements, Plan, Sample
 from onnxfit.calibration.reader import Reader, from_reader
 from onnxfit.calibration.refinement import Refined, Strengths, corrected, refine
 from onnxfit.calibration.result import Calibration
@@ -258,16 +258,14 @@ class Calibrator:
             inside=lambda strength: budget.allows(before, measured.clean(strength)),
             heard=lambda count, left: heats.append((count, left)),
         )
-        # Their adversarial points are then known to the race as well.
-        everything = measured.with_all_attacks()
-        everything.robust([0.0, *thinned(strengths)], min(BLOCK, measured.attacked))
         chosen = race.run()
         refined = (
             self._refined(chosen, strengths[edge], measured) if self._settings.refine else None
         )
         candidate = chosen if refined is None else refined.strengths
-        worst = everything.robust([0.0, candidate], measured.attacked)
         curve = measure_curve(strengths, race, measured)
+        # After the curve, whose adversarial points are tried on both.
+        worst = measured.with_all_attacks().robust([0.0, candidate], measured.attacked)
         return Findings(
             curve=curve,
             chosen=[point.strength for point in curve].index(chosen),

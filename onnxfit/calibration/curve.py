@@ -1,6 +1,6 @@
 """The trade-off curve: clean and robust accuracy over the strength."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -8,8 +8,9 @@ from onnxfit.calibration.document import Point
 from onnxfit.calibration.measurements import BLOCK, Measurements
 from onnxfit.calibration.selection import Mask, Race
 
-# Strengths that the curve shows, beside 0 and those that the choice was made among.
-CURVE_POINTS = 8
+# How many points the curve has at least, and how many of them lie beyond those that raced.
+CURVE_POINTS = 9
+BEYOND = 4
 
 
 def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements) -> list[Point]:
@@ -25,7 +26,7 @@ def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements
     """
     robust: dict[float, Mask] = {}
     few = min(BLOCK, measured.attacked)
-    shown = sorted({0.0, *thinned(strengths), *race.robust})
+    shown = to_show(strengths, race.robust)
     sizes = {strength: len(race.robust.get(strength, range(few))) for strength in shown}
     everything = measured.with_all_attacks()
     worst, native = everything.robust(shown, few), everything.native(shown, few)
@@ -43,7 +44,22 @@ def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements
     ]
 
 
-def thinned(strengths: Sequence[float]) -> list[float]:
-    """Return at most ``CURVE_POINTS`` strengths, evenly spaced."""
-    count = min(CURVE_POINTS, len(strengths))
-    return [strengths[i] for i in np.linspace(0, len(strengths) - 1, count).round().astype(int)]
+def to_show(strengths: Sequence[float], raced: Iterable[float]) -> list[float]:
+    """Return 0, the strengths that raced, some beyond them, and more if these are few.
+
+    Args:
+        strengths: What was to be tried, above 0 and in order.
+        raced: Some of them, and 0.
+    """
+    known = {0.0, *raced}
+    beyond = [strength for strength in strengths if strength > max(known)]
+    known |= {*_spread(beyond, BEYOND)}
+    others = [strength for strength in strengths if strength not in known]
+    return sorted(known | {*_spread(others, CURVE_POINTS - len(known))})
+
+
+def _spread(strengths: Sequence[float], count: int) -> list[float]:
+    """Return at most so many strengths, evenly spaced, the last one among them."""
+    count = max(0, min(count, len(strengths)))
+    places = np.linspace(len(strengths) - 1, 0, count, endpoint=count > 1)
+    return [strengths[i] for i in places.round().astype(int)]

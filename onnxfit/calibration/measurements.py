@@ -155,10 +155,7 @@ class Measurements:
     ) -> dict[Any, dict[str, Any]]:
         """Measure candidates on a block of samples, each with the others' adversarial points."""
         plan = self.plan
-        keys = {
-            c: f"{plan.attacks}-{plan.search}-{start}-{key_of(plan.jumps_of(c))}"
-            for c in candidates
-        }
+        keys = {c: self._key(plan.attacks, start, c) for c in candidates}
         outcomes = {c: self._cache.get(keys[c]) for c in candidates}
         pool = Pool(self._cache, f"{plan.search}-{start}-points")
         for candidate, outcome in outcomes.items():
@@ -181,9 +178,11 @@ class Measurements:
         jumps = self.plan.jumps_of(candidate)
         self._network.set(jumps)
         left = self._right(*self._block_of(start))
-        families = {number: self.plan.stages[number].family for number in self.plan.numbers}
-        native = [number for number, family in families.items() if family == "native"]
-        others = [number for number in families if number not in native]
+        # What the smooth gates alone have found already is not looked for again.
+        smooth = self._cache.get(self._key("smooth", start, candidate))
+        numbers = self.plan.numbers if smooth is None else self._without_smooth()
+        native = [n for n in numbers if self.plan.stages[n].family == "native"]
+        others = [n for n in numbers if n not in native]
         # On the first block native gradients are to show what they find themselves.
         apart = bool(native) and (start < FIRST_HEAT or not others)
         tried = len(pool)
@@ -194,11 +193,22 @@ class Measurements:
         if others:
             if apart:
                 self._try(pool, 0, start, left)
+            if smooth is not None:
+                left &= smooth["robust"]
             broken += [self._stage(number, jumps, start, left) for number in others]
             # All at once, so that an interrupted attack leaves nothing and can be repeated.
             rows, points = (np.concatenate(parts) for parts in zip(*broken, strict=True))
             pool.add(rows, points)
         return {"robust": left, "native": under_native, "tried": np.array(tried)}
+
+    def _key(self, attacks: Attacks, start: int, candidate: Any) -> str:
+        """Return the name under which an outcome is kept."""
+        return f"{attacks}-{self.plan.search}-{start}-{key_of(self.plan.jumps_of(candidate))}"
+
+    def _without_smooth(self) -> list[int]:
+        """Return the numbers of the stages in use but for those of the smooth gates alone."""
+        smooth = dataclasses.replace(self.plan, attacks="smooth").numbers
+        return [number for number in self.plan.numbers if number not in smooth]
 
     def _stage(
         self, number: int, jumps: Mapping[str, Jump], start: int, left: Mask
