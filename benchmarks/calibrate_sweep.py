@@ -35,6 +35,8 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
 RESULT = Path(__file__).parent / "results" / "calibrate_sweep.md"
 BATCH = 64
+# Both are needed for enough samples.
+DIGITS, HELD_OUT = (ROOT / "models" / f"digits_{part}.npz" for part in ("val", "test"))
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class Case:
 
     def dataset(self, samples: int) -> Dataset:
         """Open the first samples."""
-        with np.load(self.data) as file:
-            return from_arrays(file["x"][:samples], file["y"][:samples])
+        paths = [self.data, *([HELD_OUT] if self.data == DIGITS else [])]
+        parts = [np.load(path) for path in paths]
+        x, y = (np.concatenate([part[name] for part in parts])[:samples] for name in "xy")
+        return from_arrays(x, y)
 
 
 DERIVED, DATA = SHARED / "models" / "derived", SHARED / "data"
@@ -82,7 +86,7 @@ CASES = (
     Case(
         "digits",
         ROOT / "models" / "digits_cnn.onnx",
-        ROOT / "models" / "digits_val.npz",
+        DIGITS,
         0.1,
         1.0,
     ),
