@@ -1,9 +1,17 @@
 """What JSON can hold."""
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
+
+
+def fingerprint(run: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a run depends on; what JSON does not have counts as its text."""
+    text = json.dumps(run, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def finite(value: Any) -> Any:

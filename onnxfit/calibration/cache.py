@@ -1,9 +1,7 @@
 """What a calibration has measured, in a file, so that an interruption loses nothing of it."""
 
 import contextlib
-import hashlib
 import io
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfit.errors import DataError
+from onnxfit.json_values import fingerprint
 
 # Seconds to wait for another process that uses the file.
 PATIENCE = 5.0
@@ -31,8 +30,7 @@ class Cache:
     """
 
     def __init__(self, path: Path | None, run: Mapping[str, Any]) -> None:
-        text = json.dumps(run, sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        expected = fingerprint(run)
         if path is not None and not path.parent.is_dir():
             raise DataError(f"the folder {path.parent} does not exist")
         self._path = path
@@ -41,8 +39,8 @@ class Cache:
             self._database = sqlite3.connect("" if path is None else path, timeout=PATIENCE)
         try:
             with self._told(no_cache):
-                found = self._run() or self._made(fingerprint)
-            if found != fingerprint:
+                found = self._run() or self._made(expected)
+            if found != expected:
                 raise DataError(f"{path} is the cache of another model, data or settings")
         except DataError:
             self.close()
@@ -94,7 +92,7 @@ class Cache:
             raise sqlite3.DatabaseError("it names no run")
         return str(row[0])
 
-    def _made(self, fingerprint: str) -> str:
+    def _made(self, expected: str) -> str:
         """Begin a new file, all at once; return what it belongs to.
 
         Raises:
@@ -107,8 +105,8 @@ class Cache:
                 return found
             database.execute("CREATE TABLE run (fingerprint TEXT)")
             database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
-            database.execute("INSERT INTO run VALUES (?)", (fingerprint,))
-        return fingerprint
+            database.execute("INSERT INTO run VALUES (?)", (expected,))
+        return expected
 
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:

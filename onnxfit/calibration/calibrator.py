@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import tempfile
 import time
@@ -206,10 +207,13 @@ class Calibrator:
         shapes = {name: site.shape for name, site in statistics.items() if site.shape is not None}
         by_channel = shapes if settings.scale == "channel" else None
         network = Tunable(self._plain, by_channel)
+
+        @functools.cache
+        def jumps_of(candidate: float | Strengths) -> dict[str, Jump]:
+            return network.rounded(_jumps(settings.scale, statistics, candidate))
+
         plan = Plan(
-            jumps_of=lambda candidate: network.rounded(
-                _jumps(settings.scale, statistics, candidate)
-            ),
+            jumps_of=jumps_of,
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
             attacks="native" if settings.objective == "paper" else "smooth",

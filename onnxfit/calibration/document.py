@@ -14,6 +14,7 @@ from onnxfit.calibration.settings import Settings
 from onnxfit.data import Dataset
 from onnxfit.verification.environment import versions
 from onnxfit.verification.headline import budget as reach
+from onnxfit.verification.headline import percent
 from onnxfit.verification.records import robust_share
 from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference, wilson
 from onnxfit.verification.target import Target
@@ -267,8 +268,8 @@ def _headline(document: Document) -> str:
     n = document["data"]["attacked"]
     before, after = (document[side]["robust_accuracy"] for side in ("before", "after"))
     figures = (
-        f"{_percent(after)} of {n} samples stay right in the worst case, against "
-        f"{_percent(before)} before: {_points(difference['robust_accuracy'])} points (95 % "
+        f"{percent(after)} of {n} samples stay right in the worst case, against "
+        f"{percent(before)} before: {_points(difference['robust_accuracy'])} points (95 % "
         f"interval {_points(low)} to {_points(high)}, not corrected for the search); clean "
         f"accuracy changes by {_points(difference['clean_accuracy'])} points."
     )
@@ -279,10 +280,6 @@ def _headline(document: Document) -> str:
     if high < 0 and difference["p_value"] < SIGNIFICANCE:
         return f"{found} makes the model less robust {where}: {figures}"
     return f"{found} does not make the model more robust beyond noise {where}: {figures}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
 
 
 def _points(difference: float) -> str:

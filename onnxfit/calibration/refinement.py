@@ -5,11 +5,10 @@ what its jump buys and costs. Then jumps that cost robustness are taken out and 
 are made larger, as long as more samples stay right under attack and the budget holds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from onnxfit.calibration.selection import Budget, Mask
+from onnxfit.calibration.selection import Budget, Mask, Measured
 
 # Samples that changes of a single site are judged on: all of them would take an attack each.
 JUDGED_ON = 256
@@ -18,22 +17,6 @@ LARGER = (1.0, 2.0)
 
 # The strength of each site, in order.
 Strengths = tuple[float, ...]
-
-
-class Measured(Protocol):
-    """What the refinement rests on.
-
-    Attributes:
-        attacked: How many samples the attacks may use.
-    """
-
-    attacked: int
-
-    def clean(self, candidate: Strengths) -> Mask:
-        """Return which of all samples are right."""
-
-    def robust(self, candidates: Sequence[Strengths], count: int) -> dict[Strengths, Mask]:
-        """Return which of the first samples stay right under attack."""
 
 
 @dataclass(frozen=True, kw_only=True)

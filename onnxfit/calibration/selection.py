@@ -6,7 +6,7 @@ A *strength* is one number that sets the jumps of all sites; 0 is the network be
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ FIRST_CANDIDATES = 5
 
 
 class Measured(Protocol):
-    """What the choice rests on.
+    """What a choice rests on: candidates are strengths, or one strength for each site.
 
     Attributes:
         attacked: How many samples the attacks may use.
@@ -30,10 +30,10 @@ class Measured(Protocol):
 
     attacked: int
 
-    def clean(self, strength: float) -> Mask:
+    def clean(self, candidate: Any, /) -> Mask:
         """Return which of all samples are right, N booleans."""
 
-    def robust(self, strengths: Sequence[float], count: int) -> dict[float, Mask]:
+    def robust(self, candidates: Sequence[Any], count: int, /) -> dict[Any, Mask]:
         """Return which of the first samples stay right under attack, ``count`` booleans each."""
 
 

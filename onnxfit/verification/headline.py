@@ -12,20 +12,20 @@ def headline(document: Mapping[str, Any]) -> str:
     """
     n = document["data"]["n"]
     where = f"At {budget(document)}, on {n} sample{'s' if n != 1 else ''}, "
-    worst = _percent(document["worst_case"]["robust_accuracy"])
+    worst = percent(document["worst_case"]["robust_accuracy"])
     baseline = document.get("baseline")
     if baseline is None or baseline.get("same_as_model"):
         low, high = document["worst_case"]["ci95"]
         return (
-            f"{where}the worst case leaves {worst} right (95 % interval {_percent(low)} to "
-            f"{_percent(high)}); there is no other model to compare with."
+            f"{where}the worst case leaves {worst} right (95 % interval {percent(low)} to "
+            f"{percent(high)}); there is no other model to compare with."
         )
     difference = document["difference"]
     points, (low, high) = difference["robust_accuracy"], difference["ci95"]
     source = baseline.get("is_source", True)
     what = (
         f"{where}the worst case leaves {worst} right, against "
-        f"{_percent(baseline['worst_case']['robust_accuracy'])} "
+        f"{percent(baseline['worst_case']['robust_accuracy'])} "
         f"{'before hardening' if source else 'for the baseline'}: "
         f"{_points(points)} points (95 % interval {_points(low)} to {_points(high)})"
     )
@@ -40,7 +40,7 @@ def headline(document: Mapping[str, Any]) -> str:
 def paper_headline(document: Mapping[str, Any]) -> str:
     """Return the headline of a run of the paper's protocol."""
     figures = ", ".join(
-        f"{record['name']} {_percent(record['accuracy'])}"
+        f"{record['name']} {percent(record['accuracy'])}"
         for record in document["attacks"]
         if not record["name"].startswith("transfer")
     )
@@ -58,7 +58,8 @@ def budget(document: Mapping[str, Any]) -> str:
     return f"eps {document['eps']:.4g} ({norm}, pixels from {low:g} to {high:g})"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Write a fraction in per cent."""
     return f"{100 * share:.1f} %"
 
 

@@ -1,6 +1,5 @@
 """What a long run has done so far, kept in a folder so that another run can go on from there."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfit.errors import DataError
+from onnxfit.json_values import fingerprint
 from onnxfit.replacing import replacing
 
 _META = "run.json"
@@ -30,14 +30,13 @@ class Journal:
 
     def __init__(self, folder: Path | None, run: Mapping[str, Any], *, resume: bool) -> None:
         self._folder = folder
-        text = json.dumps(run, sort_keys=True, default=str)
-        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
+        self._fingerprint = fingerprint(run)
         if folder is None or not folder.exists():
             return
         if not resume:
             self.remove()
             return
-        if _fingerprint(folder / _META) != self._fingerprint:
+        if _recorded(folder / _META) != self._fingerprint:
             raise DataError(
                 f"{folder} holds an unfinished run of another model, data or settings; start "
                 "without --resume, which removes it"
@@ -67,7 +66,7 @@ class Journal:
             shutil.rmtree(self._folder)
 
 
-def _fingerprint(path: Path) -> str | None:
+def _recorded(path: Path) -> str | None:
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, KeyError, TypeError):
