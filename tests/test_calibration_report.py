@@ -6,11 +6,11 @@ import re
 import sys
 from collections.abc import Iterator
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import Page
 
 pytest.importorskip("jinja2")
 matplotlib = pytest.importorskip("matplotlib")
@@ -27,51 +27,8 @@ from onnxfit.report.trade_off import Marks, trade_off  # noqa: E402
 
 Document = dict[str, Any]
 
-VOID = {"meta", "link", "br", "img"}
 CELLS = {"td", "th", "dt", "dd", "p", "li", "br", "h1", "h2", "h3", "figcaption", "text", "span"}
 NARROW_SPACE = "\N{NARROW NO-BREAK SPACE}"
-
-
-class Page(HTMLParser):
-    """A page taken apart: its tags, its text, and tags that were not closed in their turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.wrong: list[str] = []
-        self._open: list[str] = []
-        self._text: list[str] = []
-        self.feed(text)
-        self.close()
-        self.wrong += self._open
-        self.text = " ".join("".join(self._text).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Open a tag."""
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag in CELLS:
-            self._text.append(" ")
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Open and close a tag, which only SVG has."""
-        self.handle_starttag(tag, attrs)
-        self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        """Close the tag that was opened last."""
-        if not self._open or self._open.pop() != tag:
-            self.wrong.append(f"/{tag}")
-
-    def handle_data(self, data: str) -> None:
-        """Take what is shown."""
-        if "style" not in self._open:
-            self._text.append(data)
-
-    def values(self, attribute: str) -> list[str]:
-        """Return all values of an attribute."""
-        return [found[attribute] for _, found in self.tags if attribute in found]
 
 
 def share(value: float) -> Document:
@@ -254,7 +211,7 @@ def words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shown(result: Document) -> str:
     """Return the text of a page, with plain spaces."""
-    return Page(render_calibration(result)).text.replace(NARROW_SPACE, " ")
+    return Page(render_calibration(result), CELLS).text.replace(NARROW_SPACE, " ")
 
 
 def drawn(result: Document) -> list[str]:
@@ -265,7 +222,7 @@ def drawn(result: Document) -> list[str]:
 
 def test_the_page_is_well_formed(text: str) -> None:
     """Every tag is closed in its turn; ids are unique, and links lead somewhere."""
-    page = Page(text)
+    page = Page(text, CELLS)
     assert [] == page.wrong
     ids = page.values("id")
     assert len(ids) == len(set(ids))
@@ -275,7 +232,7 @@ def test_the_page_is_well_formed(text: str) -> None:
 
 def test_the_page_needs_nothing_else(text: str) -> None:
     """No script runs, nothing is loaded, and no address of another machine stands in it."""
-    page = Page(text)
+    page = Page(text, CELLS)
     assert {"script", "iframe", "object", "embed", "base"}.isdisjoint(tag for tag, _ in page.tags)
     assert [] == [name for _, found in page.tags for name in found if name.startswith("on")]
     assert [] == re.findall(r"https?:|@import", text)
@@ -285,7 +242,7 @@ def test_the_page_needs_nothing_else(text: str) -> None:
 
 def test_the_page_can_be_read_aloud(text: str) -> None:
     """The language is given, headers of tables have a scope, drawings are hidden or have words."""
-    page = Page(text)
+    page = Page(text, CELLS)
     assert ["en"] == page.values("lang")
     tags = [tag for tag, _ in page.tags]
     assert 1 == tags.count("h1") == tags.count("title") == tags.count("main")
@@ -632,7 +589,7 @@ def test_names_cannot_write_into_the_page() -> None:
     result["refinement"] = dict.fromkeys(("edge", "judged_on", "tried", "taken"), evil)
     result["environment"] |= {evil: evil}
     result["curve"][0] |= {"strength": evil, "clean": {"accuracy": evil}, "attacked": evil}
-    page = Page(render_calibration(result))
+    page = Page(render_calibration(result), CELLS)
     assert [] == page.wrong
     assert "script" not in [tag for tag, _ in page.tags]
     assert evil in page.text
@@ -652,7 +609,7 @@ def test_parts_may_be_missing(missing: str | None) -> None:
         result = refined(**{key: None})
         if missing == "gone":
             del result[key]
-        page = Page(render_calibration(result))
+        page = Page(render_calibration(result), CELLS)
         assert [] == page.wrong, key
         assert re.search(r"\b(None|nan)\b", page.text.partition("What was asked")[0]) is None, key
 
