@@ -3,7 +3,8 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,19 +12,47 @@ import click
 from onnxfit.json_values import finite
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from onnxfit.inspection import Inspection
+    from onnxfit.verification.progress import Advance
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far a verb is; give the function that counts on."""
+def progress(total: float, what: str) -> Iterator["Advance"]:
+    """Show on a terminal how far a verb is, and the time left; give what counts on."""
     from rich.console import Console
     from rich.progress import Progress
 
-    shown = sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+    columns, shown = Progress.get_default_columns()[:-1], sys.stderr.isatty()
+    console = Console(stderr=True)
+    with Progress(
+        *columns, _time_left(), console=console, transient=True, disable=not shown
+    ) as bar:
+        task = bar.add_task(what, total=total, revised=False)
+
+        def advance(count: float, /, total: float | None = None, what: str = "") -> None:
+            bar.update(task, advance=count, total=total, description=what or None)
+            if total is not None:
+                bar.update(task, revised=True)
+
+        yield advance
+
+
+def _time_left() -> "ProgressColumn":
+    """Make a column that shows the time left, also where the total changes on the way."""
+    from rich.progress import Task, TimeRemainingColumn
+    from rich.text import Text
+
+    class TimeLeft(TimeRemainingColumn):
+        def render(self, task: Task) -> Text:
+            # Rich forgets how fast work was whenever its total changes.
+            if not task.fields["revised"] or not task.completed or task.remaining is None:
+                return super().render(task)
+            seconds = (task.elapsed or 0.0) * task.remaining / task.completed
+            return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
+
+    return TimeLeft()
 
 
 def print_json(document: dict[str, Any]) -> None:

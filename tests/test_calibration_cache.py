@@ -91,6 +91,33 @@ def test_a_second_put_takes_the_place_of_the_first() -> None:
         np.testing.assert_array_equal(NUMBERS + 1, found["numbers"])
 
 
+def test_several_names_are_put_at_once() -> None:
+    """Each with its arrays; none at all is nothing."""
+    with closing(Cache(None, RUN)) as cache:
+        cache.put_all({"a": {"numbers": NUMBERS}, "b": {"mask": MASK}})
+        cache.put_all({})
+        for name, key, expected in (("a", "numbers", NUMBERS), ("b", "mask", MASK)):
+            found = cache.get(name)
+            assert found is not None
+            np.testing.assert_array_equal(expected, found[key])
+
+
+def test_of_several_names_all_are_put_or_none(tmp_path: Path) -> None:
+    """Where the last one fails, those before it are as they were."""
+    path = tmp_path / "cache"
+    with closing(Cache(path, RUN)) as cache:
+        cache.put("a", {"x": MASK})
+        body = "WHEN NEW.name = 'c' BEGIN SELECT RAISE(ABORT, 'no space'); END"
+        cache._database.execute(f"CREATE TRIGGER t BEFORE INSERT ON part {body}")
+        message = f"the cache {path} cannot be written: no space"
+        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+            cache.put_all({"a": {"x": NUMBERS}, "b": {"x": NUMBERS}, "c": {"x": NUMBERS}})
+        found = cache.get("a")
+        assert found is not None
+        np.testing.assert_array_equal(MASK, found["x"])
+        assert cache.get("b") is None
+
+
 def test_objects_are_not_read() -> None:
     """A cache may come from anybody, and pickled objects can run programs."""
     with closing(Cache(None, RUN)) as cache:

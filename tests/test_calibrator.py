@@ -482,6 +482,25 @@ def test_a_budget_that_no_jump_meets(data: Arrays) -> None:
         calibrate(DIGITS, data, **{**FEW, "strengths": [50.0, 60.0]})
 
 
+def test_where_quantiles_are_too_coarse_another_scale_is_named(data: Arrays) -> None:
+    """Of few distinct inputs the smallest is many: only a shared jump can be below all of them."""
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,2] x) => (float[N,2] y) '
+        "<float[2] b = {0, 0.125}> { h = Relu(x) y = Sub(h, b) }"
+    )
+    y = np.arange(160) % 2
+    coarse = np.where(y[:, None] == [0, 1], 0.25, 0).astype(np.float32), y
+    for scale in ("quantile", "channel"):
+        with pytest.raises(DataError) as refused:
+            calibrate(model, coarse, scale=scale, **FEW)
+        sentence = (
+            "no jump meets the budget, not even at the strength 4.5e-13: try --scale shared, "
+            "which has smaller jumps"
+        )
+        assert sentence == str(refused.value)
+    assert 0 < calibrate(model, coarse, scale="shared", **FEW).document["strength"] < 0.25
+
+
 BAD_SAMPLES: dict[str, tuple[Any, str]] = {
     "labels": (
         lambda x, y: (x, np.where(np.arange(len(y)) == 7, 10, y)),

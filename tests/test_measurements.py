@@ -1,7 +1,5 @@
 """Which samples stay right under which jumps: masks of a network of the repository."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,13 @@ from support import MODELS
 
 import onnxfit
 from onnxfit.data import Dataset, from_arrays
+from onnxfit.errors import DataError
 
 torch = pytest.importorskip("torch")
 
 from onnxfit.attacks import PGD  # noqa: E402
 from onnxfit.calibration.cache import Cache  # noqa: E402
+from onnxfit.calibration.curve import measure_curve  # noqa: E402
 from onnxfit.calibration.measurements import (  # noqa: E402
     Measurements,
     Plan,
@@ -24,7 +24,9 @@ from onnxfit.calibration.measurements import (  # noqa: E402
     key_of,
 )
 from onnxfit.calibration.pool import Pool  # noqa: E402
+from onnxfit.calibration.selection import Race  # noqa: E402
 from onnxfit.calibration.tunable import Tunable  # noqa: E402
+from onnxfit.calibration.work import Kind, Work  # noqa: E402
 from onnxfit.verification.suites import FEW_STEPS, Stage, Threat, stages  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
@@ -95,6 +97,22 @@ def assert_tried(measured: Measurements, robust: dict[float, Mask]) -> None:
         fooled = rows[~of_file(jump, points, y[rows])]
         assert len(fooled)
         assert not mask[fooled].any()
+
+
+class Told(Work):
+    """Adds up what it is told.
+
+    Attributes:
+        amounts: By kind.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.amounts: dict[str, float] = {}
+
+    def did(self, kind: Kind, amount: float) -> None:
+        """Add it."""
+        self.amounts[kind] = self.amounts.get(kind, 0) + amount
 
 
 class Watch:
@@ -237,6 +255,20 @@ def test_points_of_others_count_before_and_afterwards(
     assert_tried(measured, {blind: again})
 
 
+@pytest.mark.parametrize("attacks", ["smooth", "native", "all"])
+def test_candidates_of_the_same_jumps_are_one(attacks: Any, watch: Watch) -> None:
+    """As strengths are where inputs have few distinct values: the second is not attacked again."""
+    measured = measurements(attacks=attacks)
+    (alone,) = measured.robust([0.3], FEW).values()
+    calls, watch.calls = watch.calls, 0
+    twins = 0.3, 0.3 + 1e-12
+    together = measurements(attacks=attacks).robust(twins, FEW)
+    assert calls == watch.calls
+    assert 2 == len(together)
+    for jump in twins:
+        np.testing.assert_array_equal(alone, together[jump])
+
+
 def test_the_seed_decides() -> None:
     """The same one twice gives the same masks and points; another one other points."""
     runs = []
@@ -359,29 +391,59 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, watch: Watch, short_blocks: 
                 np.testing.assert_array_equal(one, other)
 
 
-def test_progress_is_told() -> None:
-    """All that is begun is done, in samples and candidates."""
-    told: list[list[Any]] = []
-
-    @contextmanager
-    def begin(total: int, what: str) -> Iterator[Callable[[int], object]]:
-        told.append([what, total, 0])
-
-        def advance(count: int) -> None:
-            told[-1][2] += count
-
-        yield advance
-
-    measured = measurements()
-    measured.begin = begin
+def test_work_is_told() -> None:
+    """Samples that are classified, and those times the attacks; what is known already is none."""
+    measured, told = measurements(attacks="smooth"), Told()
+    measured.work = told
     measured.clean(0.3)
     measured.robust(CANDIDATES, FEW)
+    expected = {"clean": 200, "smooth": 3 * 2 * FEW}
+    assert expected == told.amounts
     measured.clean(0.3)
-    expected = [
-        ["clean accuracy", 200, 200],
-        ["3 candidates attacked on 24 samples", 3 * FEW, 3 * FEW],
-    ]
-    assert expected == told
+    measured.robust(CANDIDATES, FEW)
+    assert expected == told.amounts
+    measured.with_all_attacks().robust(CANDIDATES[:1], FEW)
+    assert {**expected, "all": (len(suite()) - 2) * FEW} == told.amounts
+
+
+def test_what_is_kept_can_be_looked_up(watch: Watch) -> None:
+    """Of each block, without an attack."""
+    measured = measurements(attacks="smooth")
+    assert measured.kept(0.3, 0) is None
+    assert 0 == watch.calls
+    (robust,) = measured.robust([0.3], FEW).values()
+    kept = measured.kept(0.3, 0)
+    assert kept is not None
+    np.testing.assert_array_equal(robust, kept)
+    assert measured.with_all_attacks().kept(0.3, 0) is None
+
+
+def test_points_and_outcome_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    """A failure between the two leaves neither, so that nothing is found twice."""
+    whole, path = measurements(steps=1), tmp_path / "cache"
+    expected = whole.robust(CANDIDATES, FEW)
+    first = measurements(path, steps=1)
+    condition = "NEW.name LIKE '%-points-%' BEGIN SELECT RAISE(ABORT, 'no space')"
+    first._cache._database.execute(f"CREATE TRIGGER t BEFORE INSERT ON part WHEN {condition}; END")
+    with pytest.raises(DataError, match=r"cannot be written: no space$"):
+        first.robust(CANDIDATES, FEW)
+    assert first.kept(CANDIDATES[0], 0) is None
+    assert 0 == len(points_of(first))
+    outcomes = condition.replace("%-points-%", "all-%")
+    for statement in (
+        "DROP TRIGGER t",
+        f"CREATE TRIGGER t BEFORE INSERT ON part WHEN {outcomes}; END",
+    ):
+        first._cache._database.execute(statement)
+    with pytest.raises(DataError, match=r"cannot be written: no space$"):
+        first.robust(CANDIDATES, FEW)
+    assert 0 == len(points_of(first))
+    first._cache._database.execute("DROP TRIGGER t")
+    first._cache.close()
+    second = measurements(path, steps=1)
+    assert same(expected, second.robust(CANDIDATES, FEW))
+    points = [points_of(each).points(np.ones(FEW, bool))[1] for each in (whole, second)]
+    np.testing.assert_array_equal(points[0], points[1])
 
 
 def test_the_name_of_jumps() -> None:
@@ -406,3 +468,18 @@ def test_what_fools_the_twin_alone_does_not_count(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Tunable, "predictions", lambda network, points: y[: len(points)])
     assert measured.robust([0.6], FEW)[0.6].all()
     assert 0 == len(points_of(measured))
+
+
+def test_a_curve_repeats_no_attack(watch: Watch) -> None:
+    """A strength that did not race is attacked by each attack once; all that is found counts."""
+    measured = measurements(attacks="smooth")
+    race = Race([0.1, 0.2], measured)
+    race.robust = measured.robust([0.0, 0.1, 0.2], FEW)
+    watch.calls = 0
+    curve = measure_curve([0.1, 0.2, 0.4, 0.6], race, measured)
+    assert [0.0, 0.1, 0.2, 0.4, 0.6] == [point.strength for point in curve]
+    # All attacks on the two that are new, and all but the two smooth ones on the others.
+    assert 5 * len(suite()) - 3 * 2 == watch.calls
+    for point in curve:
+        assert not (point.worst & ~point.robust).any()
+    assert_tried(measured, {point.strength: point.worst for point in curve})

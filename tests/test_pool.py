@@ -105,3 +105,14 @@ def test_a_pool_is_found_again_in_the_cache(tmp_path: Path) -> None:
     third = Cache(path, {})
     assert [*expected, (4, 6), (4, 7)] == given(Pool(third, "block"))
     third.close()
+
+
+def test_what_is_put_beside_points_is_kept_without_any(cache: Cache) -> None:
+    """With points, with none, and where no sample has room for more."""
+    pool = Pool(cache, "block")
+    pool.add(rows(1), points(1), beside={"a": {"x": ALL}})
+    pool.add(rows(), points(), beside={"b": {"x": ALL}})
+    for value in range(MOST_POINTS):
+        pool.add(rows(1), points(value), beside={f"c{value}": {"x": ALL}})
+    assert all(cache.get(name) is not None for name in ("a", "b", f"c{MOST_POINTS - 1}"))
+    assert MOST_POINTS == len(pool) == len(Pool(cache, "block"))

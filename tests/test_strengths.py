@@ -77,13 +77,23 @@ def test_a_first_quantile_past_the_highest_is_lowered() -> None:
     assert [HIGHEST_QUANTILE] == asked
 
 
-@pytest.mark.parametrize(("first", "smallest"), [(1.0, "9.1e-13"), (0.5, "4.5e-13")])
-def test_where_nothing_is_inside_the_smallest_is_named(first: float, smallest: str) -> None:
-    """After forty halvings the search ends."""
+@pytest.mark.parametrize(
+    ("scale", "first", "smallest"),
+    [
+        ("shared", 1.0, "9.1e-13"),
+        ("shared", 0.5, "4.5e-13"),
+        ("quantile", 0.5, "4.5e-13: try --scale shared, which has smaller jumps"),
+        ("channel", 0.5, "4.5e-13: try --scale shared, which has smaller jumps"),
+    ],
+)
+def test_where_nothing_is_inside_the_smallest_is_named(
+    scale: Scale, first: float, smallest: str
+) -> None:
+    """After forty halvings the search ends; a scale with smaller jumps is named if there is one."""
     inside, asked = up_to(0.0)
     message = f"no jump meets the budget, not even at the strength {smallest}"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        strengths_to_try("shared", first, 20, inside)
+        strengths_to_try(scale, first, 20, inside)
     assert 41 == len(asked)
 
 

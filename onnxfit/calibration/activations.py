@@ -29,7 +29,7 @@ class SiteStatistics:
         channels: How many channels the activation has; 1 where ``shape`` is None.
         shape: Shape of an input J with a jump for each channel, C×1×…; axis 1 of the activation
             holds the channels. None where a jump for each would not fit every batch.
-        overall: All numbers.
+        overall: All numbers; none of them where they were not asked for.
         by_channel: The same by channel; None where they have none or were not asked for.
     """
 
@@ -46,6 +46,7 @@ def measure(
     data: Dataset,
     *,
     batch_size: int = 64,
+    overall: bool = True,
     by_channel: bool = False,
     advance: Callable[[int], object] = lambda n: None,
 ) -> dict[str, SiteStatistics]:
@@ -59,7 +60,8 @@ def measure(
         twin: A module with JumpReLUs, called with samples, float32 of shape N×….
         data: The samples; their labels are not read.
         batch_size: How many the twin is given at a time.
-        by_channel: Count channels apart, too.
+        overall: Count all numbers of a site together.
+        by_channel: Count channels apart.
         advance: Told after each batch how many samples it had.
 
     Returns:
@@ -71,7 +73,7 @@ def measure(
         ValueError: ``batch_size`` is less than 1.
     """
     sites = jump_relus(twin)
-    found = {site.site: _Recorder(site.site, by_channel) for site in sites}
+    found = {site.site: _Recorder(site.site, overall, by_channel) for site in sites}
     like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -93,9 +95,9 @@ def measure(
 class _Recorder:
     """Takes the activations of a site as they come."""
 
-    def __init__(self, name: str, by_channel: bool) -> None:
+    def __init__(self, name: str, overall: bool, by_channel: bool) -> None:
         self.name = name
-        self.wanted = by_channel
+        self.together, self.apart = overall, by_channel
         self.n = 0
         self.batch, self.reached = 0, False
         self.shapes: set[tuple[int, ...] | None] = set()
@@ -111,11 +113,12 @@ class _Recorder:
         if not self.reached:
             self.reached, self.n = True, self.n + self.batch
         values: NDArray[np.float32] = x.detach().to("cpu", torch.float32).contiguous().numpy()
-        self.overall.add(values)
+        if self.together:
+            self.overall.add(values)
         self.shapes.add(_shape_of_jumps(values.shape, self.batch))
         if self._shape is None:
             self.channels = None
-        elif self.wanted:
+        elif self.apart:
             if self.channels is None:
                 self.channels = Histogram(values.shape[1], CHANNEL_MANTISSA_BITS, CHANNEL_EXPONENTS)
             self.channels.add(values)

@@ -16,6 +16,8 @@ from onnxfit.json_values import fingerprint
 # Seconds to wait for another process that uses the file.
 PATIENCE = 5.0
 
+Arrays = Mapping[str, NDArray[Any]]
+
 
 class Cache:
     """Arrays by name, each kept as soon as it is put.
@@ -60,19 +62,23 @@ class Cache:
         with np.load(io.BytesIO(row[0]), allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def put(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def put(self, name: str, arrays: Arrays) -> None:
         """Keep arrays under a name, in the place of others.
 
         Raises:
             DataError: The file cannot be written, or another process does not let go of it.
         """
-        content = io.BytesIO()
-        # An older NumPy would take allow_pickle for one more array.
-        named: dict[str, Any] = dict(arrays)
-        np.savez(content, **named)
+        self.put_all({name: arrays})
+
+    def put_all(self, parts: Mapping[str, Arrays]) -> None:
+        """Keep arrays under several names, all of them or none.
+
+        Raises:
+            DataError: As :meth:`put`.
+        """
+        values = [(name, _packed(arrays)) for name, arrays in parts.items()]
         with self._told(f"the cache {self._path} cannot be written"), self._database as database:
-            values = (name, content.getvalue())
-            database.execute("INSERT OR REPLACE INTO part VALUES (?, ?)", values)
+            database.executemany("INSERT OR REPLACE INTO part VALUES (?, ?)", values)
 
     def close(self) -> None:
         """Close the file."""
@@ -121,3 +127,11 @@ class Cache:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
                 what = f"the cache {self._path} is in use by another process"
             raise DataError(f"{what}: {error}") from error
+
+
+def _packed(arrays: Arrays) -> bytes:
+    content = io.BytesIO()
+    # An older NumPy would take allow_pickle for one more array.
+    named: dict[str, Any] = dict(arrays)
+    np.savez(content, **named)
+    return content.getvalue()

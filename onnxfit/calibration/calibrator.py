@@ -3,29 +3,29 @@
 import contextlib
 import dataclasses
 import functools
-import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxfit.calibration.activations import SiteStatistics, measure
+from onnxfit.calibration.activations import SiteStatistics
 from onnxfit.calibration.cache import Cache
-from onnxfit.calibration.curve import measure_curve
-from onnxfit.calibration.document import Findings, describe, of_sites, warnings
-from onnxfit.calibration.measurements import Measurements, Plan, Sample
+from onnxfit.calibration.document import describe, of_sites, warnings
+from onnxfit.calibration.forecast import Forecast, Known, Watched
+from onnxfit.calibration.kept_statistics import kept_or_measured
+from onnxfit.calibration.measurements import Attacks, Measurements, Plan, Sample, numbers_of
 from onnxfit.calibration.reader import Reader, from_reader
-from onnxfit.calibration.refinement import Refined, Strengths, corrected, refine
+from onnxfit.calibration.refinement import Strengths, corrected
 from onnxfit.calibration.result import Calibration
 from onnxfit.calibration.scales import Jump, Scale, jumps, ladder, per_site
-from onnxfit.calibration.selection import Race, boundary
+from onnxfit.calibration.search import Search
 from onnxfit.calibration.settings import Settings
-from onnxfit.calibration.strengths import strengths_to_try
 from onnxfit.calibration.tunable import Tunable
+from onnxfit.calibration.work import Work
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import DataError
 from onnxfit.hardening import retrofit
@@ -37,6 +37,8 @@ from onnxfit.verification.suites import FEW_STEPS, Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
 
 PARITY_SAMPLES = 64
+# Of an attack, where the settings name none.
+STEPS = 20
 # The settings that say which candidates are attacked, and when.
 SEARCH = ("scale", "objective", "strengths", "points", "max_drop", "confidence", "refine")
 
@@ -70,8 +72,9 @@ def calibrate(
         bounds: Smallest and largest value of a sample, where ``data`` is no dataset.
         base_dir: Folder of the external data of a model that is no path.
         cache: A file that keeps what is measured, so that the next call goes on from there.
-        begin: Is called with an amount of work and its name; a context that gives what is called
-            with the part that is done.
+        begin: Is called with an amount of work, in seconds, and its name; a context that gives what
+            is told of the part that is done, of the whole where it is now expected to be another,
+            and of what is done next.
         **settings: Those of :class:`onnxfit.calibration.settings.Settings`: ``max_drop``,
             ``confidence``, ``scale``, ``objective``, ``eps``, ``norm``, ``steps`` and more.
 
@@ -139,9 +142,9 @@ class Calibrator:
     """
 
     def __init__(self, plain: Target, data: Dataset, settings: Settings, begin: Begin) -> None:
-        sites = len({site.site for site in jump_relus(plain.twin)})
+        self._sites = len({site.site for site in jump_relus(plain.twin)})
         # Every jump that a refinement takes must be inside, however many it tries.
-        strictest = corrected(settings.budget, sites) if settings.refine else settings.budget
+        strictest = corrected(settings.budget, self._sites) if settings.refine else settings.budget
         needed = strictest.samples_needed
         if data.n < needed:
             raise DataError(
@@ -164,9 +167,14 @@ class Calibrator:
         some = self._data.spread(PARITY_SAMPLES).x
         parity = plain.parity(some)
         with contextlib.closing(Cache(cache, self._run())) as store:
-            statistics, measured = self.prepare(store)
-            strengths = self._strengths(statistics, measured)
-            findings = self._choose(strengths, measured)
+            forecast, work = self._forecast(), Work(settings.steps or STEPS)
+            work.expect({"statistics": self._data.n, **forecast.left(Known())})
+            with self._begin(work.total, "activations") as work.advance:
+                statistics, measured = self.prepare(store, work)
+                search = dataclasses.replace(forecast.search, first=self._first(statistics))
+                forecast = dataclasses.replace(forecast, search=search)
+                findings = search.run(Watched(measured, forecast, work))
+                work.expect({})
         jumps = measured.plan.jumps_of(findings.candidate)
         document = describe(findings, plain, self._data, settings)
         document["parity"] = dataclasses.asdict(parity)
@@ -186,27 +194,53 @@ class Calibrator:
             "versions": versions(),
         }
 
-    def _statistics(self) -> dict[str, SiteStatistics]:
-        """Measure the inputs of all activations before hardening."""
-        with self._begin(self._data.n, "activations") as advance:
-            return measure(
-                self._plain.twin,
-                self._data,
-                batch_size=self._settings.batch_size,
-                by_channel=self._settings.scale == "channel",
-                advance=advance,
-            )
+    def _forecast(self) -> Forecast:
+        """Return how to tell what is left before anything is measured."""
+        settings, data = self._settings, self._data
+        made = attacks(settings, data.bounds)
+        kinds = get_args(Attacks)
+        return Forecast(
+            search=Search(settings=settings, sites=self._sites, first=0.5),
+            samples=data.n,
+            attacked=min(settings.attack_limit, data.n),
+            stages={kind: len(numbers_of(made, kind)) for kind in kinds},
+            attacks=attacks_of(settings),
+        )
 
-    def prepare(self, store: Cache) -> tuple[dict[str, SiteStatistics], Measurements]:
+    def _first(self, statistics: Mapping[str, SiteStatistics]) -> float:
+        """Return a strength to try first.
+
+        Raises:
+            DataError: No jump changes anything.
+        """
+        try:
+            return ladder(self._settings.scale, statistics)
+        except ValueError as error:
+            if self._settings.strengths is not None:
+                return self._settings.strengths[0]
+            raise DataError(f"there is nothing to calibrate: {error}") from error
+
+    def prepare(
+        self, store: Cache, work: Work | None = None
+    ) -> tuple[dict[str, SiteStatistics], Measurements]:
         """Measure the inputs of all activations, and prepare to measure candidates.
 
         Args:
             store: Keeps what is measured.
+            work: Is told of what is done.
         """
-        settings, statistics = self._settings, self._statistics()
+        work = Work() if work is None else work
+        settings, by_channel = self._settings, self._settings.scale == "channel"
+        statistics = kept_or_measured(
+            self._plain.twin,
+            self._data,
+            store,
+            batch_size=settings.batch_size,
+            by_channel=by_channel,
+            advance=functools.partial(work.did, "statistics"),
+        )
         shapes = {name: site.shape for name, site in statistics.items() if site.shape is not None}
-        by_channel = shapes if settings.scale == "channel" else None
-        network = Tunable(self._plain, by_channel)
+        network = Tunable(self._plain, shapes if by_channel else None)
 
         @functools.cache
         def jumps_of(candidate: float | Strengths) -> dict[str, Jump]:
@@ -216,80 +250,15 @@ class Calibrator:
             jumps_of=jumps_of,
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
-            attacks="native" if settings.objective == "paper" else "smooth",
+            attacks=attacks_of(settings),
             search=repr([getattr(settings, name) for name in SEARCH]),
             seed=settings.seed,
             batch_size=settings.batch_size,
         )
         sample = chosen_sample(self._data, settings.attack_limit, settings.seed)
         measured = Measurements(network, self._data, sample, plan, store)
-        measured.begin = self._begin
+        measured.work = work
         return statistics, measured
-
-    def _strengths(
-        self, statistics: Mapping[str, SiteStatistics], measured: Measurements
-    ) -> list[float]:
-        """Return what to try."""
-        settings, before = self._settings, measured.clean(0.0)
-        if settings.strengths is not None:
-            return [float(strength) for strength in settings.strengths]
-        try:
-            first = ladder(settings.scale, statistics)
-        except ValueError as error:
-            raise DataError(f"there is nothing to calibrate: {error}") from error
-        return strengths_to_try(
-            settings.scale,
-            first,
-            settings.points,
-            lambda strength: settings.budget.allows(before, measured.clean(strength)),
-        )
-
-    def _choose(self, strengths: Sequence[float], measured: Measurements) -> Findings:
-        """Let those inside the budget race, and measure the curve.
-
-        Raises:
-            DataError: None is inside.
-        """
-        budget, before = self._settings.budget, measured.clean(0.0)
-        edge = boundary(strengths, measured, budget)
-        if edge < 0:
-            raise DataError(f"no jump meets the budget, not even at the strength {strengths[0]:g}")
-        heats: list[tuple[int, Sequence[float]]] = []
-        race = Race(
-            strengths[: edge + 1],
-            measured,
-            # A larger jump may cost less by chance, so that bisection alone is not enough.
-            inside=lambda strength: budget.allows(before, measured.clean(strength)),
-            heard=lambda count, left: heats.append((count, left)),
-        )
-        chosen = race.run()
-        refined = (
-            self._refined(chosen, strengths[edge], measured) if self._settings.refine else None
-        )
-        candidate = chosen if refined is None else refined.strengths
-        curve = measure_curve(strengths, race, measured)
-        # After the curve, whose adversarial points are tried on both.
-        worst = measured.with_all_attacks().robust([0.0, candidate], measured.attacked)
-        return Findings(
-            curve=curve,
-            chosen=[point.strength for point in curve].index(chosen),
-            candidate=candidate,
-            candidates=edge + 1 + (0 if refined is None else refined.tried),
-            clean=measured.clean(candidate),
-            worst=(worst[0.0], worst[candidate]),
-            heats=heats,
-            refined=refined,
-        )
-
-    def _refined(self, chosen: float, edge: float, measured: Measurements) -> Refined:
-        """Look for a strength of each site; those that begin stay where all samples say so."""
-        start = (chosen,) * len(measured.plan.jumps_of(chosen))
-        highest = math.inf if self._settings.scale == "shared" else 1.0
-        refined = refine(start, edge, measured, self._settings.budget, highest)
-        found = measured.robust([start, refined.strengths], measured.attacked)
-        if int(found[refined.strengths].sum()) > int(found[start].sum()):
-            return refined
-        return dataclasses.replace(refined, strengths=start, taken=0)
 
 
 def _jumps(
@@ -308,6 +277,11 @@ def attacks(settings: Settings, bounds: Bounds) -> list[Stage]:
     )
     suite = stages("quick", threat, jumps=True, transfer=False, steps=settings.steps)
     return [stage for stage in suite if stage.needs_gradients and stage.name != FEW_STEPS]
+
+
+def attacks_of(settings: Settings) -> Attacks:
+    """Return which of them candidates are compared by."""
+    return "native" if settings.objective == "paper" else "smooth"
 
 
 def chosen_sample(data: Dataset, limit: int, seed: int) -> Sample:

@@ -1,23 +1,36 @@
 """The trade-off curve: clean and robust accuracy over the strength."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from onnxfit.calibration.document import Point
-from onnxfit.calibration.measurements import BLOCK, Measurements
-from onnxfit.calibration.selection import Mask, Race
+from onnxfit.calibration.measurements import BLOCK
+from onnxfit.calibration.selection import Mask, Measured, Race
 
 # How many points the curve has at least, and how many of them lie beyond those that raced.
 CURVE_POINTS = 9
 BEYOND = 4
 
 
-def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements) -> list[Point]:
+class Attacked(Measured, Protocol):
+    """What a curve rests on."""
+
+    def with_all_attacks(self) -> "Attacked":
+        """Return the same with every attack, where the choice rests on some of them."""
+
+    def native(self, candidates: Sequence[Any], count: int, /) -> dict[Any, Mask]:
+        """Return which of the first samples stay right under native gradients alone."""
+
+
+def measure_curve(strengths: Sequence[float], race: Race, measured: Attacked) -> list[Point]:
     """Return what was measured of strengths, each on as many samples as it took part with.
 
     On the first block all of them are measured under all attacks, whatever the choice rests on.
-    The masks of the race may be older: candidates that came later found more points.
+    Those that did not race begin with the attacks of the race, which are then not repeated among
+    all. The masks of the race are asked for once more in the end: candidates that came later, and
+    all attacks, found more points.
 
     Args:
         strengths: What was to be tried, above 0 and in order.
@@ -28,6 +41,7 @@ def measure_curve(strengths: Sequence[float], race: Race, measured: Measurements
     few = min(BLOCK, measured.attacked)
     shown = to_show(strengths, race.robust)
     sizes = {strength: len(race.robust.get(strength, range(few))) for strength in shown}
+    measured.robust([s for s in shown if s not in race.robust], few)
     everything = measured.with_all_attacks()
     worst, native = everything.robust(shown, few), everything.native(shown, few)
     for count in sorted({*sizes.values()}):

@@ -20,8 +20,8 @@ from onnxfit.calibration.pool import Pool
 from onnxfit.calibration.scales import Jump
 from onnxfit.calibration.selection import FIRST_HEAT, Mask
 from onnxfit.calibration.tunable import Tunable
+from onnxfit.calibration.work import Work
 from onnxfit.data import Dataset
-from onnxfit.verification.progress import Advance, Begin, silent
 from onnxfit.verification.suites import Stage
 
 # Samples that all candidates are attacked on before the next ones.
@@ -73,12 +73,7 @@ class Plan:
     @property
     def numbers(self) -> list[int]:
         """The numbers of the stages that are used."""
-        return [number for number, stage in enumerate(self.stages) if self._uses(stage)]
-
-    def _uses(self, stage: Stage) -> bool:
-        if self.attacks == "smooth":
-            return stage.name == "pgd" and stage.backward in SMOOTH
-        return self.attacks in ("all", stage.family)
+        return numbers_of(self.stages, self.attacks)
 
 
 class Measurements:
@@ -94,8 +89,7 @@ class Measurements:
     Attributes:
         attacked: How many samples the attacks may use.
         plan: How they are measured.
-        begin: Is called with an amount of work and its name; a context that gives what is called
-            with the part that is done.
+        work: Is told of what is done.
     """
 
     def __init__(
@@ -104,30 +98,34 @@ class Measurements:
         self._network, self._data, self._sample, self._cache = network, data, sample, cache
         self.plan = plan
         self.attacked = len(sample.y)
-        self.begin: Begin = silent
+        self.work = Work()
 
     def with_all_attacks(self) -> "Measurements":
         """Return the same with every attack, where the plan has some of them."""
         plan = dataclasses.replace(self.plan, attacks="all")
         other = Measurements(self._network, self._data, self._sample, plan, self._cache)
-        other.begin = self.begin
+        other.work = self.work
         return other
 
     def clean(self, candidate: Any) -> Mask:
         """Return which of all samples the network classifies rightly, N booleans."""
+        kept = self.kept_clean(candidate)
+        if kept is not None:
+            return kept
         jumps = self.plan.jumps_of(candidate)
-        name = f"clean-{key_of(jumps)}"
-        kept = self._cache.get(name)
-        if kept is None:
-            self._network.set(jumps)
-            parts = []
-            with self.begin(self._data.n, "clean accuracy") as advance:
-                for x, y in self._data.batches(self.plan.batch_size):
-                    parts.append(self._right(x, y))
-                    advance(len(y))
-            kept = {"right": np.concatenate(parts)}
-            self._cache.put(name, kept)
-        return kept["right"]
+        self._network.set(jumps)
+        parts = []
+        for x, y in self._data.batches(self.plan.batch_size):
+            parts.append(self._right(x, y))
+            self.work.did("clean", len(y))
+        right = np.concatenate(parts)
+        self._cache.put(f"clean-{key_of(jumps)}", {"right": right})
+        return right
+
+    def kept_clean(self, candidate: Any) -> Mask | None:
+        """Return the same where it was measured."""
+        kept = self._cache.get(f"clean-{key_of(self.plan.jumps_of(candidate))}")
+        return None if kept is None else kept["right"]
 
     def robust(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
         """Return which of the first samples stay right, for each candidate."""
@@ -141,40 +139,54 @@ class Measurements:
         """
         return self._masks(candidates, count, "native")
 
+    def kept(self, candidate: Any, start: int) -> Mask | None:
+        """Return which samples of a block stay right, where that was measured.
+
+        Args:
+            candidate: Of the same attacks.
+            start: The number of the first sample, a multiple of ``BLOCK``.
+        """
+        outcome = self._cache.get(self._key(self.plan.attacks, start, candidate))
+        return None if outcome is None else outcome["robust"]
+
     def _masks(self, candidates: Sequence[Any], count: int, kind: str) -> dict[Any, Mask]:
         parts: dict[Any, list[Mask]] = {candidate: [] for candidate in candidates}
-        what = f"{len(parts)} candidates attacked on {count} samples"
-        with self.begin(len(parts) * count, what) as advance:
-            for start in range(0, count, BLOCK):
-                for candidate, outcome in self._block(start, list(parts), advance).items():
-                    parts[candidate].append(outcome[kind])
+        for start in range(0, count, BLOCK):
+            for candidate, outcome in self._block(start, list(parts)).items():
+                parts[candidate].append(outcome[kind])
         return {candidate: np.concatenate(masks)[:count] for candidate, masks in parts.items()}
 
-    def _block(
-        self, start: int, candidates: Sequence[Any], advance: Advance
-    ) -> dict[Any, dict[str, Any]]:
+    def _block(self, start: int, candidates: Sequence[Any]) -> dict[Any, dict[str, Any]]:
         """Measure candidates on a block of samples, each with the others' adversarial points."""
         plan = self.plan
         keys = {c: self._key(plan.attacks, start, c) for c in candidates}
-        outcomes = {c: self._cache.get(keys[c]) for c in candidates}
+        outcomes: dict[Any, dict[str, Any]] = {}
         pool = Pool(self._cache, f"{plan.search}-{start}-points")
+        for candidate, key in keys.items():
+            # Only now, as the jumps of an earlier one may be the same.
+            found = self._cache.get(key)
+            if found is None:
+                found, rows, points = self._attack(candidate, start, pool)
+                # All at once, so that an interrupted attack leaves nothing and can be repeated.
+                pool.add(rows, points, beside={key: found})
+            outcomes[candidate] = found
         for candidate, outcome in outcomes.items():
-            if outcome is None:
-                found = self._attack(candidate, start, pool)
-                outcomes[candidate] = found
-                self._cache.put(keys[candidate], found)
-            advance(len(self._block_of(start).y))
-        complete = {c: outcome for c, outcome in outcomes.items() if outcome is not None}
-        for candidate, outcome in complete.items():
             if plan.attacks != "native" and int(outcome["tried"]) < len(pool):
                 self._network.set(self.plan.jumps_of(candidate))
                 self._try(pool, int(outcome["tried"]), start, outcome["robust"])
                 outcome["tried"] = np.array(len(pool))
                 self._cache.put(keys[candidate], outcome)
-        return complete
+        return outcomes
 
-    def _attack(self, candidate: Any, start: int, pool: Pool) -> dict[str, Any]:
-        """Attack a candidate on a block; return what stays right, and what was tried."""
+    def _attack(
+        self, candidate: Any, start: int, pool: Pool
+    ) -> tuple[dict[str, Any], NDArray[np.intp], NDArray[np.float32]]:
+        """Attack a candidate on a block.
+
+        Returns:
+            What stays right and what was tried; the points that break a sample, for the pool, and
+            the numbers of these samples.
+        """
         jumps = self.plan.jumps_of(candidate)
         self._network.set(jumps)
         left = self._right(*self._block_of(start))
@@ -196,10 +208,11 @@ class Measurements:
             if smooth is not None:
                 left &= smooth["robust"]
             broken += [self._stage(number, jumps, start, left) for number in others]
-            # All at once, so that an interrupted attack leaves nothing and can be repeated.
-            rows, points = (np.concatenate(parts) for parts in zip(*broken, strict=True))
-            pool.add(rows, points)
-        return {"robust": left, "native": under_native, "tried": np.array(tried)}
+        rows, points = (np.concatenate(parts) for parts in zip(*broken, strict=True))
+        # Native gradients alone share nothing.
+        kept = slice(None if others else 0)
+        found = {"robust": left, "native": under_native, "tried": np.array(tried)}
+        return found, rows[kept], points[kept]
 
     def _key(self, attacks: Attacks, start: int, candidate: Any) -> str:
         """Return the name under which an outcome is kept."""
@@ -226,9 +239,15 @@ class Measurements:
             attack = self.plan.stages[number].on(None, seed)
             part = slice(at, at + self.plan.batch_size)
             points[part] = attack(
-                self._network.twin, points[part], block.y[rows[part]], scales=scales
+                self._network.twin,
+                points[part],
+                block.y[rows[part]],
+                scales=scales,
+                advance=lambda count: self.work.did(self.plan.attacks, count),
             )
             left[rows[part]] = self._right(points[part], block.y[rows[part]])
+        # Those that were spared it are done as well.
+        self.work.did(self.plan.attacks, len(left) - len(rows))
         fooled = ~left[rows]
         return rows[fooled], points[fooled]
 
@@ -248,6 +267,15 @@ class Measurements:
             part = slice(at, at + self.plan.batch_size)
             right[part] = self._network.predictions(x[part]) == y[part]
         return right
+
+
+def numbers_of(stages: Sequence[Stage], attacks: Attacks) -> list[int]:
+    """Return the numbers of the stages that are used."""
+    if attacks == "smooth":
+        used = [stage.name == "pgd" and stage.backward in SMOOTH for stage in stages]
+    else:
+        used = [attacks in ("all", stage.family) for stage in stages]
+    return [number for number, use in enumerate(used) if use]
 
 
 def key_of(jumps: Mapping[str, Jump]) -> str:

@@ -1,9 +1,12 @@
 """The adversarial points that candidates fell for, to be tried on the others."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.calibration.cache import Cache
+from onnxfit.calibration.cache import Arrays, Cache
 
 # Of each sample.
 MOST_POINTS = 4
@@ -28,19 +31,28 @@ class Pool:
     def __len__(self) -> int:
         return sum(map(len, self._rows))
 
-    def add(self, rows: NDArray[np.intp], points: NDArray[np.float32]) -> None:
+    def add(
+        self,
+        rows: NDArray[np.intp],
+        points: NDArray[np.float32],
+        beside: Mapping[str, Arrays] = MappingProxyType({}),
+    ) -> None:
         """Keep points of samples that do not have enough.
 
         Args:
             rows: The numbers of the samples in the block, n, none of them twice.
             points: n×….
+            beside: Is put into the cache by name at the same time: all of it is kept, or nothing.
         """
         known = np.concatenate([np.zeros(0, np.intp), *self._rows])
         counts = np.bincount(known, minlength=int(rows.max(initial=-1)) + 1)
         room = counts[rows] < MOST_POINTS
-        if room.any():
-            rows, points = rows[room], points[room]
-            self._cache.put(f"{self._name}-{len(self._rows)}", {"rows": rows, "points": points})
+        rows, points = rows[room], points[room]
+        parts: dict[str, Arrays] = dict(beside)
+        if len(rows):
+            parts[f"{self._name}-{len(self._rows)}"] = {"rows": rows, "points": points}
+        self._cache.put_all(parts)
+        if len(rows):
             self._rows.append(rows)
             self._points.append(points)
 

@@ -42,7 +42,9 @@ def strengths_to_try(
             if inside(edge):
                 break
         else:
-            raise DataError(f"no jump meets the budget, not even at the strength {edge:.2g}")
+            # A jump of theirs is never below the smallest positive input, which many may share.
+            hint = "" if scale == "shared" else ": try --scale shared, which has smaller jumps"
+            raise DataError(f"no jump meets the budget, not even at the strength {edge:.2g}{hint}")
     low, high = edge, min(2 * edge, highest)
     for _ in range(_HALVINGS if low < high else 0):
         middle = (low + high) / 2
