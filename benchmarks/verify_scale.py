@@ -3,7 +3,7 @@
 The suite quick runs on a hardened CIFAR-10 network and its baseline, on the JPEG images repeated to
 each number of images, each time in a process of its own, with a report.
 
-    python benchmarks/verify_scale.py [--samples 2000 10000] [--write]
+    python benchmarks/verify_scale.py [--samples 2000 4000 10000] [--write]
 """
 
 import argparse
@@ -53,7 +53,7 @@ def measured(folder: Path, samples: int) -> tuple[float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--samples", type=int, nargs="+", default=[2000, 10000])
+    parser.add_argument("--samples", type=int, nargs="+", default=[2000, 4000, 10000])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
     lines = [

@@ -307,8 +307,8 @@ def test_without_rules_the_model_must_not_be_worse_than_its_baseline(
         "bound": 0.05,
         "value": p,
         "passed": passed,
-        "detail": f"In the worst case {only_model} samples are robust in the model alone and "
-        f"{only_baseline} in the baseline alone: the model is {'not ' if passed else ''}"
+        "detail": f"Samples robust in the worst case of the model alone: {only_model}, of the "
+        f"baseline alone: {only_baseline}. The model is {'not ' if passed else ''}"
         f"significantly less robust (McNemar, exact, one-sided, p = {p:.2g}).",
     }
     assert [expected] == judge(Policy(eps=0.1), result(difference=difference))

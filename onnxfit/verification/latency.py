@@ -1,12 +1,13 @@
 """How long a file takes beside another, in ONNX Runtime, measured in turns."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from onnxfit.verification.target import DeployedClassifier
 
@@ -51,23 +52,15 @@ def measure(model: DeployedClassifier, baseline: DeployedClassifier, x: torch.Te
         baseline: The other.
         x: The samples of a call, n×….
     """
-    calls = [module.call(x) for module in (model, baseline)]
-    for _ in range(_WARM_UP):
-        first, second = (_seconds(call, 1) for call in calls)
-    repeats = max(1, int(_ROUND_SECONDS / max(min(first, second), 1e-9)))
-    # Each goes first in every other round.
-    times = np.zeros((ROUNDS, 2))
-    for number in range(ROUNDS):
-        for which in (0, 1) if number % 2 else (1, 0):
-            times[number, which] = _seconds(calls[which], repeats)
+    times = in_turns([model.call(x), baseline.call(x)])
     if model is baseline:
         times[:, 0] = times[:, 1]
-    ratios = np.sort(times[:, 0] / times[:, 1])
+    middle, ci95 = ratio(times[:, 0], times[:, 1])
     milliseconds = np.median(times, axis=0) * 1000
     session = model.deployed.session
     return Latency(
-        ratio=float(np.median(ratios)),
-        ci95=(float(ratios[_LOW]), float(ratios[_HIGH])),
+        ratio=middle,
+        ci95=ci95,
         model_ms=float(milliseconds[0]),
         baseline_ms=float(milliseconds[1]),
         rounds=ROUNDS,
@@ -75,6 +68,30 @@ def measure(model: DeployedClassifier, baseline: DeployedClassifier, x: torch.Te
         threads=session.get_session_options().intra_op_num_threads,
         provider=session.get_providers()[0],
     )
+
+
+def in_turns(calls: Sequence[Callable[[], Any]]) -> NDArray[np.float64]:
+    """Measure some calls in turns, each first as often as the others.
+
+    Returns:
+        The seconds of one call, ROUNDS × calls.
+    """
+    for _ in range(_WARM_UP):
+        once = [_seconds(call, 1) for call in calls]
+    repeats = max(1, int(_ROUND_SECONDS / max(min(once), 1e-9)))
+    times = np.zeros((ROUNDS, len(calls)))
+    for number in range(ROUNDS):
+        for which in np.roll(range(len(calls)), number):
+            times[number, which] = _seconds(calls[which], repeats)
+    return times
+
+
+def ratio(
+    times: NDArray[np.float64], others: NDArray[np.float64]
+) -> tuple[float, tuple[float, float]]:
+    """Return the median ratio of two columns of :func:`in_turns` and its 95 % interval."""
+    ratios = np.sort(times / others)
+    return float(np.median(ratios)), (float(ratios[_LOW]), float(ratios[_HIGH]))
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:

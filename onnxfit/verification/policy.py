@@ -268,8 +268,8 @@ def _not_worse(result: Mapping[str, Any]) -> Record:
     value = mcnemar_worse(model, baseline)
     passed = bool(value >= SIGNIFICANCE)
     detail = (
-        f"In the worst case {model} samples are robust in the model alone and {baseline} in the "
-        f"baseline alone: the model is {'not ' if passed else ''}significantly less robust "
+        f"Samples robust in the worst case of the model alone: {model}, of the baseline alone: "
+        f"{baseline}. The model is {'not ' if passed else ''}significantly less robust "
         f"(McNemar, exact, one-sided, p = {value:.2g})."
     )
     return _record(NOT_WORSE, SIGNIFICANCE, value, passed, detail)
