@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxfit.calibration.calibrator import calibrate
     from onnxfit.calibration.result import Calibration
+    from onnxfit.compilation.compiler import compile
     from onnxfit.doctor import diagnose
     from onnxfit.files import load, save
     from onnxfit.hardening import restore, retrofit
@@ -28,6 +29,7 @@ _HOMES = {
     "Result": "verification.result",
     "Site": "sites",
     "calibrate": "calibration.calibrator",
+    "compile": "compilation.compiler",
     "diagnose": "doctor",
     "find_sites": "sites",
     "inspect": "inspection",
@@ -53,6 +55,7 @@ __all__ = [
     "Result",
     "Site",
     "calibrate",
+    "compile",
     "diagnose",
     "find_sites",
     "inspect",

@@ -17,6 +17,7 @@ import click
 from onnxfit import __version__
 from onnxfit.cli_attack import attack
 from onnxfit.cli_calibrate import calibrate
+from onnxfit.cli_compile import compile_verb
 from onnxfit.cli_files import check_output, check_outside, stem, write_model
 from onnxfit.cli_options import (
     DataOptions,
@@ -25,6 +26,7 @@ from onnxfit.cli_options import (
     data_options,
     force_option,
     model_argument,
+    names_of_rewrites,
     number,
     output_option,
 )
@@ -165,6 +167,15 @@ def inspect(model: Path, as_json: bool) -> None:
     show_default=True,
     help="JumpReLU with a function as fallback, JumpReLU alone, or standard operators.",
 )
+@click.option(
+    "--optimize",
+    is_flag=False,
+    flag_value="maxpool,concat,twice",
+    callback=names_of_rewrites,
+    metavar="[NAMES]",
+    help="Rewrite the hardened model so that it computes the same with less work: maxpool, concat, "
+    "twice, or those of them and add (for CUDA) that are named.",
+)
 @output_option('MODEL\'s stem + ".jump.onnx"')
 @copy_option
 @click.option("--dry-run", is_flag=True, help="Check and show everything, write nothing.")
@@ -177,6 +188,7 @@ def retrofit(
     include: Sequence[str],
     exclude: Sequence[str],
     lowering: Any,
+    optimize: tuple[str, ...],
     output: Path | None,
     copy_data: bool,
     dry_run: bool,
@@ -196,7 +208,15 @@ def retrofit(
     check_output([model] if jumps is None else [model, jumps], output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     try:
-        hard = harden(model, jump, jumps=sizes, include=include, exclude=exclude, lowering=lowering)
+        hard = harden(
+            model,
+            jump,
+            jumps=sizes,
+            include=include,
+            exclude=exclude,
+            lowering=lowering,
+            optimize=optimize,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(hard, output, model.parent, copy_data=copy_data, dry_run=dry_run)
@@ -212,6 +232,10 @@ def retrofit(
             f"{len(standard)} of another element type than the rest took the standard lowering: "
             "a file of this opset can hold one function for one type."
         )
+    if optimize:
+        applied = found.provenance.get("rewrites", {})
+        counts = ", ".join(f"{name} {count}" for name, count in applied.items())
+        click.echo(f"rewrites: {counts or 'there was nothing to rewrite'}")
     click.echo(f"{'would write' if dry_run else 'wrote'} {output}")
 
 
@@ -323,6 +347,7 @@ def gradients(
 
 main.add_command(attack)
 main.add_command(calibrate)
+main.add_command(compile_verb)
 main.add_command(verify)
 
 

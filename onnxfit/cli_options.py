@@ -57,6 +57,13 @@ def share(ctx: click.Context, option: click.Parameter, text: str | None) -> floa
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 model_argument = click.argument("model", type=click.Path(path_type=Path))
+
+
+def names_of_rewrites(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Split names at commas."""
+    return () if not text else tuple(name.strip() for name in text.split(","))
+
+
 copy_option = click.option(
     "--copy-data", is_flag=True, help="Copy external data to OUT's folder, make no hard link."
 )

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxfit.errors import DataError, ModelError
-from onnxfit.runtime import Provider, session
+from onnxfit.runtime import Provider, quiet_options, session
 
 Array = NDArray[Any]
 
@@ -47,9 +46,7 @@ class Deployed:
         providers: Sequence[Provider] | None = None,
         constants: Sequence[str] = (),
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # Errors alone: what the optimiser drops is no news here.
-        self.session = session(model, options, providers, base_dir=base_dir)
+        self.session = session(model, quiet_options(), providers, base_dir=base_dir)
         self.output_names = [output.name for output in self.session.get_outputs()]
         inputs = self.session.get_inputs()
         self._inputs = [value.name for value in inputs if value.name not in constants]

@@ -14,6 +14,9 @@ from onnxfit.element_types import Types, default_opset, element_types, function_
 from onnxfit.errors import ModelError
 from onnxfit.op import MIN_OPSET, is_our_function
 
+# ONNX Runtime's operators on a layout in which several channels lie beside each other.
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
+
 
 @dataclass(kw_only=True)
 class Scope:
@@ -51,6 +54,18 @@ class Scope:
     def producers(self) -> dict[str, NodeProto]:
         """Value name → the node of this scope that writes it."""
         return {value: node for node in self.nodes for value in node.output}
+
+    @cached_property
+    def blocked(self) -> set[str]:
+        """The values in ONNX Runtime's blocked layout, which ordinary operators pass on."""
+        blocked: set[str] = set()
+        for node in self.nodes:
+            if node.domain == BLOCKED_DOMAIN:
+                if node.op_type != "ReorderOutput":
+                    blocked.update(node.output)
+            elif blocked and not blocked.isdisjoint(node.input):
+                blocked.update(node.output)
+        return blocked
 
     def constant(self, value: str) -> TensorProto | None:
         """Return the tensor that a value always has, or None, looking outwards."""

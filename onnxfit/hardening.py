@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 from onnx import FunctionProto, ModelProto, TensorProto
 
-from onnxfit import __version__
+from onnxfit import __version__, rewrites
 from onnxfit import lowering as nodes
 from onnxfit.edits import Edits
 from onnxfit.element_types import UNKNOWN, every_graph, function_scope
@@ -23,7 +23,6 @@ from onnxfit.json_values import finite
 from onnxfit.op import (
     DOMAIN,
     FUNCTION_IR_VERSION,
-    OP_TYPE,
     VERSION,
     Jumps,
     carries_attribute,
@@ -40,10 +39,18 @@ Lowering = Literal["function", "custom", "standard"]
 _PLAIN = "the model is not hardened: it has no JumpReLU"
 
 _METADATA_PREFIX = f"{DOMAIN}."
-_METADATA_KEYS = ("version", "source_sha256", "lowering", "jumps", "restore", "calibration")
+_METADATA_KEYS = (
+    "version",
+    "source_sha256",
+    "lowering",
+    "jumps",
+    "restore",
+    "calibration",
+    rewrites.KEY.removeprefix(_METADATA_PREFIX),
+)
 
 
-def retrofit(
+def retrofit(  # noqa: PLR0913 - the options of the verb
     model: ModelProto | str | Path,
     jump: float | None = None,
     *,
@@ -52,6 +59,7 @@ def retrofit(
     exclude: str | Iterable[str] = (),
     lowering: Lowering = "function",
     base_dir: str | Path | None = None,
+    optimize: bool | Collection[str] = False,
 ) -> ModelProto:
     """Replace activations by JumpReLU and return a new model.
 
@@ -69,16 +77,23 @@ def retrofit(
             library; with sites inside functions it is ``function``. ``standard``: operators of
             the default domain alone.
         base_dir: Folder of the external data, which is then checked to be there.
+        optimize: Rewrite the hardened model so that it computes the same with less work: all that
+            helps on any provider (:data:`onnxfit.rewrites.EVERYWHERE`), or the rewrites of these
+            names (:data:`onnxfit.rewrites.ALL`). NaN alone may end otherwise. Everything in
+            onnxfit reads such a model as the one before.
 
     Raises:
         ModelError: The model cannot be read, has no such site or nothing to harden.
         TypeError, ValueError: A jump is not a finite number of at least 0, no jump is given, a
-            pattern matches nothing or is no regular expression.
+            pattern matches nothing or is no regular expression; ``optimize`` and the standard
+            lowering, or a name of no rewrite.
     """
     if jump is None and jumps is None:
         raise TypeError("give a jump for every site, or jumps by site name")
     if lowering not in get_args(Lowering):
         raise ValueError(f"lowering is one of {', '.join(get_args(Lowering))}, got {lowering!r}")
+    if optimize and lowering == "standard":
+        raise ValueError("optimize rewrites JumpReLU nodes; the standard lowering has none")
     hard, digest = own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(hard, folder)
@@ -96,6 +111,8 @@ def retrofit(
     if not plan:
         raise ModelError(why_nothing(found))
     harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
+    if optimize:
+        rewrites.apply(hard, rewrites.EVERYWHERE if optimize is True else optimize)
     return hard
 
 
@@ -145,7 +162,7 @@ def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:
     Raises:
         ModelError: The model is not hardened.
     """
-    if not is_hardened(model, list(scan(model))):
+    if not is_hardened(model, list(scan(rewrites.unrewritten(model)))):
         raise ModelError(_PLAIN)
     key = f"{_METADATA_PREFIX}calibration"
     content = json.dumps(finite(summary), allow_nan=False)
@@ -158,13 +175,16 @@ def _is_ours(key: str) -> bool:
 
 
 def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
-    """Return a model that may be edited, and the SHA-256 of its file or serialisation."""
+    """Return a model that may be edited, and the SHA-256 of its file or serialisation.
+
+    What was rewritten in it is taken back; the SHA-256 is of the rewritten one.
+    """
     proto, digest = read_with_digest(model)
-    if proto is not model:
-        return proto, digest
-    copy = ModelProto()
-    copy.CopyFrom(proto)
-    return copy, digest
+    if proto is model:
+        proto = ModelProto()
+        proto.CopyFrom(model)
+    rewrites.take_back(proto)
+    return proto, digest
 
 
 def is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
@@ -294,8 +314,9 @@ def _check_names(model: ModelProto, sites: list[Found]) -> None:
     names += [value.name for value in model.graph.input]
     names += [tensor.name for tensor in model.graph.initializer]
     taken = next((name for name in names if name.startswith(nodes.RESERVED)), None)
-    if any(is_our_function(function) for function in model.functions):
-        taken = f"{DOMAIN}::{OP_TYPE}"
+    for function_ in model.functions:
+        if is_our_function(function_):
+            taken = f"{DOMAIN}::{function_.name}"
     if taken is not None:
         raise ModelError(f"the model has {taken!r}, a name that onnxfit keeps for itself")
 

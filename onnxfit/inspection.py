@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from onnxfit.files import read_with_digest
 from onnxfit.hardening import provenance
+from onnxfit.rewrites import unrewritten
 from onnxfit.sites import Found, Site, Unreplaced, scan
 
 
@@ -46,10 +47,12 @@ def inspect(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     """
     del base_dir
     model, digest = read_with_digest(model)
-    found = list(scan(model))
+    found = list(scan(unrewritten(model)))
     sites = tuple(item.site for item in found if isinstance(item, Found))
     # The jumps are read off the nodes, and what restoring needs is of no use to readers.
     record = {k: v for k, v in provenance(model).items() if k not in ("jumps", "restore")}
+    if "rewrites" in record:
+        record["rewrites"] = record["rewrites"]["applied"]
     return Inspection(
         sha256=digest,
         ir_version=model.ir_version,

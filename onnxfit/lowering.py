@@ -31,7 +31,9 @@ from onnxfit.op import DOMAIN, OP_TYPE, Jumps, is_jump_relu, select_nodes
 SITE_PREFIX = "onnxfit.site/"
 # The graph inputs of a model whose jumps are given at run time.
 INPUT_PREFIX = "onnxfit.jump/"
-RESERVED = (SITE_PREFIX, CONSTANT_PREFIX, INPUT_PREFIX)
+# The values that rewrites make in the place of others.
+REWRITE_PREFIX = "onnxfit.rewritten/"
+RESERVED = (SITE_PREFIX, CONSTANT_PREFIX, INPUT_PREFIX, REWRITE_PREFIX)
 # The values at the ends of a site that is no simple Relu.
 _ENDS = ("/jump", "/linear")
 # How to undo what cannot be read off the file: JSON-able, by site name.

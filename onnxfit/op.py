@@ -18,6 +18,8 @@ from onnx import FunctionProto, NodeProto, TensorProto
 DEFAULT_DOMAINS = ("", "ai.onnx")
 DOMAIN = "onnxfit"
 OP_TYPE = "JumpReLU"
+# JumpReLU of a sum; only rewrites make such nodes.
+ADD_OP_TYPE = "AddJumpReLU"
 VERSION = 1
 
 MIN_OPSET = 7
@@ -182,13 +184,18 @@ def readable(jump: float | Jumps, element_type: int) -> Any:
 
 
 def is_our_function(function: FunctionProto) -> bool:
-    """Tell whether a model-local function is the body of JumpReLU."""
-    return (function.domain, function.name) == (DOMAIN, OP_TYPE)
+    """Tell whether a model-local function is the body of JumpReLU or AddJumpReLU."""
+    return function.domain == DOMAIN and function.name in (OP_TYPE, ADD_OP_TYPE)
 
 
 def is_jump_relu(node: NodeProto) -> bool:
     """Tell whether a node is a JumpReLU."""
     return (node.domain, node.op_type) == (DOMAIN, OP_TYPE)
+
+
+def is_add_jump_relu(node: NodeProto) -> bool:
+    """Tell whether a node is an AddJumpReLU."""
+    return (node.domain, node.op_type) == (DOMAIN, ADD_OP_TYPE)
 
 
 def carries_attribute(opset: int) -> bool:
@@ -234,6 +241,21 @@ def function(opset: int, element_type: int, attribute: bool) -> FunctionProto:
         f"{{ {prelude}{_select(opset, element_type)} }}"
     )
     return onnx.parser.parse_function(text)
+
+
+def add_function(body: FunctionProto) -> FunctionProto:
+    """Write AddJumpReLU as a function: the sum of two inputs, then a body of JumpReLU.
+
+    Args:
+        body: What :func:`function` returned.
+    """
+    x, *others = body.input
+    added = FunctionProto()
+    added.CopyFrom(body)
+    added.name = ADD_OP_TYPE
+    added.input[:] = ["A", "B", *others]
+    added.node.insert(0, NodeProto(op_type="Add", input=["A", "B"], output=[x]))
+    return added
 
 
 @lru_cache

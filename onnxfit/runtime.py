@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib.metadata
 import json
+import mmap
 import os
 import sys
 import warnings
@@ -24,13 +25,15 @@ from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.external_data import check_external_data, has_external_data
 from onnxfit.files import as_model, temporary_file
-from onnxfit.op import is_jump_relu, is_our_function
+from onnxfit.op import is_add_jump_relu, is_jump_relu, is_our_function
 
 if TYPE_CHECKING:
     import onnxruntime
 
 CPU = "CPUExecutionProvider"
 LIBRARY_VARIABLE = "ONNXFIT_LIBRARY"
+# The metadata entry of a compiled model.
+COMPILED_KEY = "onnxfit.compiled"
 
 _LIBRARY_NAMES = {"win32": "onnxfit_ops.dll", "darwin": "libonnxfit_ops.dylib"}
 _REGISTERED_KEY = "onnxfit.registered"
@@ -128,43 +131,52 @@ def session(
     providers: Sequence[Provider] | None = None,
     *,
     base_dir: str | Path | None = None,
+    compile: bool = False,  # noqa: A002 - the name of the verb
 ) -> "onnxruntime.InferenceSession":
     """Start an ONNX Runtime session, with the JumpReLU kernels where they help.
 
+    A compiled model runs as it was compiled, whatever level of optimisation the options name.
+
     Args:
-        model: A model, hardened or not, or the path of one.
+        model: A model, hardened or not, compiled or not, or the path of one.
         sess_options: Options to complete; new ones by default.
         providers: Execution providers in order of preference; by default the CPU's alone.
         base_dir: Folder of the external data, where ``model`` is no path.
+        compile: Compile a hardened model first (:func:`onnxfit.compile`), or take the compiled
+            one from the cache. For the CPU provider.
 
     Raises:
-        ModelError: The model cannot be read or ONNX Runtime refuses it.
+        ModelError: The model cannot be read, ONNX Runtime refuses it, or it was compiled for
+            another machine.
         NativeLibraryError: The library does not load; the model cannot run without it; or none
             of the providers asked for started. Where CPU is among them but others did not
             start, that is a ``RuntimeWarning``.
+        ValueError: ``compile`` and another provider than CPU.
     """
     import onnxruntime
 
     providers = list(providers or [CPU])
     names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
     options = sess_options if sess_options is not None else onnxruntime.SessionOptions()
-    if serves(names):
-        register(options)
-    elif needs_library(as_model(model)):
-        raise NativeLibraryError(
-            "the model was hardened with the custom lowering and needs the custom-op library, "
-            f"which does not serve {', '.join(names)}; use the function lowering"
-        )
-    with _loadable(model, base_dir) as source:
-        try:
-            started = onnxruntime.InferenceSession(source, options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises classes that it does not export.
-            if "Domain already set" in str(error):
-                raise NativeLibraryError(
-                    "the library is registered with these options already; "
-                    "register it with onnxfit.register, or start the session with onnxruntime"
-                ) from error
-            raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
+    if compile:
+        from onnxfit.compilation.cache import compiled_file
+
+        if names != [CPU]:
+            raise ValueError(f"a model is compiled for {CPU} alone, got {', '.join(names)}")
+        with compiled_file(model, base_dir) as path:
+            return session(path, options, providers)
+    with contextlib.ExitStack() as stack:
+        if is_compiled(model):
+            stack.enter_context(_as_compiled(as_model(model), options, names))
+        elif serves(names):
+            register(options)
+        elif needs_library(as_model(model)):
+            raise NativeLibraryError(
+                "the model was hardened with the custom lowering and needs the custom-op library, "
+                f"which does not serve {', '.join(names)}; use the function lowering"
+            )
+        source = stack.enter_context(loadable(model, base_dir))
+        started = _started(source, options, providers)
     missing = [name for name in names if name not in started.get_providers()]
     if missing:
         message = f"{', '.join(missing)} did not start; the session runs on "
@@ -173,6 +185,74 @@ def session(
             raise NativeLibraryError(message)
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return started
+
+
+def _started(source: str | bytes, options: Any, providers: Sequence[Provider]) -> Any:
+    """Start a session.
+
+    Raises:
+        ModelError, NativeLibraryError: It does not start.
+    """
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:  # ONNX Runtime raises classes that it does not export.
+        if "Domain already set" in str(error):
+            raise NativeLibraryError(
+                "the library is registered with these options already; "
+                "register it with onnxfit.register, or start the session with onnxruntime"
+            ) from error
+        raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
+
+
+def is_compiled(model: ModelProto | str | Path) -> bool:
+    """Tell whether a model is a compiled one, without parsing a file that is not."""
+    if not isinstance(model, ModelProto):
+        path = Path(model)
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            if text.find(COMPILED_KEY.encode()) < 0:
+                return False
+    return any(entry.key == COMPILED_KEY for entry in as_model(model).metadata_props)
+
+
+@contextlib.contextmanager
+def _as_compiled(model: ModelProto, options: Any, names: Sequence[str]) -> Iterator[None]:
+    """Let options run a compiled model: what ONNX Runtime would optimise is done.
+
+    Raises:
+        ModelError: It was compiled for another machine.
+        NativeLibraryError: The providers are others, or there is no library.
+    """
+    import onnxruntime
+
+    from onnxfit.compilation.machine import check, recorded
+
+    if names != [CPU]:
+        raise NativeLibraryError(
+            f"the model was compiled for {CPU} alone; run the hardened file on {', '.join(names)}"
+        )
+    made = recorded(model)
+    if made is not None:
+        check(made)
+    register(options)
+    level = options.graph_optimization_level
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        yield
+    finally:
+        options.graph_optimization_level = level
+
+
+def quiet_options() -> "onnxruntime.SessionOptions":
+    """Make session options that log errors alone: what the optimiser drops is no news."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return options
 
 
 def serves(providers: Sequence[str]) -> bool:
@@ -190,7 +270,11 @@ def needs_library(model: ModelProto) -> bool:
     """Tell whether the model has JumpReLU nodes but no function to stand in for the kernel."""
     if any(is_our_function(function) for function in model.functions):
         return False
-    return any(is_jump_relu(node) for graph in every_graph(model) for node in graph.node)
+    return any(
+        is_jump_relu(node) or is_add_jump_relu(node)
+        for graph in every_graph(model)
+        for node in graph.node
+    )
 
 
 def cuda_devices() -> int:
@@ -206,7 +290,7 @@ def cuda_devices() -> int:
 
 
 @contextlib.contextmanager
-def _loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Iterator[str | bytes]:
+def loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Iterator[str | bytes]:
     """Give ONNX Runtime a path or the bytes of a model.
 
     A model with external data must be a file beside it. Telling ONNX Runtime the folder instead

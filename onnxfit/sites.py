@@ -11,7 +11,7 @@ from onnxfit import lowering
 from onnxfit.element_types import MIXED, UNKNOWN
 from onnxfit.errors import ModelError
 from onnxfit.files import as_model
-from onnxfit.graph import Scope, scopes
+from onnxfit.graph import BLOCKED_DOMAIN, Scope, scopes
 from onnxfit.op import (
     DEFAULT_DOMAINS,
     ELEMENT_TYPES,
@@ -19,9 +19,9 @@ from onnxfit.op import (
     OP_TYPE,
     shortest_of_each,
 )
+from onnxfit.rewrites import unrewritten
 
 # Where ONNX Runtime's optimiser puts the operators that carry a fused activation.
-BLOCKED_DOMAIN = "com.microsoft.nchwc"
 FUSED_DOMAINS = ("com.microsoft", BLOCKED_DOMAIN, "com.ms.internal.nhwc")
 
 _SCALES = "it scales negative inputs and does not cut them off"
@@ -120,7 +120,7 @@ def find_sites(model: ModelProto | str | Path, base_dir: str | Path | None = Non
         ModelError: The file is no ONNX model, or of an opset that is not supported.
     """
     del base_dir
-    return [found.site for found in scan(as_model(model)) if isinstance(found, Found)]
+    return [found.site for found in scan(unrewritten(as_model(model))) if isinstance(found, Found)]
 
 
 def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
@@ -143,28 +143,17 @@ def check_layout(sites: Iterable[Found]) -> None:
     Raises:
         ModelError: One acts on ONNX Runtime's blocked layout.
     """
-    blocked: dict[int, set[str]] = {}
     for found in sites:
-        scope, node = found.place.scope, found.place.node
-        if id(scope) not in blocked:
-            blocked[id(scope)] = _blocked_values(scope)
-        if node.output[0] in blocked[id(scope)]:
+        if is_blocked(found):
             raise ModelError(
                 f"{found.site.name!r} acts on ONNX Runtime's blocked layout, in which a channel "
                 "is not an axis: give it one number, or harden the model before it is optimised"
             )
 
 
-def _blocked_values(scope: Scope) -> set[str]:
-    """Return the values in the blocked layout, which ordinary operators pass on."""
-    blocked: set[str] = set()
-    for node in scope.nodes:
-        if node.domain == BLOCKED_DOMAIN:
-            if node.op_type != "ReorderOutput":
-                blocked.update(node.output)
-        elif blocked and not blocked.isdisjoint(node.input):
-            blocked.update(node.output)
-    return blocked
+def is_blocked(found: Found) -> bool:
+    """Tell whether an activation acts on ONNX Runtime's blocked layout."""
+    return found.place.node.output[0] in found.place.scope.blocked
 
 
 def _scan(model: ModelProto) -> Iterator[Found | Unreplaced]:

@@ -14,6 +14,7 @@ from onnxfit.errors import ModelError
 from onnxfit.hardening import retrofit
 from onnxfit.op import round_jumps
 from onnxfit.planning import sites_of
+from onnxfit.rewrites import unrewritten
 from onnxfit.run_time_jumps import with_run_time_jumps
 from onnxfit.sites import scan
 from onnxfit.twin.jump_relu import jump_relus
@@ -40,7 +41,7 @@ class Tunable:
     def __init__(self, plain: Target, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
         self._plain, self._shapes, self.twin = plain, dict(shapes or {}), plain.twin
         self._sites = jump_relus(plain.twin)
-        found = sites_of(list(scan(plain.model)))
+        found = sites_of(list(scan(unrewritten(plain.model))))
         self._types = {each.site.name: each.place.element_type for each in found}
         self._inputs: dict[str, str] = {}
         self._set: dict[str, NDArray[np.float32]] = {}

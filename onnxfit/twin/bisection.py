@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto
 from onnxfit.deployed import Deployed
 from onnxfit.element_types import UNKNOWN, element_types
 from onnxfit.errors import ModelError
+from onnxfit.rewrites import unrewritten
 from onnxfit.twin.agreement import differ
 from onnxfit.twin.frame import reads
 from onnxfit.twin.jump_relu import jump_relus
@@ -42,6 +43,7 @@ def first_difference(
         The value's name; None where a twin built anew agrees everywhere, so that the difference
         is in the twin's state and not in a node.
     """
+    model = unrewritten(model)
     types = element_types(model)[""]
 
     def differing(count: int) -> str | None:

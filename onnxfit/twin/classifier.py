@@ -9,6 +9,7 @@ from onnxfit.data_sources import times
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
+from onnxfit.rewrites import unrewritten
 from onnxfit.twin.module import to_torch
 from onnxfit.twin.parity import Parity, require_parity
 
@@ -177,7 +178,7 @@ def _last_node(model: ModelProto) -> NodeProto | None:
 def _without_last(model: ModelProto) -> ModelProto:
     """Return the model with the operator that makes its probabilities replaced by Identity."""
     changed = ModelProto()
-    changed.CopyFrom(model)
+    changed.CopyFrom(unrewritten(model))
     node = _last_node(changed)
     if node is not None:
         node.op_type, node.domain = "Identity", ""

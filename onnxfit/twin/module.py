@@ -8,6 +8,7 @@ from onnx import ModelProto
 
 from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.files import as_model, folder_of
+from onnxfit.rewrites import unrewritten
 from onnxfit.twin.builder import Builder
 from onnxfit.twin.jump_relu import JumpReLU
 from onnxfit.twin.program import Program
@@ -98,7 +99,7 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
         ModelError: The file is no ONNX model, has no outputs, or its
             weights cannot be read.
     """
-    proto = as_model(model)
+    proto = unrewritten(as_model(model))
     if not proto.graph.output:
         raise ModelError("the model has no outputs")
     if not proto.opset_import:

@@ -1,0 +1,159 @@
+"""Compile a hardened model ahead of time: ONNX Runtime's own layout, with the jumps in it.
+
+ONNX Runtime fuses a Relu into the convolution before it and keeps a blocked layout between such
+operators; one that it does not know makes it do neither. So the network is optimised with its Relus
+in place, and hardened afterwards: a JumpReLU acts on each element alone, in any layout.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from onnx import ModelProto, inliner
+
+from onnxfit import lowering
+from onnxfit.compilation.blocked import can_be_blocked, write_blocked
+from onnxfit.compilation.machine import record, recorded, this_machine
+from onnxfit.compilation.matching import Names
+from onnxfit.compilation.optimising import optimise
+from onnxfit.edits import Edits
+from onnxfit.element_types import every_graph
+from onnxfit.errors import ModelError
+from onnxfit.files import folder_of
+from onnxfit.hardening import harden, is_hardened, own, provenance
+from onnxfit.op import Jumps, is_our_function
+from onnxfit.planning import Plan, sites_of
+from onnxfit.rewrites import ALL, apply
+from onnxfit.runtime import library_path
+from onnxfit.sites import Found, is_blocked, scan
+
+Given = float | Jumps
+
+
+def compile(  # noqa: A001 - the name of the verb
+    model: ModelProto | str | Path,
+    *,
+    base_dir: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    weights: str = "weights.data",
+    rewrites: Collection[str] = ALL,
+) -> ModelProto:
+    """Return a hardened model as ONNX Runtime runs it fastest on the CPU of this machine.
+
+    :func:`onnxfit.session` runs it, and refuses it where CPU or ONNX Runtime are others.
+
+    Args:
+        model: A hardened model, which stays untouched, or the path of one.
+        base_dir: Folder of its external data, where it is no path.
+        data_dir: The folder where the weights of a model beyond 1 GiB are written: the compiled
+            model's external data.
+        weights: The name of their file there.
+        rewrites: The exact rewrites to apply to the result, of :data:`onnxfit.rewrites.ALL`.
+
+    Raises:
+        ModelError: The model cannot be read, is not hardened or compiled already, ONNX Runtime
+            refuses it, or its weights need a ``data_dir``.
+        NativeLibraryError: There is no custom-op library, or it does not load.
+        ValueError: There is no rewrite of a name.
+    """
+    library_path()
+    hard, digest = own(model)
+    folder = folder_of(model, base_dir)
+    if recorded(hard) is not None:
+        raise ModelError("the model is compiled already")
+    if not is_hardened(hard, list(scan(hard))):
+        raise ModelError("the model is not hardened, so there is nothing that compiling would save")
+    source = _inlined(hard)
+    place = None if data_dir is None else Path(data_dir) / weights
+    compiled, found = _optimised(source, folder, place)
+    _harden(compiled, found, provenance(hard).get("source_sha256", digest))
+    made = {"hardened_sha256": digest, "machine": this_machine()}
+    record(compiled, made | {"rewrites": apply(compiled, rewrites, record=False)})
+    return compiled
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    """Return a model without functions but our own, which ONNX Runtime would inline itself."""
+    others = [(f.domain, f.name) for f in model.functions if not is_our_function(f)]
+    if not others:
+        return model
+    inlined: ModelProto = inliner.inline_selected_functions(model, others, exclude=False)
+    return inlined
+
+
+def _optimised(
+    hard: ModelProto, folder: Path | None, weights: Path | None
+) -> tuple[ModelProto, list[tuple[Found, Given]]]:
+    """Optimise a hardened model without its jumps.
+
+    An activation that is not found again afterwards, as it was folded into a constant or into its
+    like, stays a JumpReLU from the beginning: ONNX Runtime leaves those alone.
+
+    Returns:
+        The optimised model, and its activations that are to be hardened, with their jumps.
+    """
+    names = Names(hard)
+    kept: set[str] = set()
+    while True:
+        plain, jumps = _without_jumps(hard, names.unique - kept)
+        optimised = optimise(plain, folder, weights)
+        found = names.sites_of(sites_of(list(scan(optimised))), jumps)
+        fits = {value for value, site in found.items() if _fits(value, site, jumps[value])}
+        if not (lost := jumps.keys() - fits):
+            return optimised, [(found[value], jump) for value, jump in jumps.items()]
+        kept |= lost
+
+
+def _fits(value: str, found: Found, jump: Given) -> bool:
+    """Tell whether jumps by element still lie along an activation as they did before."""
+    if isinstance(jump, float) or found.place.node.output[0] == value:
+        return True
+    return is_blocked(found) and can_be_blocked(jump)
+
+
+def _without_jumps(hard: ModelProto, values: set[str]) -> tuple[ModelProto, dict[str, Given]]:
+    """Take the jumps out of a hardened model.
+
+    Returns:
+        A copy with ordinary activations in the place of the JumpReLUs that write some values, and
+        the jump of each by the value.
+    """
+    plain = ModelProto()
+    plain.CopyFrom(hard)
+    undo = provenance(hard).get("restore", {}).get("sites", {})
+    edits, jumps = Edits(), {}
+    for found in sites_of(list(scan(plain))):
+        hardened, scope = found.hardened, found.place.scope
+        inside = hardened is not None and scope.function is None and hardened.value in values
+        if hardened is None or not inside or isinstance(hardened.jump, str | None):
+            continue
+        jumps[hardened.value] = hardened.jump
+        lowering.undo(edits, scope, hardened, undo.get(found.site.name, {}))
+    edits.apply()
+    _rename(plain)
+    return plain, jumps
+
+
+def _rename(model: ModelProto) -> None:
+    """Give the values of JumpReLUs that stay other names: the model is to be hardened again."""
+    for graph in every_graph(model):
+        for node in graph.node:
+            for values in (node.input, node.output):
+                for i, value in enumerate(values):
+                    if value.startswith(lowering.RESERVED):
+                        values[i] = f"kept.{value}"
+
+
+def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]], digest: str) -> None:
+    """Put the jumps into an optimised model."""
+    # That of JumpReLUs which stayed.
+    for i in reversed(range(len(compiled.functions))):
+        if is_our_function(compiled.functions[i]):
+            del compiled.functions[i]
+    blocked = {
+        found.site.name: jump
+        for found, jump in chosen
+        if not isinstance(jump, float) and is_blocked(found)
+    }
+    plan: Plan = {f.site.name: 0.0 if f.site.name in blocked else jump for f, jump in chosen}
+    harden(compiled, [found for found, _ in chosen], plan, "function", digest)
+    write_blocked(compiled, blocked)

@@ -1,0 +1,95 @@
+"""Let ONNX Runtime write a model as it optimises it for this machine."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto
+
+from onnxfit.errors import ModelError
+from onnxfit.external_data import external_files
+from onnxfit.files import load
+from onnxfit.runtime import CPU, loadable, register
+
+# Above this many bytes the weights go into a file of their own: a protobuf holds less than 2 GiB,
+# and the blocked layout pads them.
+MOST_INSIDE = 1 << 30
+
+
+def optimise(
+    model: ModelProto, folder: Path | None, weights: Path | None, most_inside: int = MOST_INSIDE
+) -> ModelProto:
+    """Return a model as ONNX Runtime optimises it, fused and in its blocked layout.
+
+    The custom-op library is registered, so that a JumpReLU in the model stays one.
+
+    Args:
+        model: What to optimise.
+        folder: Of its external data.
+        weights: The file that the weights of a large model are to lie in.
+        most_inside: The largest size in bytes of a model whose weights stay inside.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the model, or its weights need a file and have none.
+        NativeLibraryError: The library does not load.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    register(options)
+    if _size(model, folder) <= most_inside:
+        weights = None
+    elif weights is None:
+        raise ModelError("the weights of the model are too large for one file: give a data_dir")
+    with contextlib.ExitStack() as stack:
+        place = None if weights is None else weights.parent
+        written = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place))) / "model.onnx"
+        options.optimized_model_filepath = str(written)
+        if weights is not None:
+            for key, value in (("file_name", weights.name), ("min_size_in_bytes", "1024")):
+                name = f"session.optimized_model_external_initializers_{key}"
+                options.add_session_config_entry(name, value)
+        source = stack.enter_context(loadable(_with_shapes(model), folder))
+        try:
+            onnxruntime.InferenceSession(source, options, providers=[CPU])
+        except Exception as error:  # ONNX Runtime raises classes that it does not export.
+            raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
+        if weights is not None:
+            written.with_name(weights.name).replace(weights)
+        optimised = load(written)
+    _drop_constant_inputs(optimised, model)
+    return optimised
+
+
+def _with_shapes(model: ModelProto) -> ModelProto:
+    """Return a model that tells the shapes of its values, as far as they can be inferred.
+
+    ONNX Runtime writes no others than those that it reads.
+    """
+    try:
+        inferred: ModelProto = onnx.shape_inference.infer_shapes(model)
+    except Exception:  # Of a model that ONNX Runtime may run all the same.
+        return model
+    return inferred
+
+
+def _drop_constant_inputs(optimised: ModelProto, model: ModelProto) -> None:
+    """Take out the inputs that stood for initializers which are gone.
+
+    Before IR version 4 an initializer had to be an input too, and was a constant all the same.
+    """
+    left = {tensor.name for tensor in optimised.graph.initializer}
+    gone = {tensor.name for tensor in model.graph.initializer} - left
+    for i in reversed(range(len(optimised.graph.input))):
+        if optimised.graph.input[i].name in gone:
+            del optimised.graph.input[i]
+
+
+def _size(model: ModelProto, folder: Path | None) -> int:
+    """Return how many bytes the model and its external data have."""
+    outside = [] if folder is None else external_files(model, folder)
+    inside: int = model.ByteSize()
+    return inside + sum(path.stat().st_size for path in outside)

@@ -1,0 +1,130 @@
+"""Add and JumpReLU in one node: where shapes are known, and where they only look alike."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.numpy_helper import from_array
+from rewrites_support import IMAGE_IS, X_IS, Z_IS, check, network, op_types
+
+import onnxfit
+from onnxfit import rewrites
+
+ADD = "s = Add(x, z) y = Relu(s)"
+
+
+@pytest.mark.parametrize("op_type", ["Add", "Sum"])
+@pytest.mark.parametrize("opset", [7, 9, 12, 14, 15, 17])
+def test_an_addition_and_a_jump_relu_become_one_node(opset: int, op_type: str) -> None:
+    """At every form of the function body; a Sum of two is an Add."""
+    source = network(ADD.replace("Add", op_type), f"{X_IS}, {Z_IS}", opset=opset)
+    assert {"add": 1} == check(source)
+    hard = onnxfit.retrofit(source, 0.5, optimize=rewrites.ALL)
+    assert ["AddJumpReLU"] == op_types(hard)
+    assert ["JumpReLU", "AddJumpReLU"] == [function.name for function in hard.functions]
+    onnx.checker.check_model(hard, full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "inputs", "outputs"),
+    [
+        (ADD, f"{X_IS}, float[N,1,6,6] z", IMAGE_IS),
+        (ADD, f"{X_IS}, float[M,8,6,6] z", IMAGE_IS),
+        (ADD, f"{X_IS}, float[8,6,6] z", IMAGE_IS),
+        (ADD, f"{X_IS}, float[N,8,6,?] z", IMAGE_IS),
+        (f"{ADD} w = Neg(s)", f"{X_IS}, {Z_IS}", f"{IMAGE_IS}, float[N,8,6,6] w"),
+        (ADD, f"{X_IS}, {Z_IS}", f"{IMAGE_IS}, float[N,8,6,6] s"),
+        ("s = Sum(x, z, x) y = Relu(s)", f"{X_IS}, {Z_IS}", IMAGE_IS),
+        ("s = Sub(x, z) y = Relu(s)", f"{X_IS}, {Z_IS}", IMAGE_IS),
+    ],
+    ids=[
+        "broadcast",
+        "another name",
+        "another rank",
+        "unknown",
+        "another consumer",
+        "a graph output",
+        "three",
+        "a difference",
+    ],
+)
+def test_an_addition_stays_where_shapes_may_differ(nodes: str, inputs: str, outputs: str) -> None:
+    """Or where the sum is needed, or of three, or none."""
+    hard = onnxfit.retrofit(network(nodes, inputs, outputs), 0.5)
+    assert not any(rewrites.apply(hard).values())
+
+
+def test_a_value_is_of_one_shape_with_itself() -> None:
+    """Even where that is unknown, as in a function."""
+    source = network("r = Reshape(x, s) d = Add(r, r) y = Relu(d)", f"{X_IS}, int64[M] s")
+    assert 1 == rewrites.apply(onnxfit.retrofit(source, 0.5))["add"]
+
+
+def test_a_sum_with_a_constant_stays() -> None:
+    """ONNX Runtime takes it for a bias."""
+    source = network("s = Add(x, k) y = Relu(s)", "float[8,6,6] x", "float[8,6,6] y")
+    source.graph.initializer.append(from_array(np.ones((8, 6, 6), np.float32), "k"))
+    assert {} == {k: n for k, n in rewrites.apply(onnxfit.retrofit(source, 0.5)).items() if n}
+
+
+def test_shapes_that_a_file_notes_of_inner_values_are_not_believed() -> None:
+    """A tool that made the batch size free may have left them: here one of two is a broadcast."""
+    source = network("a = Neg(x) b = Neg(z) s = Add(a, b) y = Relu(s)", f"{X_IS}, float[M,8,6,6] z")
+    for name in ("a", "b"):
+        source.graph.value_info.append(helper.make_tensor_value_info(name, 1, [1, 8, 6, 6]))
+    hard = onnxfit.retrofit(source, 0.5)
+    assert not any(rewrites.apply(hard).values())
+
+
+def test_noted_shapes_of_foreign_operators_are_believed() -> None:
+    """Nothing else tells them: ONNX Runtime notes those of the operators that it made."""
+    source = network("a = local.f(x) b = local.f(z) s = Add(a, b) y = Relu(s)", f"{X_IS}, {Z_IS}")
+    hard = onnxfit.retrofit(source, 0.5)
+    assert not any(rewrites.apply(hard).values())
+    for name in ("a", "b"):
+        hard.graph.value_info.append(helper.make_tensor_value_info(name, 1, ["N", 8, 6, 6]))
+    assert 1 == rewrites.apply(hard)["add"]
+
+
+def test_a_shape_that_a_run_may_change_proves_nothing() -> None:
+    """An initializer that is an input too is that input's default alone."""
+    inputs = f"{X_IS}, {Z_IS}, int64[4] s"
+    source = network("a = Reshape(x, s) t = Add(a, z) y = Relu(t)", inputs.replace("N", "2"))
+    source.graph.initializer.append(from_array(np.array([2, 8, 6, 6]), "s"))
+    assert not any(rewrites.apply(onnxfit.retrofit(source, 0.5)).values())
+    source.graph.input.pop()
+    assert 1 == rewrites.apply(onnxfit.retrofit(source, 0.5))["add"]
+
+
+def test_shapes_that_a_file_notes_of_outputs_are_not_believed() -> None:
+    """Where they are of one value that is added to another."""
+    inputs = f"{X_IS}, float[1,8,6,6] z"
+    source = network(
+        "w = Neg(x) s = Add(w, z) y = Relu(s)", inputs, f"{IMAGE_IS}, float[1,8,6,6] w"
+    )
+    assert not any(rewrites.apply(onnxfit.retrofit(source, 0.5)).values())
+
+
+def test_shapes_that_a_loop_notes_of_its_state_are_not_believed() -> None:
+    """The first one may have another, or a later one."""
+    source = network(
+        "m = Constant<value_int = 2>() t = Constant<value = bool {1}>() "
+        "y = Loop(m, t, x) <body = b (int64 i, bool k, float[1,8,6,6] v) => "
+        "(bool l, float[N,8,6,6] w) { l = Identity(k) s = Add(v, z) w = Relu(s) }>",
+        f"{X_IS}, float[1,8,6,6] z",
+    )
+    assert not any(rewrites.apply(onnxfit.retrofit(source, 0.5)).values())
+
+
+def test_an_array_of_jumps_goes_into_the_addition() -> None:
+    """J is the third input then, at every opset."""
+    jumps = np.linspace(0, 1, 8, dtype=np.float32).reshape(8, 1, 1)
+    for opset in (8, 17):
+        assert {"add": 1} == check(network(ADD, f"{X_IS}, {Z_IS}", opset=opset), {"y": jumps})
+
+
+def test_the_custom_lowering_gets_no_function() -> None:
+    """It has none for JumpReLU either."""
+    source = network(ADD, f"{X_IS}, {Z_IS}")
+    hard = onnxfit.retrofit(source, 0.5, lowering="custom", optimize=rewrites.ALL)
+    assert (["AddJumpReLU"], []) == (op_types(hard), list(hard.functions))
