@@ -42,7 +42,7 @@ def compile_verb(
     """
     from onnxfit.compilation.comparing import compare
     from onnxfit.compilation.compiler import compile as compile_model
-    from onnxfit.compilation.machine import recorded
+    from onnxfit.compilation.record import recorded
     from onnxfit.files import load, save
 
     check_output([model], output, force)
@@ -58,7 +58,7 @@ def compile_verb(
             raise click.UsageError(str(error)) from error
         found = compare(hard, compiled, base_dir=model.parent, data_dir=data_dir)
         save(compiled, output, data_dir)
-    made: Any = recorded(compiled)
+    made = recorded(compiled)
     if as_json:
         compared = None if found is None else dataclasses.asdict(found)
         print_json({"source": str(model), "path": str(output), **made, "comparison": compared})

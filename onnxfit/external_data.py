@@ -48,6 +48,22 @@ def _check(locations: dict[str, int], folder: Path) -> None:
             )
 
 
+def take_inside(model: ModelProto, folder: Path) -> None:
+    """Read a model's external data into the model, which must stay below 2 GiB.
+
+    Raises:
+        ModelError: It is not there, or its path leaves the model's folder.
+    """
+    check_external_data(model, folder)
+    for tensor in _external_tensors(model):
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        with (folder / fields["location"]).open("rb") as file:
+            file.seek(int(fields.get("offset", "0")))
+            tensor.raw_data = file.read(int(fields.get("length", "-1")))
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+
+
 def pending_files(
     model: ModelProto, path: Path, source: Path | None, *, link: bool
 ) -> list[tuple[Path, Path]]:

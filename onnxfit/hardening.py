@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
-from onnx import FunctionProto, ModelProto, TensorProto
+from onnx import FunctionProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnxfit import __version__, rewrites
 from onnxfit import lowering as nodes
@@ -110,7 +110,9 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
     keep(earlier, plan, {site.site.name: site.place.element_type for site in sites})
     if not plan:
         raise ModelError(why_nothing(found))
-    harden(hard, [site for site in sites if site.site.name in plan], plan, lowering, digest)
+    chosen = [site for site in sites if site.site.name in plan]
+    check_names(hard, chosen)
+    harden(hard, chosen, plan, lowering, digest)
     if optimize:
         rewrites.apply(hard, rewrites.EVERYWHERE if optimize is True else optimize)
     return hard
@@ -178,6 +180,9 @@ def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     """Return a model that may be edited, and the SHA-256 of its file or serialisation.
 
     What was rewritten in it is taken back; the SHA-256 is of the rewritten one.
+
+    Raises:
+        ModelError: It is a compiled model.
     """
     proto, digest = read_with_digest(model)
     if proto is model:
@@ -251,7 +256,6 @@ def harden(
     digest: str,
 ) -> None:
     """Edit the model: the sites, the function, the imports, the record."""
-    _check_names(model, sites)
     style = _Style.of(model, sites, plan, lowering)
     edits = Edits()
     records: dict[str, nodes.Record] = {}
@@ -307,7 +311,7 @@ def _record(
         model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
 
 
-def _check_names(model: ModelProto, sites: list[Found]) -> None:
+def check_names(model: ModelProto, sites: list[Found]) -> None:
     """Refuse a model that uses the names which hardening would give."""
     scopes = {id(s): s for found in sites for s in (found.place.scope, found.place.scope.top)}
     names = [value for scope in scopes.values() for node in scope.nodes for value in node.output]
@@ -349,6 +353,16 @@ def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
         if name in undo.get("imported", [name]):
             _remove(owner.opset_import, lambda entry: entry.domain == DOMAIN)
     _remove(model.functions, is_our_function)
+    drop_record(model)
+
+
+def record_of(model: ModelProto) -> list[StringStringEntryProto]:
+    """Return what hardening wrote about itself into a model's metadata."""
+    return [entry for entry in model.metadata_props if _is_ours(entry.key)]
+
+
+def drop_record(model: ModelProto) -> None:
+    """Remove what hardening wrote about itself."""
     _remove(model.metadata_props, lambda entry: _is_ours(entry.key))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxfit.compilation.record import is_compiled, recorded
 from onnxfit.files import read_with_digest
 from onnxfit.hardening import provenance
 from onnxfit.rewrites import unrewritten
@@ -47,10 +48,13 @@ def inspect(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     """
     del base_dir
     model, digest = read_with_digest(model)
-    found = list(scan(unrewritten(model)))
+    # A compiled file shows what ONNX Runtime made of the sites, under its names for them.
+    found = list(scan(model if is_compiled(model) else unrewritten(model)))
     sites = tuple(item.site for item in found if isinstance(item, Found))
     # The jumps are read off the nodes, and what restoring needs is of no use to readers.
     record = {k: v for k, v in provenance(model).items() if k not in ("jumps", "restore")}
+    if is_compiled(model):
+        record["compiled"] = recorded(model)
     if "rewrites" in record:
         record["rewrites"] = record["rewrites"]["applied"]
     return Inspection(

@@ -9,6 +9,7 @@ from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of
 from onnxfit.hardening import (
+    check_names,
     harden,
     is_hardened,
     own,
@@ -66,6 +67,7 @@ def with_run_time_jumps(
     if not sites:
         raise ModelError("the model has no activation to harden")
     inputs = {name: f"{INPUT_PREFIX}{name}" for name in names}
+    check_names(hard, sites)
     harden(hard, sites, inputs, "function", digest)
     for site in sites:
         name = site.site.name

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto
 
 import onnxfit
+from onnxfit.compilation.record import COMPILED_KEY, is_compiled, recorded
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.external_data import check_external_data, has_external_data
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 CPU = "CPUExecutionProvider"
 LIBRARY_VARIABLE = "ONNXFIT_LIBRARY"
-# The metadata entry of a compiled model.
-COMPILED_KEY = "onnxfit.compiled"
 
 _LIBRARY_NAMES = {"win32": "onnxfit_ops.dll", "darwin": "libonnxfit_ops.dylib"}
 _REGISTERED_KEY = "onnxfit.registered"
@@ -166,7 +165,7 @@ def session(
         with compiled_file(model, base_dir) as path:
             return session(path, options, providers)
     with contextlib.ExitStack() as stack:
-        if is_compiled(model):
+        if _names_compiled(model):
             stack.enter_context(_as_compiled(as_model(model), options, names))
         elif serves(names):
             register(options)
@@ -206,16 +205,16 @@ def _started(source: str | bytes, options: Any, providers: Sequence[Provider]) -
         raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
 
 
-def is_compiled(model: ModelProto | str | Path) -> bool:
+def _names_compiled(model: ModelProto | str | Path) -> bool:
     """Tell whether a model is a compiled one, without parsing a file that is not."""
-    if not isinstance(model, ModelProto):
-        path = Path(model)
-        if not path.is_file() or not path.stat().st_size:
-            return False
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            if text.find(COMPILED_KEY.encode()) < 0:
-                return False
-    return any(entry.key == COMPILED_KEY for entry in as_model(model).metadata_props)
+    if isinstance(model, ModelProto):
+        return is_compiled(model)
+    path = Path(model)
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = content.find(COMPILED_KEY.encode()) >= 0
+    return found and is_compiled(as_model(path))
 
 
 @contextlib.contextmanager
@@ -228,15 +227,13 @@ def _as_compiled(model: ModelProto, options: Any, names: Sequence[str]) -> Itera
     """
     import onnxruntime
 
-    from onnxfit.compilation.machine import check, recorded
+    from onnxfit.compilation.machine import check
 
     if names != [CPU]:
         raise NativeLibraryError(
             f"the model was compiled for {CPU} alone; run the hardened file on {', '.join(names)}"
         )
-    made = recorded(model)
-    if made is not None:
-        check(made)
+    check(recorded(model))
     register(options)
     level = options.graph_optimization_level
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

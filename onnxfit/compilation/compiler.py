@@ -8,18 +8,19 @@ in place, and hardened afterwards: a JumpReLU acts on each element alone, in any
 from collections.abc import Collection
 from pathlib import Path
 
-from onnx import ModelProto, inliner
+from onnx import ModelProto, TensorProto, inliner
 
 from onnxfit import lowering
 from onnxfit.compilation.blocked import can_be_blocked, write_blocked
-from onnxfit.compilation.machine import record, recorded, this_machine
+from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.matching import Names
 from onnxfit.compilation.optimising import optimise
+from onnxfit.compilation.record import record
 from onnxfit.edits import Edits
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.files import folder_of
-from onnxfit.hardening import harden, is_hardened, own, provenance
+from onnxfit.hardening import drop_record, harden, is_hardened, own, provenance, record_of
 from onnxfit.op import Jumps, is_our_function
 from onnxfit.planning import Plan, sites_of
 from onnxfit.rewrites import ALL, apply
@@ -58,14 +59,15 @@ def compile(  # noqa: A001 - the name of the verb
     library_path()
     hard, digest = own(model)
     folder = folder_of(model, base_dir)
-    if recorded(hard) is not None:
-        raise ModelError("the model is compiled already")
     if not is_hardened(hard, list(scan(hard))):
         raise ModelError("the model is not hardened, so there is nothing that compiling would save")
     source = _inlined(hard)
     place = None if data_dir is None else Path(data_dir) / weights
-    compiled, found = _optimised(source, folder, place)
-    _harden(compiled, found, provenance(hard).get("source_sha256", digest))
+    compiled, found = _optimised(source, folder, place, source is not hard)
+    _harden(compiled, found)
+    # The sites have the names that they have in the hardened file.
+    drop_record(compiled)
+    compiled.metadata_props.extend(record_of(hard))
     made = {"hardened_sha256": digest, "machine": this_machine()}
     record(compiled, made | {"rewrites": apply(compiled, rewrites, record=False)})
     return compiled
@@ -81,7 +83,7 @@ def _inlined(model: ModelProto) -> ModelProto:
 
 
 def _optimised(
-    hard: ModelProto, folder: Path | None, weights: Path | None
+    hard: ModelProto, folder: Path | None, weights: Path | None, inlined: bool
 ) -> tuple[ModelProto, list[tuple[Found, Given]]]:
     """Optimise a hardened model without its jumps.
 
@@ -91,11 +93,14 @@ def _optimised(
     Returns:
         The optimised model, and its activations that are to be hardened, with their jumps.
     """
-    names = Names(hard)
+    # Of the model with its own activations, whose chains are those that ONNX Runtime will see.
+    names = Names(_without_jumps(hard, None, inlined)[0])
+    # An activation without a jump may be merged with one that gets it.
+    merge = all(found.hardened is not None for found in sites_of(list(scan(hard))))
     kept: set[str] = set()
     while True:
-        plain, jumps = _without_jumps(hard, names.unique - kept)
-        optimised = optimise(plain, folder, weights)
+        plain, jumps = _without_jumps(hard, names.unique - kept, inlined)
+        optimised = optimise(plain, folder, weights, merge=merge)
         found = names.sites_of(sites_of(list(scan(optimised))), jumps)
         fits = {value for value, site in found.items() if _fits(value, site, jumps[value])}
         if not (lost := jumps.keys() - fits):
@@ -110,8 +115,15 @@ def _fits(value: str, found: Found, jump: Given) -> bool:
     return is_blocked(found) and can_be_blocked(jump)
 
 
-def _without_jumps(hard: ModelProto, values: set[str]) -> tuple[ModelProto, dict[str, Given]]:
+def _without_jumps(
+    hard: ModelProto, values: set[str] | None, inlined: bool
+) -> tuple[ModelProto, dict[str, Given]]:
     """Take the jumps out of a hardened model.
+
+    Args:
+        hard: The model.
+        values: What the JumpReLUs write that are meant; None: all.
+        inlined: Functions were inlined in it.
 
     Returns:
         A copy with ordinary activations in the place of the JumpReLUs that write some values, and
@@ -123,10 +135,19 @@ def _without_jumps(hard: ModelProto, values: set[str]) -> tuple[ModelProto, dict
     edits, jumps = Edits(), {}
     for found in sites_of(list(scan(plain))):
         hardened, scope = found.hardened, found.place.scope
-        inside = hardened is not None and scope.function is None and hardened.value in values
-        if hardened is None or not inside or isinstance(hardened.jump, str | None):
+        if hardened is None or scope.function is not None or isinstance(hardened.jump, str | None):
             continue
-        jumps[hardened.value] = hardened.jump
+        # The inliner's new names part the nodes of a site; no kernel of a Relu takes bfloat16.
+        parted = inlined and hardened.lowering == "standard"
+        if parted or found.place.element_type == TensorProto.BFLOAT16:
+            continue
+        if values is not None and hardened.value not in values:
+            continue
+        jump = hardened.jump
+        if not isinstance(jump, float) and jump.size == 1:
+            # One number, whatever its axes, is no jump by channel.
+            jump = float(jump.item())
+        jumps[hardened.value] = jump
         lowering.undo(edits, scope, hardened, undo.get(found.site.name, {}))
     edits.apply()
     _rename(plain)
@@ -134,16 +155,23 @@ def _without_jumps(hard: ModelProto, values: set[str]) -> tuple[ModelProto, dict
 
 
 def _rename(model: ModelProto) -> None:
-    """Give the values of JumpReLUs that stay other names: the model is to be hardened again."""
+    """Give the values of JumpReLUs that stay other names: the model is to be hardened again.
+
+    Those that are fed at run time keep theirs.
+    """
     for graph in every_graph(model):
         for node in graph.node:
             for values in (node.input, node.output):
-                for i, value in enumerate(values):
-                    if value.startswith(lowering.RESERVED):
-                        values[i] = f"kept.{value}"
+                values[:] = [_renamed(value) for value in values]
 
 
-def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]], digest: str) -> None:
+def _renamed(value: str) -> str:
+    """Return another name for a value of ours, but for an input."""
+    ours = value.startswith(lowering.RESERVED) and not value.startswith(lowering.INPUT_PREFIX)
+    return f"kept.{value}" if ours else value
+
+
+def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]]) -> None:
     """Put the jumps into an optimised model."""
     # That of JumpReLUs which stayed.
     for i in reversed(range(len(compiled.functions))):
@@ -155,5 +183,5 @@ def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]], digest: str
         if not isinstance(jump, float) and is_blocked(found)
     }
     plan: Plan = {f.site.name: 0.0 if f.site.name in blocked else jump for f, jump in chosen}
-    harden(compiled, [found for found, _ in chosen], plan, "function", digest)
+    harden(compiled, [found for found, _ in chosen], plan, "function", "")
     write_blocked(compiled, blocked)

@@ -1,17 +1,14 @@
 """What a compiled file was made for: a release of ONNX Runtime and the instructions of a CPU."""
 
 import importlib
-import json
 import platform
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto
 
 from onnxfit.errors import ModelError
-from onnxfit.runtime import COMPILED_KEY
 
 # The extensions by which ONNX Runtime chooses, under NumPy's names for them.
 _EXTENSIONS = (
@@ -34,29 +31,6 @@ def this_machine() -> dict[str, Any]:
     }
 
 
-def record(model: ModelProto, made: Mapping[str, Any]) -> None:
-    """Write into a compiled model what it was made of and for."""
-    model.metadata_props.add(key=COMPILED_KEY, value=json.dumps(made))
-
-
-def recorded(model: ModelProto) -> dict[str, Any] | None:
-    """Return what a compiled model was made of and for; None for any other model.
-
-    Raises:
-        ModelError: The record is damaged.
-    """
-    for entry in model.metadata_props:
-        if entry.key == COMPILED_KEY:
-            try:
-                made = json.loads(entry.value)
-                if isinstance(made["machine"], dict) and isinstance(made["hardened_sha256"], str):
-                    return dict(made)
-            except (KeyError, TypeError, ValueError, RecursionError):
-                pass
-            raise ModelError(f"the metadata entry {COMPILED_KEY} is damaged")
-    return None
-
-
 def check(made: Mapping[str, Any]) -> None:
     """Refuse a compiled model on a machine that it was not made for.
 
@@ -76,7 +50,9 @@ def check(made: Mapping[str, Any]) -> None:
     elif "architecture" in different:
         what = f"{there.get('architecture')}, this is {here['architecture']}"
     else:
-        missing = sorted({*there.get("instructions", [])} ^ {*here["instructions"]})
+        listed = there.get("instructions")
+        listed = map(str, listed) if isinstance(listed, list) else []
+        missing = sorted({*listed} ^ {*here["instructions"]})
         what = f"a CPU that differs from this one in {', '.join(missing)}"
     raise ModelError(
         f"the model was compiled for {what}: compile the hardened file again, the one with the "

@@ -8,7 +8,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxfit.errors import ModelError
-from onnxfit.external_data import external_files
+from onnxfit.external_data import external_files, take_inside
 from onnxfit.files import load
 from onnxfit.runtime import CPU, loadable, register
 
@@ -18,7 +18,12 @@ MOST_INSIDE = 1 << 30
 
 
 def optimise(
-    model: ModelProto, folder: Path | None, weights: Path | None, most_inside: int = MOST_INSIDE
+    model: ModelProto,
+    folder: Path | None,
+    weights: Path | None,
+    *,
+    merge: bool = True,
+    most_inside: int = MOST_INSIDE,
 ) -> ModelProto:
     """Return a model as ONNX Runtime optimises it, fused and in its blocked layout.
 
@@ -28,6 +33,7 @@ def optimise(
         model: What to optimise.
         folder: Of its external data.
         weights: The file that the weights of a large model are to lie in.
+        merge: Let ONNX Runtime merge operators that compute the same.
         most_inside: The largest size in bytes of a model whose weights stay inside.
 
     Raises:
@@ -54,12 +60,17 @@ def optimise(
                 options.add_session_config_entry(name, value)
         source = stack.enter_context(loadable(_with_shapes(model), folder))
         try:
-            onnxruntime.InferenceSession(source, options, providers=[CPU])
+            disabled = [] if merge else ["CommonSubexpressionElimination"]
+            onnxruntime.InferenceSession(
+                source, options, providers=[CPU], disabled_optimizers=disabled
+            )
         except Exception as error:  # ONNX Runtime raises classes that it does not export.
             raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
         if weights is not None:
             written.with_name(weights.name).replace(weights)
         optimised = load(written)
+    if weights is None and folder is not None:
+        take_inside(optimised, folder)
     _drop_constant_inputs(optimised, model)
     return optimised
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 
 from onnx import ModelProto
 
+from onnxfit.compilation.record import refuse_compiled
 from onnxfit.op import DOMAIN, OP_TYPE, add_function
 from onnxfit.rewrites import add, concat, max_pool, twice
 from onnxfit.rewrites.record import KEY, is_rewritten, undo, write_record
@@ -82,8 +83,10 @@ def take_back(model: ModelProto) -> bool:
         model: Any model; it is changed.
 
     Raises:
-        ModelError: Another tool changed the nodes, or the record of them.
+        ModelError: Another tool changed the nodes, or the record of them; or the model is a
+            compiled one, which nothing but ONNX Runtime reads.
     """
+    refuse_compiled(model)
     rewritten = is_rewritten(model)
     if rewritten:
         undo(model)
@@ -96,6 +99,7 @@ def unrewritten(model: ModelProto) -> ModelProto:
     Raises:
         ModelError: As :func:`take_back`.
     """
+    refuse_compiled(model)
     if not is_rewritten(model):
         return model
     copy = ModelProto()

@@ -1,0 +1,264 @@
+"""Sessions that compile: what is kept on disk, for whom, and that no half of it is ever seen."""
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+from support import MODELS, parse, quiet, relu_model, same_bits
+
+import onnxfit
+from onnxfit.compilation import cache, compiler
+from onnxfit.compilation.machine import this_machine
+from onnxfit.compilation.optimising import optimise
+from onnxfit.errors import ModelError
+from onnxfit.files import save
+from onnxfit.runtime import CPU
+
+X = np.linspace(-2, 2, 41, dtype=np.float32)
+TWO = "h = Relu(x) n = Neg(x) k = Relu(n) y = Sub(h, k)"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the cache be an empty folder."""
+    path = tmp_path / "cache"
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(path))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def compilations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Collect the models that are compiled, while the cache goes on as usual."""
+    seen: list[object] = []
+
+    def count(model: Any, **options: Any) -> ModelProto:
+        seen.append(model)
+        return compiler.compile(model, **options)
+
+    monkeypatch.setattr(cache, "compile_model", count)
+    return seen
+
+
+def model(jump: float = 0.5) -> ModelProto:
+    """Harden two activations."""
+    return onnxfit.retrofit(relu_model(nodes=TWO), jump)
+
+
+def run(hard: ModelProto | Path, base_dir: Path | None = None) -> NDArray[Any]:
+    """Run a model compiled, and return the output."""
+    session = onnxfit.session(hard, quiet(), base_dir=base_dir, compile=True)
+    result: NDArray[Any] = session.run(None, {"x": X})[0]
+    return result
+
+
+def entries(folder: Path) -> list[Path]:
+    """List the compiled models of the cache, and check that nothing else is in it."""
+    found = sorted(folder.iterdir())
+    assert all(["model.onnx"] == [file.name for file in entry.iterdir()] for entry in found)
+    return found
+
+
+def test_a_model_is_compiled_once(folder: Path, tmp_path: Path, compilations: list[object]) -> None:
+    """The second session of the same model, or of its file, takes what is there."""
+    expected = onnxfit.session(model(), quiet()).run(None, {"x": X})[0]
+    for _ in range(2):
+        assert same_bits(expected, run(model()))
+    assert 1 == len(compilations)
+    (entry,) = entries(folder)
+    before = (entry / "model.onnx").stat()
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    assert same_bits(expected, run(tmp_path / "m.onnx"))
+    assert 1 == len(compilations)
+    after = (entry / "model.onnx").stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_a_changed_model_is_another_entry(folder: Path, compilations: list[object]) -> None:
+    """Each jump gives its own result, whatever was there before."""
+    for jump in (0.5, 1.0, 0.5):
+        expected = onnxfit.session(model(jump), quiet()).run(None, {"x": X})[0]
+        assert same_bits(expected, run(model(jump)))
+    assert 2 == len(compilations)
+    assert 2 == len(entries(folder))
+
+
+def test_changed_external_weights_are_another_entry(
+    folder: Path, tmp_path: Path, compilations: list[object]
+) -> None:
+    """The model's own bytes stay the same then."""
+    source = relu_model(nodes="s = Add(x, b) y = Relu(s)")
+    bias = onnx.numpy_helper.from_array(np.full(1, 0.5, np.float32), "b")
+    source.graph.initializer.append(bias)
+    onnx.save(
+        source, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="w"
+    )
+    hard = onnxfit.retrofit(tmp_path / "m.onnx", 0.5)
+    onnxfit.save(hard, tmp_path / "hard.onnx", tmp_path)
+    for given, base_dir in ((hard, tmp_path), (tmp_path / "hard.onnx", None)):
+        for number in (0.5, 1.5):
+            (tmp_path / "w").write_bytes(np.full(1, number, np.float32).tobytes())
+            moved = X + np.float32(number)
+            assert same_bits(np.where(moved <= 0.5, np.float32(0), moved), run(given, base_dir))
+    assert len(compilations) == len(entries(folder))
+    with pytest.raises(ModelError, match=r"^the model has external data; say with base_dir in wh"):
+        run(hard)
+
+
+@pytest.mark.parametrize("what", ["machine", "version"])
+def test_another_machine_or_version_is_another_entry(
+    what: str, folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder may be shared, and a package updated."""
+    run(model())
+    if what == "version":
+        monkeypatch.setattr(cache, "__version__", "0.0.0")
+    else:
+        here = this_machine()
+        monkeypatch.setattr(cache, "this_machine", lambda: {**here, "onnxruntime": "1.0"})
+    run(model())
+    assert 2 == len(compilations)
+    assert 2 == len(entries(folder))
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, folder: Path) -> None:
+    """The model is compiled and runs; nothing is left behind."""
+    folder.write_text("a file is no folder")
+    expected = onnxfit.session(model(), quiet()).run(None, {"x": X})[0]
+    with pytest.warns(RuntimeWarning, match=rf"^the cache {folder} cannot be written: ") as warned:
+        assert same_bits(expected, run(model()))
+    assert [__file__] == [warning.filename for warning in warned]
+    assert ["cache"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_nothing_is_left_of_what_failed(
+    folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error or Ctrl-C while an entry is written leaves none, and the next session compiles."""
+    for error in (KeyboardInterrupt, OSError(28, "No space left on device")):
+
+        def fail(*arguments: Any, raised: Any = error) -> None:
+            save(*arguments)
+            # The model is whole by now, and still at no place where a session would look.
+            (made,) = folder.iterdir()
+            assert not (made / "model.onnx").exists()
+            raise raised
+
+        monkeypatch.setattr(cache, "save", fail)
+        with pytest.raises((KeyboardInterrupt, OSError)):
+            run(model())
+        assert [] == list(folder.iterdir())
+    monkeypatch.setattr(cache, "save", save)
+    run(model())
+    assert 3 == len(compilations)
+    assert 1 == len(entries(folder))
+
+
+def test_a_process_that_was_faster_wins(
+    folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry stays, and the slower one takes its own copy away."""
+    before: list[int] = []
+
+    def late(*arguments: Any) -> None:
+        save(*arguments)
+        monkeypatch.setattr(cache, "save", save)
+        run(model())
+        before.extend(path.stat().st_ino for path in folder.glob("*/model.onnx"))
+
+    monkeypatch.setattr(cache, "save", late)
+    expected = onnxfit.session(model(), quiet()).run(None, {"x": X})[0]
+    assert same_bits(expected, run(model()))
+    assert 2 == len(compilations)
+    (entry,) = entries(folder)
+    assert before == [(entry / "model.onnx").stat().st_ino]
+
+
+PROGRAM = """
+import sys, onnx, onnxfit, numpy as np
+session = onnxfit.session(sys.argv[1], compile=True)
+print(session.run(None, {"x": np.array([-1, 0.25, 0.75], np.float32)})[0].tolist())
+"""
+
+
+def test_processes_at_once(folder: Path, tmp_path: Path) -> None:
+    """Several that start together all run, and leave one entry."""
+    onnxfit.save(model(), tmp_path / "m.onnx")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "m.onnx")]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert [("[-1.0, 0.0, 0.75]\n", "")] * 3 == [process.communicate() for process in started]
+    assert 1 == len(entries(folder))
+
+
+def test_large_weights_lie_beside_the_model(
+    folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are found there by the next session."""
+    small = functools.partial(optimise, most_inside=1024)
+    monkeypatch.setattr(compiler, "optimise", small)
+    source = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,3,8,8] x) => (float[N,16,6,6] y) '
+        "{ c = Conv(x, w) y = Relu(c) }"
+    )
+    weights = np.random.default_rng(0).integers(-2, 3, (16, 3, 3, 3)).astype(np.float32)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    hard, x = onnxfit.retrofit(source, 2.5), np.ones((1, 3, 8, 8), np.float32)
+    expected = onnxfit.session(hard, quiet()).run(None, {"x": x})[0]
+    for _ in range(2):
+        session = onnxfit.session(hard, quiet(), compile=True)
+        assert np.array_equal(expected, session.run(None, {"x": x})[0])
+    assert 1 == len(compilations)
+    (entry,) = folder.iterdir()
+    assert ["model.onnx", "weights.data"] == sorted(path.name for path in entry.iterdir())
+
+
+def test_options_reach_the_compiled_session(compilations: list[object]) -> None:
+    """The user's options are completed for both sessions, and keep their level."""
+    options = quiet()
+    level = options.graph_optimization_level
+    for _ in range(2):
+        session = onnxfit.session(model(), options, [(CPU, {})], compile=True)
+        assert 1 == session.get_session_options().intra_op_num_threads
+        assert level == options.graph_optimization_level
+    assert 1 == len(compilations)
+
+
+def test_what_is_no_hardened_model_makes_no_entry(folder: Path, tmp_path: Path) -> None:
+    """A plain model, a compiled one, and a missing file are refused."""
+    refused: dict[str, ModelProto | Path] = {
+        "is not hardened": onnx.load(MODELS / "digits_cnn.onnx"),
+        "was compiled: take the hardened file": onnxfit.compile(model()),
+        "does not exist": tmp_path / "none.onnx",
+    }
+    for message, given in refused.items():
+        with pytest.raises(ModelError, match=message):
+            run(given)
+        assert not folder.exists() or [] == list(folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another variable names the folder there")
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variable goes before the desktop's folder, and that before the home folder's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    assert tmp_path / "cache" == cache.cache_folder()
+    for empty in (True, False):
+        if empty:
+            monkeypatch.setenv(cache.CACHE_VARIABLE, "")
+        else:
+            monkeypatch.delenv(cache.CACHE_VARIABLE)
+        assert tmp_path / "xdg/onnxfit" == cache.cache_folder()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert tmp_path / "home/.cache/onnxfit" == cache.cache_folder()
+    assert not os.path.lexists(tmp_path / "home")
