@@ -7,17 +7,7 @@
 namespace onnxfit {
 namespace {
 
-using Shape = std::vector<std::int64_t>;
-
-std::string ToString(const Shape& shape) {
-  std::string text = "[";
-  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
-    text += (axis ? "," : "") + std::to_string(shape[axis]);
-  }
-  return text + "]";
-}
-
-[[noreturn]] void Refuse(const char* reason, const Shape& x_shape, const Shape& j_shape) {
+[[noreturn]] void Refuse(const char* reason, ShapeView x_shape, ShapeView j_shape) {
   throw std::invalid_argument(std::string(reason) + ": J " + ToString(j_shape) + " and X " + ToString(x_shape));
 }
 
@@ -25,17 +15,25 @@ constexpr char kMustBroadcast[] = "J must broadcast to the shape of X";
 
 }  // namespace
 
-Broadcast MakeBroadcast(const std::vector<std::int64_t>& x_shape, const std::vector<std::int64_t>& j_shape) {
-  if (j_shape.size() > x_shape.size()) {
+std::string ToString(ShapeView shape) {
+  std::string text = "[";
+  for (std::size_t axis = 0; axis < shape.rank; ++axis) {
+    text += (axis ? "," : "") + std::to_string(shape.sizes[axis]);
+  }
+  return text + "]";
+}
+
+Broadcast MakeBroadcast(ShapeView x_shape, ShapeView j_shape) {
+  if (j_shape.rank > x_shape.rank) {
     Refuse(kMustBroadcast, x_shape, j_shape);
   }
 
   // Built from the innermost run outwards, then reversed.
-  Broadcast layout{1, {1}, {0}};
+  Broadcast layout = SameEverywhere(1);
   std::int64_t j_stride = 1;
-  for (std::size_t back = 1; back <= x_shape.size(); ++back) {
-    const std::int64_t x_size = x_shape[x_shape.size() - back];
-    const std::int64_t j_size = back <= j_shape.size() ? j_shape[j_shape.size() - back] : 1;
+  for (std::size_t back = 1; back <= x_shape.rank; ++back) {
+    const std::int64_t x_size = x_shape.sizes[x_shape.rank - back];
+    const std::int64_t j_size = back <= j_shape.rank ? j_shape.sizes[j_shape.rank - back] : 1;
     if (j_size != x_size && j_size != 1) {
       Refuse(kMustBroadcast, x_shape, j_shape);
     }

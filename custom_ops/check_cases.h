@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -49,12 +50,34 @@ struct Format<BFloat16> {
 };
 
 inline constexpr float kJump = 0.3f;
+inline constexpr std::size_t kEdges = 24;  // So many values has EdgeValues.
 
 template <class T>
 typename Format<T>::Bits ToBits(const T& value) {
   typename Format<T>::Bits bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits;
+}
+
+// The value as a double, from the format's definition and not from the code under test.
+template <class T>
+double Decode(const T& value) {
+  using F = Format<T>;
+  const auto bits = ToBits(value);
+  const std::uint64_t magnitude = bits & (~std::uint64_t{0} >> (64 - 8 * sizeof(T) + 1));
+  const double sign = magnitude == bits ? 1 : -1;
+  if (magnitude > F::kInfinity) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  if (magnitude == F::kInfinity) {
+    return sign * std::numeric_limits<double>::infinity();
+  }
+  const std::uint64_t fraction = magnitude % F::kNormal;
+  const int exponent = static_cast<int>(magnitude / F::kNormal);
+  const int bias = static_cast<int>(F::kInfinity / F::kNormal) / 2;
+  const double mantissa = static_cast<double>(exponent ? fraction + F::kNormal : fraction);
+  const int scale = (exponent ? exponent : 1) - bias;
+  return sign * std::ldexp(mantissa / static_cast<double>(F::kNormal), scale);
 }
 
 // Zeros, subnormals, the neighbours of each landmark, infinities and NaNs with payloads, in both signs, repeated.
@@ -81,6 +104,17 @@ std::vector<T> EdgeValues(std::int64_t count, std::size_t offset) {
   return values;
 }
 
+// The same values, in an order in which each meets all others of EdgeValues at the same place.
+template <class T>
+std::vector<T> SecondValues(std::int64_t count) {
+  const std::vector<T> edges = EdgeValues<T>(kEdges, 0);
+  std::vector<T> values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = edges[(i + i / kEdges) % kEdges];
+  }
+  return values;
+}
+
 // Element i of X reads this element of a J that broadcasts to X.
 inline std::int64_t JumpIndex(const Shape& x_shape, const Shape& j_shape, std::int64_t i) {
   std::int64_t index = 0;
@@ -95,6 +129,26 @@ inline std::int64_t JumpIndex(const Shape& x_shape, const Shape& j_shape, std::i
   }
   return index;
 }
+
+// A buffer that ends where its values end, optionally starting one element past a 16-byte boundary.
+template <class T>
+class Buffer {
+ public:
+  Buffer(const std::vector<T>& values, bool shifted)
+      : raw_(std::malloc((values.size() + shifted) * sizeof(T))), data_(static_cast<T*>(raw_) + shifted) {
+    if (!values.empty()) {
+      std::memcpy(data_, values.data(), values.size() * sizeof(T));
+    }
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(raw_); }
+  T* data() { return data_; }
+
+ private:
+  void* raw_;
+  T* data_;
+};
 
 struct Case {
   Shape x;
@@ -124,6 +178,7 @@ inline std::vector<Case> Cases() {
       {{1, 4, 1, 9}, {4, 1, 1}},
       {{2, 64, 16, 16}, {64, 1, 1}},
       {{3, 2, 3, 2, 3, 2}, {3, 1, 3, 1, 3, 1}},
+      {{2, 1, 2, 1, 2, 1, 2, 1, 2, 3}, {2, 1, 1, 1, 2, 1, 1, 1, 2, 1}},
       {{200003}, {}},
       {{200003}, {200003}},
       {{3, 257, 13, 17}, {257, 1, 1}},

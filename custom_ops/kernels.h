@@ -18,4 +18,13 @@ template <class T>
 const char* JumpReluCuda(const T* x, T* y, std::int64_t count, const T* jump, T fallback, const Broadcast& layout,
                          void* stream) noexcept;
 
+// y[i] = JumpRelu(Add(a[i], b[i]), J at i), as above. `y` may be `a` or `b`.
+template <class T>
+void AddJumpReluCpu(const T* a, const T* b, T* y, std::int64_t begin, std::int64_t end, const T* jump,
+                    const Broadcast& layout) noexcept;
+
+template <class T>
+const char* AddJumpReluCuda(const T* a, const T* b, T* y, std::int64_t count, const T* jump, T fallback,
+                            const Broadcast& layout, void* stream) noexcept;
+
 }  // namespace onnxfit

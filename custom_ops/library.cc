@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "export.h"
-#include "jump_relu_op.h"
+#include "op.h"
 
 namespace onnxfit {
 namespace {
@@ -21,23 +21,24 @@ class Domain {
   Domain& operator=(const Domain&) = delete;
   ~Domain() { ort::ReleaseCustomOpDomain(api_, domain_); }
 
-  template <class Provider>
+  // For every element type.
+  template <class Definition, class Provider>
   void AddOps() {
-    Add<Op<float, Provider>>();
-    Add<Op<double, Provider>>();
-    Add<Op<Float16, Provider>>();
-    Add<Op<BFloat16, Provider>>();
+    Add<Op<Definition, float, Provider>>();
+    Add<Op<Definition, double, Provider>>();
+    Add<Op<Definition, Float16, Provider>>();
+    Add<Op<Definition, BFloat16, Provider>>();
   }
 
-  ort::OrtCustomOpDomain* get() const { return domain_; }
-
- private:
   template <class OpType>
   void Add() {
     ops_.push_back(std::make_shared<OpType>(api_));
     Check(ort::CustomOpDomain_Add(api_, domain_, ops_.back().get()));
   }
 
+  ort::OrtCustomOpDomain* get() const { return domain_; }
+
+ private:
   const ort::OrtApi& api_;
   ort::OrtCustomOpDomain* domain_ = nullptr;
   std::vector<std::shared_ptr<const ort::OrtCustomOp>> ops_;
@@ -52,9 +53,12 @@ const Domain& DomainFor(const ort::OrtApi& api) {
   std::unique_ptr<Domain>& known = domains[&api];
   if (known == nullptr) {
     auto domain = std::make_unique<Domain>(api);
-    domain->AddOps<Cpu>();
+    domain->AddOps<JumpReluDefinition, Cpu>();
+    domain->AddOps<AddJumpReluDefinition, Cpu>();
+    domain->Add<Op<NchwcJumpReluDefinition, float, Cpu>>();
 #if defined(ONNXFIT_WITH_CUDA)
-    domain->AddOps<Cuda>();
+    domain->AddOps<JumpReluDefinition, Cuda>();
+    domain->AddOps<AddJumpReluDefinition, Cuda>();
 #endif
     known = std::move(domain);
   }

@@ -425,18 +425,25 @@ def test_exports_two_functions(library: Path) -> None:
     assert ["RegisterCustomOps", "onnxfit_build_info"] == sorted(exported)
 
 
-SOURCES = ["check_jump_relu.cc", "library.cc", "broadcast.cc", "jump_relu_cpu.cc"]
+KERNELS = ["broadcast.cc", "cpu_avx2.cc", "cpu_avx512.cc", "cpu_baseline.cc", "cpu_dispatch.cc"]
+CHECKS = {
+    "check_jump_relu": ["check_jump_relu.cc", "library.cc", *KERNELS],
+    "check_cpu": ["check_cpu.cc", *KERNELS],
+    "check_cuda": ["check_cuda.cc", "broadcast.cc"],
+}
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # The CUDA kernel as plain C++, its threads one after the other.
 CUDA_STAND_IN = ["-DONNXFIT_WITH_CUDA", "-Icuda_stand_in", "-xc++", "jump_relu.cu"]
 
 
-def check_driver(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Build the check driver from the sources in a folder, and run it."""
-    program = folder / "check_jump_relu"
+def check_driver(
+    folder: Path, *flags: str, name: str = "check_jump_relu"
+) -> subprocess.CompletedProcess[str]:
+    """Build a check driver from the sources in a folder, and run it."""
+    program = folder / name
     command = [tool("g++"), "-std=c++17", "-g1", *WARNINGS, "-pthread", "-o", str(program)]
-    subprocess.run([*command, *SOURCES, *flags], cwd=folder, check=True)
+    subprocess.run([*command, *CHECKS[name], *flags], cwd=folder, check=True)
     return subprocess.run([program], capture_output=True, text=True, check=False)
 
 
@@ -455,13 +462,70 @@ def test_sanitizers(sources: Path, flags: list[str]) -> None:
     assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
 
 
+def cpu_features() -> set[str]:
+    """Return what Linux says this processor can; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", path.read_text(), re.M) if path.exists() else None
+    return set(flags[1].split()) if flags else set()
+
+
+def paths_here() -> list[str]:
+    """Return the instruction sets that this processor has kernels for, the narrowest first."""
+    needs = {"baseline": set[str](), "avx2": {"avx2", "f16c"}, "avx512": {"avx512f", "avx512bw"}}
+    return [name for name, features in needs.items() if features <= cpu_features()]
+
+
+@pytest.mark.slow
+def test_kernels_under_sanitizers(sources: Path) -> None:
+    """The kernels of each instruction set, on every layout of J, read and write in bounds."""
+    checked = check_driver(sources, "-O1", *SANITIZERS, name="check_cpu")
+
+    expected = " ".join([*paths_here(), "checked\n"])
+    assert (0, expected, "") == (checked.returncode, checked.stdout, checked.stderr)
+
+
+@pytest.mark.slow
+def test_cuda_kernels_under_sanitizers(sources: Path) -> None:
+    """The CUDA kernels, as plain C++, agree with the definition and stay in bounds."""
+    checked = check_driver(sources, "-O1", *SANITIZERS, *CUDA_STAND_IN, name="check_cuda")
+
+    assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
+
+
+@pytest.mark.slow
+def test_kernels_for_other_processors(sources: Path) -> None:
+    """Where there are no x86 instructions to choose from, the baseline is right."""
+    checked = check_driver(sources, "-O3", "-DONNXFIT_X86_PATHS=0", name="check_cpu")
+
+    assert (0, "baseline checked\n") == (checked.returncode, checked.stdout)
+
+
+@pytest.mark.parametrize("optimisation", ["-O0", "-O2"])
+@pytest.mark.parametrize(
+    ("file", "symbol"), [("cpu_avx2", "kAvx2Path"), ("cpu_avx512", "kAvx512Path")]
+)
+def test_wide_instructions_stay_in_their_file(
+    file: str, symbol: str, optimisation: str, tmp_path: Path
+) -> None:
+    """No function that the linker might share with other files has a newer set's instructions."""
+    compiled = tmp_path / "kernels.o"
+    command = [tool("g++"), "-std=c++17", optimisation, "-c", f"{file}.cc", "-o", str(compiled)]
+    subprocess.run(command, cwd=CUSTOM_OPS, check=True)
+    symbols = [tool("nm"), "--demangle", "--defined-only", "--extern-only", str(compiled)]
+    listed = subprocess.run(symbols, capture_output=True, text=True, check=True).stdout
+
+    if "x86_64" not in subprocess.check_output([tool("g++"), "-dumpmachine"], text=True):
+        pytest.skip("these files are empty for this processor")
+    assert [f"onnxfit::{symbol}"] == [line.split()[-1] for line in listed.splitlines()]
+
+
 @pytest.mark.slow
 def test_indices_beyond_32_bits(sources: Path) -> None:
     """The CUDA kernel's arithmetic for huge tensors is right, tried on small ones."""
     kernel = sources / "jump_relu.cu"
     text = kernel.read_text(encoding="utf-8")
-    assert "INT32_MAX" in text
-    kernel.write_text(text.replace("INT32_MAX", "0"), encoding="utf-8")
+    assert "count <= INT32_MAX" in text
+    kernel.write_text(text.replace("count <= INT32_MAX", "count <= 0"), encoding="utf-8")
 
     checked = check_driver(sources, "-O1", *CUDA_STAND_IN)
 
@@ -472,24 +536,22 @@ def test_indices_beyond_32_bits(sources: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "right", "wrong"),
     [
-        pytest.param("jump_relu.h", "return x <= jump; }", "return x < jump; }", id="below"),
-        pytest.param("jump_relu.h", "-T::kInfinity <= x_key && ", "", id="negative-nan"),
-        pytest.param("jump_relu.h", " && jump_key <= T::kInfinity", "", id="nan-jump"),
-        pytest.param("jump_relu.h", "(bits >> 16 & 1)", "1", id="rounding"),
-        pytest.param("jump_relu_cpu.cc", "row_jump + column)", "row_jump)", id="jump-offset"),
-        pytest.param("library.cc", "    Add<Op<double, Provider>>();\n", "", id="type-missing"),
+        pytest.param("library.cc", "    Add<Op<Definition, double, Provider>>();\n", "", id="type"),
         pytest.param(
-            "jump_relu_op.h",
+            "op_attributes.h",
             "ReleaseStatus(api, status)",
             'CreateStatus(api, ort::ORT_FAIL, "")',
             id="leak",
         ),
         pytest.param(
-            "jump_relu_op.h",
-            "begin + kChunk, all.count",
-            "begin + kChunk, begin + kChunk",
+            "op_providers.h",
+            "begin + size, run.count)",
+            "begin + size, begin + size)",
             id="overrun",
         ),
+        pytest.param("op_providers.h", "ChunkSize(run) + 1)", "ChunkSize(run))", id="chunks"),
+        pytest.param("op_definitions.h", "/ block, 1, block}", "/ block, block}", id="blocks"),
+        pytest.param("op.h", "if (!(other == shape))", "if (false)", id="unequal-shapes"),
     ],
 )
 def test_check_driver_can_fail(sources: Path, file: str, right: str, wrong: str) -> None:
@@ -499,6 +561,41 @@ def test_check_driver_can_fail(sources: Path, file: str, right: str, wrong: str)
     (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
 
     assert check_driver(sources, "-O0", *SANITIZERS).returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        pytest.param("jump_relu.h", "return x <= jump; }", "return x < jump; }", id="below"),
+        pytest.param("jump_relu.h", "-T::kInfinity <= x_key && ", "", id="negative-nan"),
+        pytest.param("jump_relu.h", " && jump_key <= T::kInfinity", "", id="nan-jump"),
+        pytest.param("jump_relu.h", "(bits >> 16 & 1)", "1", id="rounding"),
+        pytest.param("cpu_avx2.cc", "_CMP_LE_OQ", "_CMP_LT_OQ", id="avx2-at-jump"),
+        pytest.param("cpu_avx2.cc", "(2 * T::kInfinity)", "(-1)", id="avx2-nan-jump"),
+        pytest.param("cpu_avx512.cc", "_CMP_NLE_UQ", "_CMP_GT_OQ", id="avx512-nan"),
+        pytest.param("cpu_avx512.cc", "cmpge_epu16", "cmpgt_epu16", id="avx512-at-jump"),
+        pytest.param("cpu_vectors.h", "end += repeats;", "end += repeats + 1;", id="channel-ends"),
+        pytest.param("cpu_vectors.h", "i + k < end ?", "true ?", id="last-channel"),
+        pytest.param("cpu_vectors.h", "i % kCycle", "i % 2", id="cycle"),
+        pytest.param("cpu_vectors.h", "jumps.Any(count - kLanes)", "jumps.Any(0)", id="last"),
+        pytest.param("cpu_walk.h", "part, scratch_ + column", "part, scratch_", id="scratch"),
+        pytest.param(
+            "cpu_walk.h", "alignas(64) T scratch_[kScratch + kCycle]", "T scratch_[9]", id="size"
+        ),
+        pytest.param("cpu_walk.h", "position_[run] = 0;", "", id="odometer"),
+        pytest.param("add.h", "(bits >> 16 & 1)) >> 16", "1) >> 16", id="sum-to-even"),
+    ],
+)
+def test_check_of_kernels_can_fail(sources: Path, file: str, right: str, wrong: str) -> None:
+    """The check of the CPU kernels finds each of these mistakes."""
+    if file[:-3] in {"cpu_avx2", "cpu_avx512"} and file[4:-3] not in paths_here():
+        pytest.skip("this processor has no such kernels")
+    text = (sources / file).read_text(encoding="utf-8")
+    assert right in text
+    (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
+
+    assert check_driver(sources, "-O1", *SANITIZERS, name="check_cpu").returncode != 0
 
 
 @pytest.mark.slow

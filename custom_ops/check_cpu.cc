@@ -1,0 +1,202 @@
+// Compares the CPU kernels of each instruction set with the scalar definition, bit for bit, and that with the formats.
+//
+// Meant to be built with -fsanitize=address,undefined, together with broadcast.cc and the cpu_*.cc. Prints the paths
+// that this processor can run; exits 1 at the first difference.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "add.h"
+#include "broadcast.h"
+#include "check_cases.h"
+#include "cpu_path.h"
+#include "kernels.h"
+
+namespace onnxfit::check {
+namespace {
+
+void Require(bool holds, const std::string& what) {
+  if (!holds) {
+    std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+    std::exit(1);
+  }
+}
+
+// Runs around the width of a vector of any type; few and many of them; jumps that fit into scratch and that do not.
+std::vector<Case> CpuCases() {
+  std::vector<Case> cases;
+  for (const Case& shapes : Cases()) {
+    if (Count(shapes.x) < 10000) {
+      cases.push_back(shapes);
+    }
+  }
+  for (const std::int64_t run :
+       {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 49, 63, 64, 65, 130, 257, 1030}) {
+    cases.push_back({{run}, {}});
+    cases.push_back({{run}, {run}});
+    cases.push_back({{37, run}, {37, 1}});
+    cases.push_back({{3, 7, run}, {7, 1}});
+    cases.push_back({{41, run}, {run}});
+    cases.push_back({{5, 6, 3, run}, {6, 1, run}});
+    cases.push_back({{5, 6, 3, run}, {5, 1, 3, 1}});
+  }
+  for (const std::int64_t run : {2, 3, 40}) {
+    cases.push_back({{2, 4501, run}, {4501, 1}});
+  }
+  cases.push_back({{3, 5000}, {5000}});
+  return cases;
+}
+
+// One pass over a range, in two parts of which the first ends at `middle`.
+struct Call {
+  bool adds;
+  int in_place;  // The operand that Y replaces, or -1.
+  int shift;     // In elements, of all memory.
+  double middle;
+};
+
+template <class T>
+void CheckCall(const Case& shapes, const Call& call) {
+  const std::int64_t count = Count(shapes.x);
+  const std::vector<T> a = EdgeValues<T>(count, 0);
+  const std::vector<T> b = SecondValues<T>(count);
+  const std::vector<T> j = EdgeValues<T>(Count(shapes.j), 4);
+  Buffer<T> operands[] = {{a, call.shift != 0}, {b, call.shift != 0}};
+  Buffer<T> own(a, call.shift != 0);
+  Buffer<T> jumps(j, call.shift != 0);
+  T* const y = call.in_place < 0 ? own.data() : operands[call.in_place].data();
+  const Broadcast layout = MakeBroadcast(shapes.x, shapes.j);
+  const auto pass = [&](std::int64_t begin, std::int64_t end) {
+    call.adds ? AddJumpReluCpu(operands[0].data(), operands[1].data(), y, begin, end, jumps.data(), layout)
+              : JumpReluCpu(operands[0].data(), y, begin, end, jumps.data(), layout);
+  };
+  const auto middle = static_cast<std::int64_t>(call.middle * static_cast<double>(count));
+  pass(middle, count);
+  pass(0, middle);
+
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto at = static_cast<std::size_t>(i);
+    const T x = call.adds ? Add(a[at], b[at]) : a[at];
+    const T expected = JumpRelu(x, j[static_cast<std::size_t>(JumpIndex(shapes.x, shapes.j, i))]);
+    // The bits of a NaN that a sum makes depend on the hardware.
+    if (call.adds && std::isnan(Decode(expected)) ? !std::isnan(Decode(y[i])) : ToBits(expected) != ToBits(y[i])) {
+      Require(false, std::string(CpuPathInUse()) + ", " + Format<T>::kName + (call.adds ? ", sums" : "") +
+                         ": element " + std::to_string(i) + " of " + ToString(shapes.x) + " with J " +
+                         ToString(shapes.j));
+    }
+  }
+}
+
+template <class T>
+void CheckKernels() {
+  for (const Case& shapes : CpuCases()) {
+    for (const int shift : {0, 1}) {
+      for (const double middle : {0.0, 0.37}) {
+        for (const int in_place : {-1, 0}) {
+          CheckCall<T>(shapes, {false, in_place, shift, middle});
+        }
+        for (const int in_place : {-1, 0, 1}) {
+          CheckCall<T>(shapes, {true, in_place, shift, middle});
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+T FromBits(std::uint64_t bits) {
+  const auto narrow = static_cast<typename Format<T>::Bits>(bits);
+  T value;
+  std::memcpy(&value, &narrow, sizeof value);
+  return value;
+}
+
+// The scalar definition agrees with the values that the formats define, for all pairs.
+template <class T>
+void CheckDefinition() {
+  const std::vector<T> values = EdgeValues<T>(kEdges, 0);
+  for (const T& x : values) {
+    for (const T& jump : values) {
+      const auto expected = Decode(x) <= Decode(jump) ? typename Format<T>::Bits{0} : ToBits(x);
+      Require(ToBits(JumpRelu(x, jump)) == expected, "the definition, as values");
+    }
+  }
+}
+
+// Every float >= 0 rounds to the nearest 16-bit value, to the even one of two that are equally near.
+template <class T>
+void CheckRounding() {
+  using Bits = typename Format<T>::Bits;
+  const auto value = [](Bits bits) { return FromBits<T>(bits); };
+  for (Bits bits = 0; bits + 1 < Format<T>::kInfinity; ++bits) {
+    const auto low = static_cast<float>(Decode(value(bits)));
+    const auto high = static_cast<float>(Decode(value(static_cast<Bits>(bits + 1))));
+    const float middle = low + (high - low) / 2;
+    Require(ToBits(RoundJump<T>(low)) == bits, "a representable jump stays as it is");
+    Require(ToBits(RoundJump<T>(middle)) == bits + bits % 2, "halfway goes to even");
+    Require(ToBits(RoundJump<T>(std::nextafterf(middle, 0))) == bits, "below halfway goes down");
+    Require(ToBits(RoundJump<T>(std::nextafterf(middle, high))) == bits + 1, "above halfway goes up");
+  }
+  Require(ToBits(RoundJump<T>(std::numeric_limits<float>::max())) == Format<T>::kInfinity, "too large is infinite");
+}
+
+// A sum of two 16-bit values is the value nearest to the exact sum, the even one of two that are equally near.
+template <class T>
+void CheckSums() {
+  using F = Format<T>;
+  for (const T& a : EdgeValues<T>(kEdges, 0)) {
+    for (std::uint32_t bits = 0; bits < 0x10000; bits += 7) {
+      const T b = FromBits<T>(bits);
+      const double exact = Decode(a) + Decode(b);
+      const T sum = Add(a, b);
+      if (std::isnan(exact)) {
+        Require(std::isnan(Decode(sum)) && (ToBits(sum) & F::kNormal / 2) != 0, "a quiet NaN");
+        continue;
+      }
+      const std::uint32_t magnitude = ToBits(sum) & 0x7fffu;
+      Require(magnitude <= F::kInfinity && (std::signbit(exact) == std::signbit(Decode(sum))), "the sum's sign");
+      if (magnitude == F::kInfinity || exact == 0) {
+        const double largest = Decode(FromBits<T>(F::kInfinity - 1u));
+        Require(exact == 0 ? magnitude == 0 : std::abs(exact) > largest, "zero and infinity");
+        continue;
+      }
+      const double low = magnitude ? Decode(FromBits<T>(magnitude - 1u)) : 0;
+      const double own = Decode(FromBits<T>(magnitude));
+      const double high = magnitude + 1 < F::kInfinity ? Decode(FromBits<T>(magnitude + 1u)) : own + (own - low);
+      const double below = (low + own) / 2;
+      const double above = (own + high) / 2;
+      const double size = std::abs(exact);
+      Require(magnitude % 2 == 0 ? below <= size && size <= above : below < size && size < above, "the nearest sum");
+    }
+  }
+}
+
+int Main() {
+  CheckDefinition<float>();
+  CheckDefinition<double>();
+  CheckDefinition<Float16>();
+  CheckDefinition<BFloat16>();
+  CheckRounding<Float16>();
+  CheckRounding<BFloat16>();
+  CheckSums<Float16>();
+  CheckSums<BFloat16>();
+  for (const char* const path : {"baseline", "avx2", "avx512"}) {
+    if (!UseCpuPath(path)) {
+      continue;
+    }
+    CheckKernels<float>();
+    CheckKernels<double>();
+    CheckKernels<Float16>();
+    CheckKernels<BFloat16>();
+    std::printf("%s ", path);
+  }
+  std::puts("checked");
+  return 0;
+}
+
+}  // namespace
+}  // namespace onnxfit::check
+
+int main() { return onnxfit::check::Main(); }

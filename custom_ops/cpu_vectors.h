@@ -1,0 +1,193 @@
+// The passes of cpu_walk.h in vectors of `Vec<T>`, which the including file has defined.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu_walk.h"
+
+namespace onnxfit {
+namespace {
+
+constexpr int kUnrolled = 4;
+
+// Jumps as vectors: `Next(i, k)` from one to the next, where k counts them in rounds of kUnrolled; `Any(i)` anywhere.
+template <class T>
+struct SameVector {
+  typename Vec<T>::Reg jump;
+  typename Vec<T>::Reg Next(std::int64_t, int) const { return jump; }
+  typename Vec<T>::Reg Any(std::int64_t) const { return jump; }
+};
+
+template <class T>
+struct OwnVectors {
+  const T* jumps;
+  typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
+  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
+};
+
+template <class T>
+struct CyclicVectors {
+  static constexpr int kLanes = Vec<T>::kLanes;
+  static constexpr int kCycle = kCycleBytes / sizeof(T);
+  const T* jumps;
+  typename Vec<T>::Reg cycle[kCycle / kLanes];
+
+  explicit CyclicVectors(const T* two_cycles) : jumps(two_cycles) {
+    for (int k = 0; k < kCycle / kLanes; ++k) {
+      cycle[k] = Vec<T>::Prepare(Vec<T>::Load(jumps + k * kLanes));
+    }
+  }
+  typename Vec<T>::Reg Next(std::int64_t, int k) const { return cycle[k % (kCycle / kLanes)]; }
+  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i % kCycle)); }
+};
+
+template <class T>
+typename Vec<T>::Reg LoadVector(One<T> source, std::int64_t i) {
+  return Vec<T>::Load(source.x + i);
+}
+
+template <class T>
+typename Vec<T>::Reg LoadVector(Sum<T> source, std::int64_t i) {
+  return Vec<T>::Add(Vec<T>::Load(source.a + i), Vec<T>::Load(source.b + i));
+}
+
+// Fewer elements than a vector has: copied to where a vector can be read.
+template <class T>
+One<T> Copied(One<T> source, std::int64_t count, T* buffer) {
+  std::memcpy(buffer, source.x, static_cast<std::size_t>(count) * sizeof(T));
+  return {buffer};
+}
+
+template <class T>
+Sum<T> Copied(Sum<T> source, std::int64_t count, T* buffer) {
+  std::memcpy(buffer, source.a, static_cast<std::size_t>(count) * sizeof(T));
+  std::memcpy(buffer + Vec<T>::kLanes, source.b, static_cast<std::size_t>(count) * sizeof(T));
+  return {buffer, buffer + Vec<T>::kLanes};
+}
+
+template <class Source, class T, class Jumps>
+void Pass(Source source, T* y, std::int64_t count, Jumps jumps) {
+  using V = Vec<T>;
+  constexpr std::int64_t kLanes = V::kLanes;
+  // The last vector overlaps the one before it, so it is computed before that one is written: y may be an input.
+  const auto last = V::JumpRelu(LoadVector(source, count - kLanes), jumps.Any(count - kLanes));
+  std::int64_t i = 0;
+  for (; i + kUnrolled * kLanes <= count; i += kUnrolled * kLanes) {
+    // All loads first: a store may share the lower bits of its address with a load behind it, which then waits.
+    typename V::Reg results[kUnrolled];
+    for (int k = 0; k < kUnrolled; ++k) {
+      const std::int64_t at = i + k * kLanes;
+      results[k] = V::JumpRelu(LoadVector(source, at), jumps.Next(at, k));
+    }
+    for (int k = 0; k < kUnrolled; ++k) {
+      V::Store(y + i + k * kLanes, results[k]);
+    }
+  }
+  for (int k = 0; i + kLanes <= count; i += kLanes, ++k) {
+    V::Store(y + i, V::JumpRelu(LoadVector(source, i), jumps.Next(i, k)));
+  }
+  if (i < count) {
+    V::Store(y + count - kLanes, last);
+  }
+}
+
+template <class Source, class T, class Jumps>
+void ShortPass(Source source, T* y, std::int64_t count, Jumps jumps) {
+  using V = Vec<T>;
+  T buffer[2 * V::kLanes] = {};
+  const Source copied = Copied(source, count, buffer);
+  V::Store(buffer, V::JumpRelu(LoadVector(copied, 0), jumps.Any(0)));
+  std::memcpy(y, buffer, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+// Each jump for `repeats` elements, but the first for `left`. `repeats` is at least a vector, so that a vector holds
+// two jumps at most.
+template <class Source, class T>
+void ChannelPass(Source source, T* y, std::int64_t count, const T* jump, std::int64_t repeats, std::int64_t left) {
+  using V = Vec<T>;
+  constexpr std::int64_t kLanes = V::kLanes;
+  auto same = V::Prepare(V::Splat(*jump));
+  std::int64_t end = left;
+  std::int64_t i = 0;
+  while (i + kLanes <= count) {
+    const std::int64_t last = Min(end, count) - kLanes;
+    for (; i + (kUnrolled - 1) * kLanes <= last; i += kUnrolled * kLanes) {
+      for (int k = 0; k < kUnrolled; ++k) {
+        const std::int64_t at = i + k * kLanes;
+        V::Store(y + at, V::JumpRelu(LoadVector(source, at), same));
+      }
+    }
+    for (; i <= last; i += kLanes) {
+      V::Store(y + i, V::JumpRelu(LoadVector(source, i), same));
+    }
+    if (i + kLanes <= count) {
+      const auto next = V::Prepare(V::Splat(*++jump));
+      V::Store(y + i, V::JumpRelu(LoadVector(source, i), V::Join(same, next, end - i)));
+      same = next;
+      i += kLanes;
+      end += repeats;
+    }
+  }
+  if (i < count) {
+    // Fewer elements than a vector: of this jump and maybe of the next.
+    T jumps[kLanes] = {};
+    for (std::int64_t k = 0; k < count - i; ++k) {
+      jumps[k] = i + k < end ? *jump : jump[1];
+    }
+    ShortPass(source.From(i), y + i, count - i, OwnVectors<T>{jumps});
+  }
+}
+
+struct VectorPasses {
+  static constexpr bool kHasCycles = true;
+  template <class T>
+  static constexpr std::int64_t kLeastRun = Vec<T>::kLanes;
+
+  template <class Source, class T>
+  static void SameJump(Source source, T* y, std::int64_t count, T jump) {
+    const SameVector<T> jumps{Vec<T>::Prepare(Vec<T>::Splat(jump))};
+    count < Vec<T>::kLanes ? ShortPass(source, y, count, jumps) : Pass(source, y, count, jumps);
+  }
+
+  template <class Source, class T>
+  static void OwnJumps(Source source, T* y, std::int64_t count, const T* jumps) {
+    if (count >= Vec<T>::kLanes) {
+      Pass(source, y, count, OwnVectors<T>{jumps});
+      return;
+    }
+    T buffer[Vec<T>::kLanes] = {};
+    std::memcpy(buffer, jumps, static_cast<std::size_t>(count) * sizeof(T));
+    ShortPass(source, y, count, OwnVectors<T>{buffer});
+  }
+
+  // `jumps` holds two cycles.
+  template <class Source, class T>
+  static void CyclicJumps(Source source, T* y, std::int64_t count, const T* jumps) {
+    const CyclicVectors<T> cycle(jumps);
+    count < Vec<T>::kLanes ? ShortPass(source, y, count, cycle) : Pass(source, y, count, cycle);
+  }
+
+  template <class Source, class T>
+  static void ChannelJumps(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats,
+                           std::int64_t left) {
+    ChannelPass(source, y, count, jumps, repeats, left);
+  }
+
+  template <class T>
+  static void Repeat(const T* jumps, std::int64_t count, std::int64_t repeats, T* out) {
+    constexpr std::int64_t kFew = 16 / sizeof(T);
+    for (std::int64_t row = 0; row < count; ++row, out += repeats) {
+      T few[kFew];
+      for (T& jump : few) {
+        jump = jumps[row];
+      }
+      for (std::int64_t column = 0; column < repeats; column += kFew) {
+        std::memcpy(out + column, few, sizeof few);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace onnxfit

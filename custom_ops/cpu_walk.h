@@ -1,0 +1,252 @@
+// How the CPU kernels walk along X with a broadcast J, in terms of passes that an instruction set provides.
+//
+// For inclusion by the file of an instruction set only, below its passes. All is in an unnamed namespace, and nothing
+// of the C++ library is used: a template shared with another file could bring this file's instructions there.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "broadcast.h"
+#include "cpu_path.h"
+
+namespace onnxfit {
+namespace {
+
+// Where jumps are laid out one per element, if they change more often than a pass can follow.
+constexpr std::int64_t kScratchBytes = 8192;
+// Jumps that come again after this many bytes, or after a divisor of it, stay in registers.
+constexpr std::int64_t kCycleBytes = 64;
+
+inline std::int64_t Min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// What JumpReLU reads: X, or the sum of A and B.
+template <class T>
+struct One {
+  using Element = T;
+  const T* x;
+  One From(std::int64_t i) const { return {x + i}; }
+};
+
+template <class T>
+struct Sum {
+  using Element = T;
+  const T* a;
+  const T* b;
+  Sum From(std::int64_t i) const { return {a + i, b + i}; }
+};
+
+// The innermost runs: J's elements, each for `repeats` neighbours, come again after `period` elements. After `segment`
+// elements, one of the `outer` remaining runs makes a step.
+struct Pattern {
+  std::int64_t repeats;
+  std::int64_t period;
+  std::int64_t segment;
+  int outer;
+
+  explicit Pattern(const Broadcast& layout) : repeats(1), outer(layout.runs - 1) {
+    period = layout.size[outer];
+    if (layout.stride[outer] == 0 && outer > 0) {
+      repeats = period;
+      period *= layout.size[--outer];
+    }
+    segment = outer > 0 ? period * layout.size[--outer] : period;
+  }
+};
+
+// Where J stands as the runs outside a segment advance.
+template <class T>
+class Odometer {
+ public:
+  Odometer(const Broadcast& layout, int runs, std::int64_t segment, const T* jump)
+      : layout_(layout), runs_(runs), jump_(jump) {
+    for (int run = runs - 1; run >= 0; --run) {
+      position_[run] = segment % layout.size[run];
+      segment /= layout.size[run];
+      jump_ += position_[run] * layout.stride[run];
+    }
+  }
+
+  const T* jump() const { return jump_; }
+
+  void Step() {
+    for (int run = runs_ - 1; run >= 0; --run) {
+      jump_ += layout_.stride[run];
+      if (++position_[run] < layout_.size[run]) {
+        return;
+      }
+      jump_ -= layout_.size[run] * layout_.stride[run];
+      position_[run] = 0;
+    }
+  }
+
+ private:
+  const Broadcast& layout_;
+  int runs_;
+  const T* jump_;
+  std::int64_t position_[Broadcast::kMaxRuns];
+};
+
+// What an instruction set provides, each for `count` elements:
+//   SameJump      one jump
+//   OwnJumps      a jump per element
+//   CyclicJumps   jumps that come again after kCycleBytes, of which two cycles are given; only where kHasCycles
+//   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
+//   Repeat        writes each of `count` jumps several times; may write up to kCycleBytes too many
+template <class Passes, class Source>
+class Walk {
+  using T = typename Source::Element;
+  static constexpr std::int64_t kScratch = kScratchBytes / sizeof(T);
+  static constexpr std::int64_t kCycle = kCycleBytes / sizeof(T);
+
+ public:
+  explicit Walk(const Pattern& pattern)
+      : pattern_(pattern),
+        by_channel_(pattern.repeats >= Passes::template kLeastRun<T>),
+        cyclic_(Passes::kHasCycles && !by_channel_ && pattern.period <= kCycle && kCycle % pattern.period == 0) {
+    if (cyclic_) {
+      length_ = 3 * kCycle;  // A pass may begin anywhere in the first cycle and reads two from there.
+    } else if (!by_channel_ && pattern.period <= (pattern.repeats > 1 ? kScratch : kScratch / 2)) {
+      length_ = Min(kScratch, pattern.segment) / pattern.period * pattern.period;
+    }
+  }
+
+  // Elements `at` to `at + count` of a segment whose jumps begin at `jump`.
+  void Segment(Source source, T* y, std::int64_t at, std::int64_t count, const T* jump) {
+    std::int64_t phase = at < pattern_.period ? at : at % pattern_.period;
+    if (length_ > 0) {
+      Fill(jump);
+    }
+    if constexpr (Passes::kHasCycles) {
+      if (cyclic_) {
+        Passes::CyclicJumps(source, y, count, scratch_ + phase);
+        return;
+      }
+    }
+    const std::int64_t length = length_ > 0 ? length_ : pattern_.period;
+    for (std::int64_t done = 0; done < count; phase = 0) {
+      const std::int64_t part = Min(count - done, length - phase);
+      if (length_ > 0) {
+        Passes::OwnJumps(source.From(done), y + done, part, scratch_ + phase);
+      } else if (pattern_.repeats == 1) {
+        Passes::OwnJumps(source.From(done), y + done, part, jump + phase);
+      } else {
+        Channels(source.From(done), y + done, phase, part, jump);
+      }
+      done += part;
+    }
+  }
+
+ private:
+  // Part of one period in which each jump repeats.
+  void Channels(Source source, T* y, std::int64_t phase, std::int64_t count, const T* jump) {
+    const std::int64_t repeats = pattern_.repeats;
+    std::int64_t column = phase;
+    if (phase >= repeats) {
+      jump += phase / repeats;
+      column = phase % repeats;
+    }
+    if (by_channel_) {
+      Passes::ChannelJumps(source, y, count, jump, repeats, repeats - column);
+      return;
+    }
+    const std::int64_t channels = kScratch / repeats;
+    for (std::int64_t done = 0; done < count; column = 0, jump += channels) {
+      const std::int64_t part = Min(count - done, channels * repeats - column);
+      Passes::Repeat(jump, (column + part + repeats - 1) / repeats, repeats, scratch_);
+      Passes::OwnJumps(source.From(done), y + done, part, scratch_ + column);
+      done += part;
+    }
+  }
+
+  // Lay out the first `length_` jumps of a segment, unless they are there.
+  void Fill(const T* jump) {
+    if (jump == filled_) {
+      return;
+    }
+    filled_ = jump;
+    const std::int64_t period = pattern_.period;
+    if (pattern_.repeats == 1) {
+      std::memcpy(scratch_, jump, static_cast<std::size_t>(period) * sizeof(T));
+    } else {
+      Passes::Repeat(jump, period / pattern_.repeats, pattern_.repeats, scratch_);
+    }
+    for (std::int64_t done = period; done < length_;) {
+      const std::int64_t part = Min(done, length_ - done);
+      std::memcpy(scratch_ + done, scratch_, static_cast<std::size_t>(part) * sizeof(T));
+      done += part;
+    }
+  }
+
+  const Pattern& pattern_;
+  const bool by_channel_;
+  const bool cyclic_;
+  std::int64_t length_ = 0;  // Of the whole periods in scratch; 0 where they are not kept there.
+  const T* filled_ = nullptr;
+  alignas(64) T scratch_[kScratch + kCycle];
+};
+
+// One jump after the other, each for a run of its own.
+template <class Passes, class Source, class T>
+void RunByRun(Source source, T* y, std::int64_t count, const T* jump, std::int64_t repeats, std::int64_t left) {
+  for (std::int64_t done = 0; done < count; left = repeats, ++jump) {
+    const std::int64_t part = Min(count - done, left);
+    Passes::SameJump(source.From(done), y + done, part, *jump);
+    done += part;
+  }
+}
+
+template <class Passes, class Source>
+void WalkRange(Source source, typename Source::Element* y, std::int64_t begin, std::int64_t end,
+               const typename Source::Element* jump, const Broadcast& layout) {
+  if (begin >= end) {
+    return;
+  }
+  if (layout.runs == 1) {
+    if (layout.stride[0] == 0) {
+      Passes::SameJump(source.From(begin), y + begin, end - begin, *jump);
+    } else {
+      Passes::OwnJumps(source.From(begin), y + begin, end - begin, jump + begin);
+    }
+    return;
+  }
+  const Pattern pattern(layout);
+  std::int64_t at = begin;
+  std::int64_t segment = 0;
+  if (begin >= pattern.segment) {
+    segment = begin / pattern.segment;
+    at = begin % pattern.segment;
+  }
+  Odometer<typename Source::Element> outer(layout, pattern.outer, segment, jump);
+  Walk<Passes, Source> walk(pattern);
+  for (std::int64_t i = begin; i < end; at = 0, outer.Step()) {
+    const std::int64_t count = Min(end - i, pattern.segment - at);
+    walk.Segment(source.From(i), y + i, at, count, outer.jump());
+    i += count;
+  }
+}
+
+template <class Passes, class T>
+void JumpReluOn(const T* x, T* y, std::int64_t begin, std::int64_t end, const T* jump, const Broadcast& layout) {
+  WalkRange<Passes>(One<T>{x}, y, begin, end, jump, layout);
+}
+
+template <class Passes, class T>
+void AddJumpReluOn(const T* a, const T* b, T* y, std::int64_t begin, std::int64_t end, const T* jump,
+                   const Broadcast& layout) {
+  WalkRange<Passes>(Sum<T>{a, b}, y, begin, end, jump, layout);
+}
+
+template <class Passes, class T>
+constexpr CpuKernels<T> KernelsOn() {
+  return {JumpReluOn<Passes, T>, AddJumpReluOn<Passes, T>};
+}
+
+template <class Passes>
+constexpr CpuPath PathOf(const char* name) {
+  return {KernelsOn<Passes, float>(), KernelsOn<Passes, double>(), KernelsOn<Passes, Float16>(),
+          KernelsOn<Passes, BFloat16>(), name};
+}
+
+}  // namespace
+}  // namespace onnxfit

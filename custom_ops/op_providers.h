@@ -1,0 +1,100 @@
+// How each provider runs a node's kernel: ONNX Runtime's threads on the CPU, its stream on CUDA.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "broadcast.h"
+#include "kernels.h"
+#include "ort_abi.h"
+#include "ort_status.h"
+
+namespace onnxfit {
+
+// One run of a node: X, or A and B. Where `jump` is null, `fallback` is every element's jump.
+template <class T, int kOperands>
+struct Run {
+  const T* operands[kOperands];
+  T* y;
+  std::int64_t count;
+  const T* jump;
+  T fallback;
+  Broadcast layout;
+};
+
+struct Cpu {
+  static constexpr const char* kProvider = "CPUExecutionProvider";
+  // One thread passes over this much in less time than it takes to hand half of it to another one.
+  static constexpr std::int64_t kAloneBytes = 256 << 10;
+  static constexpr std::int64_t kLeastChunkBytes = 64 << 10;
+  static constexpr std::int64_t kChunks = 64;
+
+  template <class T, int kOperands>
+  static void Compute(const ort::OrtApi& api, ort::OrtKernelContext* context, const char*, Run<T, kOperands>& run) {
+    if (run.jump == nullptr) {
+      run.jump = &run.fallback;
+    }
+    const auto bytes = run.count * static_cast<std::int64_t>(sizeof(T));
+    if (bytes < kAloneBytes) {
+      Range(run, 0, run.count);
+      return;
+    }
+    Check(ort::KernelContext_ParallelFor(api, context, Chunk<T, kOperands>,
+                                         static_cast<std::size_t>((run.count - 1) / ChunkSize(run) + 1), 0, &run));
+  }
+
+ private:
+  // Whole cache lines, so that no two threads write to the same one.
+  template <class T, int kOperands>
+  static std::int64_t ChunkSize(const Run<T, kOperands>& run) {
+    constexpr std::int64_t kLine = 64 / sizeof(T);
+    const std::int64_t share = (run.count / kChunks + kLine - 1) / kLine * kLine;
+    return std::max<std::int64_t>(share, kLeastChunkBytes / sizeof(T));
+  }
+
+  template <class T, int kOperands>
+  static void Chunk(void* data, std::size_t index) {
+    const auto& run = *static_cast<const Run<T, kOperands>*>(data);
+    const std::int64_t size = ChunkSize(run);
+    const std::int64_t begin = static_cast<std::int64_t>(index) * size;
+    Range(run, begin, std::min(begin + size, run.count));
+  }
+
+  template <class T, int kOperands>
+  static void Range(const Run<T, kOperands>& run, std::int64_t begin, std::int64_t end) {
+    if constexpr (kOperands == 1) {
+      JumpReluCpu(run.operands[0], run.y, begin, end, run.jump, run.layout);
+    } else {
+      AddJumpReluCpu(run.operands[0], run.operands[1], run.y, begin, end, run.jump, run.layout);
+    }
+  }
+};
+
+struct Cuda {
+  static constexpr const char* kProvider = "CUDAExecutionProvider";
+
+  template <class T, int kOperands>
+  static void Compute(const ort::OrtApi& api, ort::OrtKernelContext* context, const char* op, Run<T, kOperands>& run) {
+    void* stream = nullptr;
+    Check(ort::KernelContext_GetGPUComputeStream(api, context, &stream));
+    if (const char* error = Launch(run, stream)) {
+      throw std::runtime_error(std::string("onnxfit::") + op + " on CUDA: " + error);
+    }
+  }
+
+ private:
+  template <class T, int kOperands>
+  static const char* Launch(const Run<T, kOperands>& run, void* stream) {
+    if constexpr (kOperands == 1) {
+      return JumpReluCuda(run.operands[0], run.y, run.count, run.jump, run.fallback, run.layout, stream);
+    } else {
+      return AddJumpReluCuda(run.operands[0], run.operands[1], run.y, run.count, run.jump, run.fallback, run.layout,
+                             stream);
+    }
+  }
+};
+
+}  // namespace onnxfit
