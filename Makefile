@@ -1,13 +1,14 @@
 # make demo   harden a trained network and run it with and without the custom-op library
 # make test   run the tests
 # make lint   check style and types
+# make bench  measure what the CPU can show, on a quiet machine: half an hour; ARGS=--write keeps it
 # Each sets up what it needs in .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml constraints.txt $(shell find onnxfit custom_ops -type f -not -name '*.pyc')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed
@@ -20,6 +21,11 @@ lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/latency.py compiled $(ARGS)
+	$(BIN)/python benchmarks/latency.py plain --batch 1 $(ARGS)
+	$(BIN)/python benchmarks/cpu_kernel.py $(ARGS)
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

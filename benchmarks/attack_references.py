@@ -5,7 +5,11 @@ accuracy under the four attacks of its ``standard``, ours and the reference's. S
 perturbations of DeepFool and Carlini-Wagner beside Foolbox's, of the images that are classified
 rightly; infinite where an attack found nothing.
 
-    python benchmarks/attack_references.py [--samples 200] [--only lenet] [--write]
+    python benchmarks/attack_references.py [--samples 200] [--only lenet] [--distances]
+                                           [--attack deepfool] [--write]
+
+Carlini-Wagner takes hours on 200 images of the larger networks: ``--distances`` leaves the first
+table out, and ``--attack`` chooses from the second, so that it can be measured on fewer images.
 """
 
 import argparse
@@ -82,13 +86,15 @@ def pairs() -> Iterator[tuple[str, str, Any, Any]]:
     )
 
 
-def length_rows(case: Case, samples: int) -> Iterator[str]:
+def length_rows(case: Case, samples: int, attack: str) -> Iterator[str]:
     """Compare minimal perturbations on a network; yield the rows of the table."""
     from foolbox.models.pytorch import PyTorchModel
 
     module, (x, y) = case.module(), case.samples(samples)
     model = PyTorchModel(module, bounds=(0, 1), device="cpu")
     for name, norm, own, other in pairs():
+        if attack.lower() not in name.lower():
+            continue
         length, broken = median_length(module, own(module, x, y), x, y, norm)
         points = other(model, x, y, epsilons=None)[1]
         their_length, their_broken = median_length(module, points, x, y, norm)
@@ -103,6 +109,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="part of a network's name")
+    parser.add_argument("--distances", action="store_true", help="the second table alone")
+    parser.add_argument("--attack", default="", help="part of an attack's name in that table")
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -111,7 +119,8 @@ def main() -> None:
     lines = told(
         ["# The attacks beside reference implementations", "", *environment(options.threads)]
     )
-    if folder := os.environ.get("ONNXFIT_AUTOATTACK"):
+    folder = os.environ.get("ONNXFIT_AUTOATTACK")
+    if folder and not options.distances:
         sys.path.insert(0, folder)
         heading = f"AutoAttack's standard, {options.samples} images, robust accuracy:"
         columns = ["network, eps", "clean", "onnxfit", "reference"]
@@ -123,7 +132,7 @@ def main() -> None:
     columns += ["broken: onnxfit", "Foolbox"]
     lines += told(["", f"Smallest perturbations, {options.samples} images:", *head(*columns)])
     for case in cases:
-        lines += told(length_rows(case, options.samples))
+        lines += told(length_rows(case, options.samples, options.attack))
     if options.write:
         (RESULTS / "attack_references.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
 

@@ -8,7 +8,6 @@ them, each time in a process of its own, with a report.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from calibrate_sweep import LENET, SEED, provenance
 from retrofit_scale import CHILD
 
-import onnxfit
-
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", "../shared"))
-MODEL = SHARED / "models" / "derived" / "jumprelu_lenet_baseline.onnx"
-IMAGES = SHARED / "data" / "mnist_0_4999.npz"
-OPTIONS = ("--mean", "0.1307", "--std", "0.3081", "--eps", "0.1", "--attack-limit", "64")
+MODEL, (IMAGES,) = LENET.model, LENET.data
+OPTIONS = (
+    *("--mean", LENET.mean[0], "--std", LENET.std[0], "--eps", LENET.eps),
+    *("--attack-limit", 64, "--seed", SEED),
+)
 RESULT = Path(__file__).parent / "results" / "calibrate_scale.md"
 
 
@@ -41,6 +41,7 @@ def measured(folder: Path, samples: int) -> tuple[float, float]:
         check=False,
         capture_output=True,
         text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     if ran.returncode:
         raise SystemExit(ran.stderr)
@@ -53,12 +54,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[5000, 50000])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     lines = [
         "# Memory of `onnxfit calibrate`",
         "",
-        f"`python benchmarks/calibrate_scale.py`: {MODEL.name}, scale quantile, 64 images "
-        f"attacked; {platform.machine()}, {os.cpu_count()} cores, onnxfit {onnxfit.__version__}. "
-        "The peak is of the whole process, with a report.",
+        *provenance(LENET.files, f"Seed {SEED}."),
+        "Scale quantile, 64 images attacked, with a report. The images are those of the file, "
+        "repeated. The peak is of the whole process; seconds are of the clock.",
         "",
         "| images | seconds | peak memory, MiB |",
         "|---|---|---|",

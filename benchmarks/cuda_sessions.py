@@ -40,11 +40,11 @@ def provider(device: str, **settings: str) -> list[Any]:
     name = "CUDAExecutionProvider"
     if name not in load("onnxruntime").get_available_providers():
         raise UnavailableError(f"this ONNX Runtime has no {name}")
-    runtime = load("onnxfit.runtime")
-    if runtime.cuda_devices() == 0:
+    native_library = load("onnxfit.native_library")
+    if native_library.cuda_devices() == 0:
         raise UnavailableError("no CUDA device here")
     try:
-        served = runtime.build_info()["providers"]
+        served = native_library.build_info()["providers"]
     except Exception as error:  # no library, or a broken one
         raise UnavailableError(str(error)) from error
     if name not in served:

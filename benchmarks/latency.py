@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from bundled_networks import NAMES, network
 from onnx import ModelProto, helper
@@ -56,9 +57,10 @@ BEST = "library / best other"
 
 
 def started(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    """Start a session with so many threads."""
+    """Start a session with so many threads, which do not spin while another one runs."""
     options = quiet_options()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxfit.session(model, options)
 
 
@@ -72,6 +74,10 @@ def measured(name: str, batch: int, threads: int, question: str) -> Row:
     (value,) = sessions[0].get_inputs()
     x = np.random.default_rng(0).standard_normal(value.shape).astype(np.float32)
     calls = [functools.partial(each.run, None, {value.name: x}) for each in sessions]
+    (expected,) = started(hard, threads).run(None, {value.name: x})
+    for form, call in zip(forms, calls[1:-1], strict=True):
+        if not np.allclose(expected, call()[0], rtol=1e-3, atol=1e-6):
+            raise SystemExit(f"{name}: {form} does not compute what the hardened network does")
     times = in_turns(calls)
     columns = [*forms, "itself"]
     ratios = {c: ratio(times[:, i + 1], times[:, 0]) for i, c in enumerate(columns)}
@@ -111,6 +117,34 @@ def table(rows: list[Row]) -> list[str]:
     return lines
 
 
+def environment() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        **this_machine(),
+        "cores": os.cpu_count(),
+        "processor": processor(),
+        "onnx": onnx.__version__,
+        "onnxfit": onnxfit.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def processor() -> str:
+    """Return the name of the CPU, where the system tells."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text("utf-8").splitlines() if known.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+
+
+def earlier(path: Path, environment: dict[str, Any]) -> dict[tuple[int, int, str], Row]:
+    """Return the rows that were written in the same environment before, so that parts add up."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text("utf-8"))
+    rows = content["rows"] if content["environment"] == environment else []
+    return {(row["threads"], row["batch"], row["network"]): row for row in rows}
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -120,34 +154,31 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
-    rows = []
+    here = environment()
+    place = RESULTS / f"latency_{options.question}"
+    known = earlier(place.with_suffix(".json"), here) if options.write else {}
     for threads, batch, name in itertools.product(options.threads, options.batch, options.only):
-        rows.append(measured(name, batch, threads, options.question))
-        print(json.dumps(rows[-1]), flush=True)
-    environment = {
-        **this_machine(),
-        "cores": os.cpu_count(),
-        "onnxfit": onnxfit.__version__,
-        "numpy": np.__version__,
-    }
+        row = measured(name, batch, threads, options.question)
+        known[threads, batch, name] = row
+        print(json.dumps(row), flush=True)
+    rows = [known[key] for key in sorted(known)]
     lines = [
         f"# Latency of hardened networks: {options.question}",
         "",
         f"`python benchmarks/latency.py {options.question}`: time of a form of the network, "
-        f"hardened with jump {JUMP} at every site, as a share of the original's in ONNX Runtime with full "
-        f"optimisation; {ROUNDS} rounds in turns in one process, medians and 95 % intervals. "
-        "*itself* is the original in a second session: the noise.",
+        f"hardened with jump {JUMP} at every site, as a share of the original's in ONNX Runtime "
+        f"with full optimisation; {ROUNDS} rounds in turns in one process, medians and 95 % "
+        "intervals. *itself* is the original in a second session: the noise.",
         "",
-        ", ".join(f"{key} {value}" for key, value in environment.items()),
+        ", ".join(f"{key} {value}" for key, value in here.items()),
         "",
         *table(rows),
     ]
     print("\n".join(lines))
     if options.write:
-        name = f"latency_{options.question}"
-        RESULTS.joinpath(f"{name}.md").write_text("\n".join([*lines, ""]), "utf-8")
-        text = json.dumps({"environment": environment, "rows": rows}, indent=1)
-        RESULTS.joinpath(f"{name}.json").write_text(text + "\n", "utf-8")
+        place.with_suffix(".md").write_text("\n".join([*lines, ""]), "utf-8")
+        text = json.dumps({"environment": here, "rows": rows}, indent=1)
+        place.with_suffix(".json").write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

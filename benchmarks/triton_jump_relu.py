@@ -9,7 +9,7 @@ import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
 BLOCKS = (1024, 4096)
 
 
-@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+@triton.jit  # type: ignore[attr-defined, untyped-decorator, unused-ignore]
 def kernel(  # type: ignore[no-untyped-def, unused-ignore]
     a, b, y, jump, row, count, channels: tl.constexpr, adds: tl.constexpr, block: tl.constexpr
 ):
@@ -32,6 +32,6 @@ def launch(
 ) -> None:
     """Compute y from a, or from a + b, n×C×…; jump has one element or C."""
     row = a[0, 0].numel()
-    grid = (triton.cdiv(a.numel(), block),)
+    grid = (-(-a.numel() // block),)
     second = a if b is None else b
     kernel[grid](a, second, y, jump, row, a.numel(), jump.numel(), b is not None, block)

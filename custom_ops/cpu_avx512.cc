@@ -134,7 +134,8 @@ struct Vec<BFloat16> : Vec16<BFloat16> {
 
 namespace onnxfit {
 
-const CpuPath kAvx512Path = PathOf<VectorPasses>("avx512");
+// No code runs when the library is loaded: it would have this file's instructions.
+constexpr CpuPath kAvx512Path = PathOf<VectorPasses>("avx512");
 
 }  // namespace onnxfit
 

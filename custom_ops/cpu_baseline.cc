@@ -22,12 +22,12 @@ namespace onnxfit {
 namespace {
 
 template <class T>
-T LoadElement(One<T> source, std::int64_t i) {
+T LoadElement(PlainSource<T> source, std::int64_t i) {
   return source.x[i];
 }
 
 template <class T>
-T LoadElement(Sum<T> source, std::int64_t i) {
+T LoadElement(SumSource<T> source, std::int64_t i) {
   return Add(source.a[i], source.b[i]);
 }
 
@@ -70,6 +70,6 @@ struct Loops {
 
 }  // namespace
 
-const CpuPath kBaselinePath = PathOf<Loops>("baseline");
+constexpr CpuPath kBaselinePath = PathOf<Loops>("baseline");
 
 }  // namespace onnxfit

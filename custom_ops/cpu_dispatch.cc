@@ -60,12 +60,13 @@ bool HasAvx2() { return Has(0x06, 1u << 29, 1u << 5); }
 // Also masks and all of 32 registers; AVX-512 F and BW.
 bool HasAvx512() { return Has(0xe6, 0, 1u << 16 | 1u << 30); }
 
-// Whether a path is at most as wide as the one named; an unknown name, and none, allow all.
+// Whether a path is at most as wide as the one named. No name allows all, and an unknown one the baseline alone: a limit
+// that is misspelt must not be lifted.
 bool IsAllowed(const char* path, const char* name) {
   const auto width = [](const char* text) {
-    return std::strcmp(text, "baseline") == 0 ? 0 : std::strcmp(text, "avx2") == 0 ? 1 : 2;
+    return std::strcmp(text, "avx512") == 0 ? 2 : std::strcmp(text, "avx2") == 0 ? 1 : 0;
   };
-  return name == nullptr || width(path) <= width(name);
+  return name == nullptr || *name == '\0' || width(path) <= width(name);
 }
 #endif
 

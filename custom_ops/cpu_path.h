@@ -39,7 +39,7 @@ extern const CpuPath kAvx512Path;
 bool UseCpuPath(const char* name);
 
 // The name of the path in use: at first the widest that this processor can, and no wider than the environment
-// variable ONNXFIT_CPU_PATH says.
+// variable ONNXFIT_CPU_PATH says, of which an unknown value means "baseline".
 const char* CpuPathInUse();
 
 }  // namespace onnxfit

@@ -43,24 +43,24 @@ struct CyclicVectors {
 };
 
 template <class T>
-typename Vec<T>::Reg LoadVector(One<T> source, std::int64_t i) {
+typename Vec<T>::Reg LoadVector(PlainSource<T> source, std::int64_t i) {
   return Vec<T>::Load(source.x + i);
 }
 
 template <class T>
-typename Vec<T>::Reg LoadVector(Sum<T> source, std::int64_t i) {
+typename Vec<T>::Reg LoadVector(SumSource<T> source, std::int64_t i) {
   return Vec<T>::Add(Vec<T>::Load(source.a + i), Vec<T>::Load(source.b + i));
 }
 
 // Fewer elements than a vector has: copied to where a vector can be read.
 template <class T>
-One<T> Copied(One<T> source, std::int64_t count, T* buffer) {
+PlainSource<T> Copied(PlainSource<T> source, std::int64_t count, T* buffer) {
   std::memcpy(buffer, source.x, static_cast<std::size_t>(count) * sizeof(T));
   return {buffer};
 }
 
 template <class T>
-Sum<T> Copied(Sum<T> source, std::int64_t count, T* buffer) {
+SumSource<T> Copied(SumSource<T> source, std::int64_t count, T* buffer) {
   std::memcpy(buffer, source.a, static_cast<std::size_t>(count) * sizeof(T));
   std::memcpy(buffer + Vec<T>::kLanes, source.b, static_cast<std::size_t>(count) * sizeof(T));
   return {buffer, buffer + Vec<T>::kLanes};

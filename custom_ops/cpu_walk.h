@@ -22,18 +22,18 @@ inline std::int64_t Min(std::int64_t a, std::int64_t b) { return a < b ? a : b; 
 
 // What JumpReLU reads: X, or the sum of A and B.
 template <class T>
-struct One {
+struct PlainSource {
   using Element = T;
   const T* x;
-  One From(std::int64_t i) const { return {x + i}; }
+  PlainSource From(std::int64_t i) const { return {x + i}; }
 };
 
 template <class T>
-struct Sum {
+struct SumSource {
   using Element = T;
   const T* a;
   const T* b;
-  Sum From(std::int64_t i) const { return {a + i, b + i}; }
+  SumSource From(std::int64_t i) const { return {a + i, b + i}; }
 };
 
 // The innermost runs: J's elements, each for `repeats` neighbours, come again after `period` elements. After `segment`
@@ -228,13 +228,13 @@ void WalkRange(Source source, typename Source::Element* y, std::int64_t begin, s
 
 template <class Passes, class T>
 void JumpReluOn(const T* x, T* y, std::int64_t begin, std::int64_t end, const T* jump, const Broadcast& layout) {
-  WalkRange<Passes>(One<T>{x}, y, begin, end, jump, layout);
+  WalkRange<Passes>(PlainSource<T>{x}, y, begin, end, jump, layout);
 }
 
 template <class Passes, class T>
 void AddJumpReluOn(const T* a, const T* b, T* y, std::int64_t begin, std::int64_t end, const T* jump,
                    const Broadcast& layout) {
-  WalkRange<Passes>(Sum<T>{a, b}, y, begin, end, jump, layout);
+  WalkRange<Passes>(SumSource<T>{a, b}, y, begin, end, jump, layout);
 }
 
 template <class Passes, class T>

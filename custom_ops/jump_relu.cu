@@ -151,7 +151,7 @@ __device__ Pack<T> Collect(Element element) {
 // ---- inputs -------------------------------------------------------------------------------------------------------
 
 template <class T>
-struct One {
+struct PlainInput {
   static constexpr int kInputs = 1;
   const T* x;
 
@@ -160,7 +160,7 @@ struct One {
 };
 
 template <class T>
-struct Sum {
+struct SumInput {
   static constexpr int kInputs = 2;
   const T* a;
   const T* b;
@@ -356,11 +356,11 @@ __global__ void __launch_bounds__(kThreads)
 
 bool IsAligned(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % kPackBytes == 0; }
 template <class T>
-bool IsAligned(const One<T>& input) {
+bool IsAligned(const PlainInput<T>& input) {
   return IsAligned(input.x);
 }
 template <class T>
-bool IsAligned(const Sum<T>& input) {
+bool IsAligned(const SumInput<T>& input) {
   return IsAligned(input.a) && IsAligned(input.b);
 }
 
@@ -400,13 +400,13 @@ const char* LaunchFor(const Input& input, T* y, std::int64_t count, const T* jum
 template <class T>
 const char* JumpReluCuda(const T* x, T* y, std::int64_t count, const T* jump, T fallback, const Broadcast& layout,
                          void* stream) noexcept {
-  return LaunchFor(One<T>{x}, y, count, jump, fallback, layout, stream);
+  return LaunchFor(PlainInput<T>{x}, y, count, jump, fallback, layout, stream);
 }
 
 template <class T>
 const char* AddJumpReluCuda(const T* a, const T* b, T* y, std::int64_t count, const T* jump, T fallback,
                             const Broadcast& layout, void* stream) noexcept {
-  return LaunchFor(Sum<T>{a, b}, y, count, jump, fallback, layout, stream);
+  return LaunchFor(SumInput<T>{a, b}, y, count, jump, fallback, layout, stream);
 }
 
 #define ONNXFIT_INSTANTIATE(T)                                                                                       \

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from onnxfit.files import load, save
     from onnxfit.hardening import restore, retrofit
     from onnxfit.inspection import inspect
-    from onnxfit.runtime import library_path, register, session
+    from onnxfit.native_library import library_path, register
+    from onnxfit.runtime import session
     from onnxfit.sites import Site, find_sites
     from onnxfit.twin.jump_relu import set_backward
     from onnxfit.twin.module import to_torch
@@ -33,10 +34,10 @@ _HOMES = {
     "diagnose": "doctor",
     "find_sites": "sites",
     "inspect": "inspection",
-    "library_path": "runtime",
+    "library_path": "native_library",
     "load": "files",
     "parity": "twin.parity",
-    "register": "runtime",
+    "register": "native_library",
     "restore": "hardening",
     "retrofit": "hardening",
     "save": "files",

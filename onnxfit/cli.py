@@ -169,12 +169,15 @@ def inspect(model: Path, as_json: bool) -> None:
 )
 @click.option(
     "--optimize",
-    is_flag=False,
-    flag_value="maxpool,concat,twice",
+    is_flag=True,
+    help="Rewrite the hardened model so that it computes the same with less work: twice, maxpool "
+    "and concat.",
+)
+@click.option(
+    "--rewrites",
     callback=names_of_rewrites,
-    metavar="[NAMES]",
-    help="Rewrite the hardened model so that it computes the same with less work: maxpool, concat, "
-    "twice, or those of them and add (for CUDA) that are named.",
+    metavar="NAMES",
+    help="Rewrite it by these alone, of twice, add (for CUDA), maxpool and concat.",
 )
 @output_option('MODEL\'s stem + ".jump.onnx"')
 @copy_option
@@ -188,7 +191,8 @@ def retrofit(
     include: Sequence[str],
     exclude: Sequence[str],
     lowering: Any,
-    optimize: tuple[str, ...],
+    optimize: bool,
+    rewrites: tuple[str, ...] | None,
     output: Path | None,
     copy_data: bool,
     dry_run: bool,
@@ -207,6 +211,7 @@ def retrofit(
     output = output or model.parent / f"{stem(model)}.jump.onnx"
     check_output([model] if jumps is None else [model, jumps], output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
+    optimized = optimize if rewrites is None else rewrites
     try:
         hard = harden(
             model,
@@ -215,7 +220,7 @@ def retrofit(
             include=include,
             exclude=exclude,
             lowering=lowering,
-            optimize=optimize,
+            optimize=optimized,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -232,7 +237,7 @@ def retrofit(
             f"{len(standard)} of another element type than the rest took the standard lowering: "
             "a file of this opset can hold one function for one type."
         )
-    if optimize:
+    if optimized:
         applied = found.provenance.get("rewrites", {})
         counts = ", ".join(f"{name} {count}" for name, count in applied.items())
         click.echo(f"rewrites: {counts or 'there was nothing to rewrite'}")

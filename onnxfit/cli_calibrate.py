@@ -146,9 +146,9 @@ def calibrate(
         write_model(found.harden(), output, model.parent, copy_data=copy_data)
     if report is not None:
         found.write_report(report)
-    for warning in found.document["warnings"]:
-        click.echo(warning, err=True)
     if as_json:
+        for warning in found.document["warnings"]:
+            click.echo(warning, err=True)
         print_json(found.document)
     else:
         print_calibration(found.document)

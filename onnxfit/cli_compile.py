@@ -11,6 +11,8 @@ from onnxfit.cli_files import check_output
 from onnxfit.cli_options import as_json, force_option, model_argument, names_of_rewrites
 from onnxfit.cli_output import print_json, print_pairs
 
+_NOT_COMPARED = "not compared: of inputs like these no random ones can be made"
+
 
 @click.command(name="compile")
 @model_argument
@@ -58,6 +60,8 @@ def compile_verb(
             raise click.UsageError(str(error)) from error
         found = compare(hard, compiled, base_dir=model.parent, data_dir=data_dir)
         save(compiled, output, data_dir)
+    if found is None:
+        click.echo(f"the outputs were {_NOT_COMPARED}", err=True)
     made = recorded(compiled)
     if as_json:
         compared = None if found is None else dataclasses.asdict(found)
@@ -70,7 +74,7 @@ def compile_verb(
             "made for": f"ONNX Runtime {machine['onnxruntime']}, {machine['architecture']}",
             "instructions": instructions or "none that matter",
             "rewrites": _counted(made["rewrites"]),
-            "outputs": "not compared: of inputs like these no random ones can be made",
+            "outputs": _NOT_COMPARED,
         }
         | ({} if found is None else {"outputs": found.words})
     )

@@ -59,9 +59,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 
 
-def names_of_rewrites(_: click.Context, __: click.Parameter, text: str | None) -> tuple[str, ...]:
-    """Split names at commas."""
-    return () if not text else tuple(name.strip() for name in text.split(","))
+def names_of_rewrites(
+    _: click.Context, __: click.Parameter, text: str | None
+) -> tuple[str, ...] | None:
+    """Split names at commas; without the option there are none, not even no names."""
+    if text is None:
+        return None
+    return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
 copy_option = click.option(

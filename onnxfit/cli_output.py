@@ -20,37 +20,42 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress(total: float, what: str) -> Iterator["Advance"]:
-    """Show on a terminal how far a verb is, and the time left; give what counts on."""
+    """Show on a terminal how far a verb is, and the time left; give what counts on.
+
+    Where the total is corrected on the way, work is in seconds, and the total the most it may be.
+    """
+    from onnxfit.verification.progress import nobody
+
+    if not sys.stderr.isatty():
+        yield nobody
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    columns, shown = Progress.get_default_columns()[:-1], sys.stderr.isatty()
-    console = Console(stderr=True)
-    with Progress(
-        *columns, _time_left(), console=console, transient=True, disable=not shown
-    ) as bar:
-        task = bar.add_task(what, total=total, revised=False)
+    columns, console = Progress.get_default_columns()[:-1], Console(stderr=True)
+    with Progress(*columns, _time_left(), console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total, told=None)
 
         def advance(count: float, /, total: float | None = None, what: str = "") -> None:
-            bar.update(task, advance=count, total=total, description=what or None)
-            if total is not None:
-                bar.update(task, revised=True)
+            told: dict[str, Any] = {} if total is None else {"told": bar.get_time()}
+            bar.update(task, advance=count, total=total, description=what or None, **told)
 
         yield advance
 
 
 def _time_left() -> "ProgressColumn":
-    """Make a column that shows the time left, also where the total changes on the way."""
+    """Make a column that shows the time left: at most, where the total is told on the way."""
     from rich.progress import Task, TimeRemainingColumn
     from rich.text import Text
 
     class TimeLeft(TimeRemainingColumn):
         def render(self, task: Task) -> Text:
-            # Rich forgets how fast work was whenever its total changes.
-            if not task.fields["revised"] or not task.completed or task.remaining is None:
+            told = task.fields["told"]
+            if told is None or task.remaining is None:
                 return super().render(task)
-            seconds = (task.elapsed or 0.0) * task.remaining / task.completed
-            return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
+            seconds = max(0.0, task.remaining - (task.get_time() - told))
+            left = timedelta(seconds=round(seconds))
+            return Text(f"at most {left}", style="progress.remaining")
 
     return TimeLeft()
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 
-from onnxfit import __version__, runtime
+from onnxfit import __version__, native_library, runtime
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.hardening import retrofit
 from onnxfit.op import jump_relu
@@ -66,12 +66,12 @@ def diagnose() -> Diagnosis:
         return Diagnosis(versions=versions, providers=(), library=None, build=None, checks=(check,))
     library, build, checks = None, None, [_function_body()]
     try:
-        library = str(runtime.library_path())
-        build = runtime.build_info()
-        checks.append(_kernel(runtime.CPU))
+        library = str(native_library.library_path())
+        build = native_library.build_info()
+        checks.append(_kernel(native_library.CPU))
     except NativeLibraryError as error:
         # Without a library hardened models run all the same; a broken one is a fault.
-        broken = library is not None or runtime.library_is_named()
+        broken = library is not None or native_library.library_is_named()
         checks.append(Check("custom-op library", False if broken else None, str(error)))
     checks.append(_cuda(build))
     return Diagnosis(
@@ -86,7 +86,9 @@ def diagnose() -> Diagnosis:
 def _function_body() -> Check:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(_hardened().SerializeToString(), providers=[runtime.CPU])
+    session = onnxruntime.InferenceSession(
+        _hardened().SerializeToString(), providers=[native_library.CPU]
+    )
     return _judged("function body on CPUExecutionProvider", session)
 
 
@@ -106,7 +108,7 @@ def _cuda(build: dict[str, Any] | None) -> Check:
     name = f"custom-op kernel on {provider}"
     if provider not in onnxruntime.get_available_providers():
         return Check(name, None, "this ONNX Runtime was built without it")
-    if not runtime.cuda_devices():
+    if not native_library.cuda_devices():
         return Check(name, None, "there is no CUDA device")
     if build is None or provider not in build["providers"]:
         return Check(name, None, "the library was built without CUDA; the function body runs")

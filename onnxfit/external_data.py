@@ -26,13 +26,18 @@ def external_files(model: ModelProto, folder: Path) -> list[Path]:
     return [folder / location for location in _locations(model)]
 
 
-def check_external_data(model: ModelProto, folder: Path) -> None:
+def check_external_data(model: ModelProto, folder: Path, *, but: str | None = None) -> None:
     """Check that every external file that the model names is there and long enough.
+
+    Args:
+        model: The model.
+        folder: Of the files.
+        but: The location of a file that is elsewhere.
 
     Raises:
         ModelError: It is not, or its path leaves the model's folder.
     """
-    _check(_locations(model), folder)
+    _check({name: size for name, size in _locations(model).items() if name != but}, folder)
 
 
 def _check(locations: dict[str, int], folder: Path) -> None:
@@ -48,20 +53,55 @@ def _check(locations: dict[str, int], folder: Path) -> None:
             )
 
 
-def take_inside(model: ModelProto, folder: Path) -> None:
+def take_inside(model: ModelProto, folder: Path, *, but: str | None = None) -> None:
     """Read a model's external data into the model, which must stay below 2 GiB.
+
+    Args:
+        model: The model, which is changed.
+        folder: Of the external data.
+        but: The location of a file whose data stays outside.
 
     Raises:
         ModelError: It is not there, or its path leaves the model's folder.
     """
-    check_external_data(model, folder)
-    for tensor in _external_tensors(model):
+    check_external_data(model, folder, but=but)
+    for tensor in list(_external_tensors(model)):
         fields = {entry.key: entry.value for entry in tensor.external_data}
+        if fields["location"] == but:
+            continue
         with (folder / fields["location"]).open("rb") as file:
             file.seek(int(fields.get("offset", "0")))
             tensor.raw_data = file.read(int(fields.get("length", "-1")))
         tensor.ClearField("data_location")
         del tensor.external_data[:]
+
+
+def relocate(model: ModelProto, old: str, new: str) -> None:
+    """Let the external data of one location be at another."""
+    for tensor in _external_tensors(model):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == old:
+                entry.value = new
+
+
+def place_weights(made: Path, target: Path, others: list[Path]) -> None:
+    """Move a file of weights to where it is to lie; one of the same content stays.
+
+    Args:
+        made: The file, on the same file system.
+        target: Its place.
+        others: The files of the model that it was made of, which are never touched.
+
+    Raises:
+        ModelError: Another file lies there.
+    """
+    if target.exists():
+        if any(_is_same(target, other) for other in others):
+            raise ModelError(f"{target} is where the model's external data lies")
+        if not target.is_file() or not _same_content(made, target):
+            raise ModelError(f"{target} exists and is not the model's external data")
+        return
+    made.replace(target)
 
 
 def pending_files(

@@ -327,7 +327,7 @@ def check_names(model: ModelProto, sites: list[Found]) -> None:
 
 def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     """Undo :func:`harden`."""
-    undo = _undo_record(model)
+    undo = undo_record(model)
     edits = Edits()
     tops = {}
     try:
@@ -366,8 +366,12 @@ def drop_record(model: ModelProto) -> None:
     _remove(model.metadata_props, lambda entry: _is_ours(entry.key))
 
 
-def _undo_record(model: ModelProto) -> dict[str, Any]:
-    """Return the record that restoring needs, or an empty one where a tool dropped it."""
+def undo_record(model: ModelProto) -> dict[str, Any]:
+    """Return the record that restoring needs, or an empty one where a tool dropped it.
+
+    Raises:
+        ModelError: It is damaged.
+    """
     record = provenance(model).get("restore", {})
     expected = {"ir_version": int, "imported": list, "sites": dict}
     if not isinstance(record, dict) or not all(

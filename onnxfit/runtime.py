@@ -6,122 +6,31 @@ serves every provider of the session; elsewhere the function in the hardened fil
 """
 
 import contextlib
-import ctypes
-import importlib.metadata
-import json
 import mmap
-import os
-import sys
+import re
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-import onnxfit
 from onnxfit.compilation.record import COMPILED_KEY, is_compiled, recorded
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.external_data import check_external_data, has_external_data
 from onnxfit.files import as_model, temporary_file
-from onnxfit.op import is_add_jump_relu, is_jump_relu, is_our_function
+from onnxfit.native_library import CPU, library_path, register, serves
+from onnxfit.op import DOMAIN, is_add_jump_relu, is_jump_relu, is_our_function
 
 if TYPE_CHECKING:
     import onnxruntime
 
-CPU = "CPUExecutionProvider"
-LIBRARY_VARIABLE = "ONNXFIT_LIBRARY"
-
-_LIBRARY_NAMES = {"win32": "onnxfit_ops.dll", "darwin": "libonnxfit_ops.dylib"}
-_REGISTERED_KEY = "onnxfit.registered"
-
 Provider = str | tuple[str, dict[str, Any]]
 
-
-def library_path() -> Path:
-    """Return the path of the custom-op library.
-
-    The environment variable ``ONNXFIT_LIBRARY`` names another build than the installed one.
-
-    Raises:
-        NativeLibraryError: None was built, or the variable names no file.
-    """
-    if named := os.environ.get(LIBRARY_VARIABLE):
-        path = Path(named)
-        if not path.is_file():
-            raise NativeLibraryError(f"{LIBRARY_VARIABLE} names {named}, which is no file")
-        return path.resolve()
-    for folder in _folders():
-        if (path := folder / library_name()).is_file():
-            return path.resolve()
-    raise NativeLibraryError(
-        "onnxfit was installed without its custom-op library, as happens where there is no C++ "
-        "compiler; install one, then onnxfit again"
-    )
-
-
-def library_name() -> str:
-    """Return the file name that the library has on this platform."""
-    return _LIBRARY_NAMES.get(sys.platform, "libonnxfit_ops.so")
-
-
-def _folders() -> list[Path]:
-    """List where the package is: where it was imported from, and where it was installed."""
-    folders = [Path(folder) for folder in onnxfit.__path__]
-    # Python run beside the sources imports these, and the library lies with the installed package.
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        folders.append(Path(str(importlib.metadata.distribution("onnxfit").locate_file("onnxfit"))))
-    return folders
-
-
-def library_is_named() -> bool:
-    """Tell whether the environment names a library, which must then load."""
-    return bool(os.environ.get(LIBRARY_VARIABLE))
-
-
-def build_info() -> dict[str, Any]:
-    """Return what the custom-op library was built with: version, providers, compilers, types.
-
-    Raises:
-        NativeLibraryError: There is no library, or it does not load.
-    """
-    return _build_info(library_path())
-
-
-@cache
-def _build_info(path: Path) -> dict[str, Any]:
-    try:
-        library = ctypes.CDLL(str(path))
-        describe = library.onnxfit_build_info
-    except (OSError, AttributeError) as error:
-        raise NativeLibraryError(_broken(path, error)) from error
-    describe.restype = ctypes.c_char_p
-    info: dict[str, Any] = json.loads(describe())
-    return info
-
-
-def register(session_options: "onnxruntime.SessionOptions") -> None:
-    """Register the JumpReLU kernels with session options.
-
-    Use it for sessions on the providers that ``onnxfit doctor`` lists for the library; a session
-    on another one would compute each JumpReLU on the CPU. :func:`session` sees to that.
-
-    Raises:
-        NativeLibraryError: There is no library, or ONNX Runtime cannot load it.
-    """
-    path = library_path()
-    _build_info(path)
-    # ONNX Runtime refuses the same operators a second time. Without the entry it raises.
-    with contextlib.suppress(RuntimeError):
-        if session_options.get_session_config_entry(_REGISTERED_KEY):
-            return
-    try:
-        session_options.register_custom_ops_library(str(path))
-    except Exception as error:  # ONNX Runtime raises classes that it does not export.
-        raise NativeLibraryError(_broken(path, error)) from error
-    session_options.add_session_config_entry(_REGISTERED_KEY, str(path))
+_CUDA = "CUDAExecutionProvider"
+# What ONNX Runtime says of an operator of ours that nobody registered.
+_UNREGISTERED = re.compile(rf"\b{DOMAIN}:(\w+)\(-?\d+\) is not a registered function/op")
 
 
 def session(
@@ -165,9 +74,9 @@ def session(
         with compiled_file(model, base_dir) as path:
             return session(path, options, providers)
     with contextlib.ExitStack() as stack:
-        if _names_compiled(model):
-            stack.enter_context(_as_compiled(as_model(model), options, names))
-        elif serves(names):
+        if (compiled := _compiled(model)) is not None:
+            stack.enter_context(_as_compiled(compiled, options, names))
+        elif serves(names) and (not _prefers_nhwc(providers) or needs_library(as_model(model))):
             register(options)
         elif needs_library(as_model(model)):
             raise NativeLibraryError(
@@ -202,19 +111,26 @@ def _started(source: str | bytes, options: Any, providers: Sequence[Provider]) -
                 "the library is registered with these options already; "
                 "register it with onnxfit.register, or start the session with onnxruntime"
             ) from error
+        if missing := _UNREGISTERED.search(str(error)):
+            raise NativeLibraryError(
+                f"the model needs the operator {missing[1]}, which the custom-op library "
+                f"{library_path()} does not have: it was built from an older onnxfit"
+            ) from error
         raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
 
 
-def _names_compiled(model: ModelProto | str | Path) -> bool:
-    """Tell whether a model is a compiled one, without parsing a file that is not."""
+def _compiled(model: ModelProto | str | Path) -> ModelProto | None:
+    """Return a model if it is a compiled one, without parsing a file that is not."""
     if isinstance(model, ModelProto):
-        return is_compiled(model)
+        return model if is_compiled(model) else None
     path = Path(model)
     if not path.is_file() or not path.stat().st_size:
-        return False
+        return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = content.find(COMPILED_KEY.encode()) >= 0
-    return found and is_compiled(as_model(path))
+        if content.find(COMPILED_KEY.encode()) < 0:
+            return None
+    parsed = as_model(path)
+    return parsed if is_compiled(parsed) else None
 
 
 @contextlib.contextmanager
@@ -252,15 +168,14 @@ def quiet_options() -> "onnxruntime.SessionOptions":
     return options
 
 
-def serves(providers: Sequence[str]) -> bool:
-    """Tell whether the custom-op library was built, and for each of these providers."""
-    try:
-        path = library_path()
-    except NativeLibraryError:
-        if library_is_named():
-            raise
-        return False
-    return set(providers) <= {CPU, *_build_info(path)["providers"]}
+def _prefers_nhwc(providers: Sequence[Provider]) -> bool:
+    """Tell whether the CUDA provider is to compute in NHWC.
+
+    ONNX Runtime moves its transposes through the operators of a function, not through a kernel
+    that it does not know.
+    """
+    options = [p[1] for p in providers if not isinstance(p, str) and p[0] == _CUDA]
+    return any(str(each.get("prefer_nhwc", 0)).lower() in ("1", "true") for each in options)
 
 
 def needs_library(model: ModelProto) -> bool:
@@ -272,18 +187,6 @@ def needs_library(model: ModelProto) -> bool:
         for graph in every_graph(model)
         for node in graph.node
     )
-
-
-def cuda_devices() -> int:
-    """Count the CUDA devices that the driver shows; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 @contextlib.contextmanager
@@ -305,10 +208,3 @@ def loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Ite
         check_external_data(model, Path(base_dir))
         with temporary_file(model, Path(base_dir)) as path:
             yield str(path)
-
-
-def _broken(path: Path, error: Exception) -> str:
-    return (
-        f"the custom-op library {path} does not load: {error}; reinstall onnxfit on this machine, "
-        "or delete the library to run hardened models through their function body"
-    )

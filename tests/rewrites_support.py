@@ -22,6 +22,8 @@ Z = RNG.choice(VALUES[1:-1], (2, 8, 6, 6))
 
 X_IS = "float[N,8,6,6] x"
 Z_IS = "float[N,8,6,6] z"
+# Lengths of one name need not be equal.
+BOTH_ARE = "float[2,8,6,6] x, float[2,8,6,6] z"
 IMAGE_IS = "float[N,C,H,W] y"
 
 POOL = "kernel_shape = [2, 2], strides = [2, 2]"
@@ -79,4 +81,4 @@ EVERY = (
 
 def every() -> ModelProto:
     """Make a model to which each rewrite applies once."""
-    return network(EVERY, f"{X_IS}, {Z_IS}")
+    return network(EVERY, BOTH_ARE)

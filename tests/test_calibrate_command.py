@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
 
 from onnxfit.attacks import PGD  # noqa: E402
+from onnxfit.calibration.cache import Cache  # noqa: E402
 from onnxfit.cli import main  # noqa: E402
 
 DIGITS, ROBUST = MODELS / "digits_cnn.onnx", MODELS / "digits_cnn_pgd.onnx"
@@ -472,6 +474,24 @@ def test_warnings_go_to_stderr(tmp_path: Path, onnxfit_command: Command) -> None
     (said,) = json.loads(ran.out)["warnings"]
     assert said.startswith("The jump was chosen by native gradients alone")
     assert f"{said}\n" in ran.err
+
+
+def test_warnings_are_printed_once(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Without --json they stand below the tables."""
+    out = ("-o", tmp_path / "o.onnx", "--objective", "paper")
+    ran = onnxfit_command("calibrate", DIGITS, *FEW, *out)
+    said = "The jump was chosen by native gradients alone"
+    assert 1 == ran.out.count(f"warning    {said}")
+    assert 1 == (ran.out + ran.err).count(said)
+
+
+def test_a_cache_in_use_is_refused(tmp_path: Path, onnxfit_command: Command) -> None:
+    """One sentence and status 2, as while another calibration measures."""
+    cache, out = tmp_path / "c", tmp_path / "o.onnx"
+    with closing(Cache(cache, {})):
+        ran = onnxfit_command("calibrate", DIGITS, *FEW, "--cache", cache, "-o", out)
+    assert (2, "", f"Error: the cache {cache} is in use by another process\n") == ran
+    assert [cache] == list(tmp_path.iterdir())
 
 
 def test_verifying_on_the_data_of_the_calibration_warns(

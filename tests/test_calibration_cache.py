@@ -35,6 +35,21 @@ cache._database.execute("INSERT INTO part VALUES ('part-2', x'00')")
 os._exit(9)
 """
 
+# Tries to open a cache, and says why it cannot.
+SECOND = """
+import sys
+from pathlib import Path
+from onnxfit.calibration import cache
+from onnxfit.errors import DataError
+
+cache.PATIENCE = 0.05
+try:
+    cache.Cache(Path(sys.argv[1]), {})
+except DataError as error:
+    print(error)
+    sys.exit(7)
+"""
+
 # Dies when it has begun to make the file.
 KILLED_AT_THE_START = """
 import os, sqlite3, sys
@@ -244,56 +259,63 @@ def test_a_file_that_was_not_finished_is_begun_again(tmp_path: Path) -> None:
         assert cache.get("a") is not None
 
 
-def test_two_processes_may_share_a_cache(tmp_path: Path) -> None:
-    """Each sees what the other has put."""
+def test_two_processes_cannot_share_a_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second is refused from the start, between two writes as well; then it may go on."""
+    monkeypatch.setattr(cache_module, "PATIENCE", 0.05)
     path = tmp_path / "cache"
-    with closing(Cache(path, RUN)) as one, closing(Cache(path, RUN)) as other:
-        one.put("a", {"x": NUMBERS})
-        other.put("b", {"x": MASK})
-        assert other.get("a") is not None
-        assert one.get("b") is not None
+    message = f"the cache {path} is in use by another process"
+    for content in (NUMBERS, MASK):
+        with closing(Cache(path, RUN)) as cache:
+            for name in ("before", "after"):
+                for run in (RUN, {"model": "another"}):
+                    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+                        Cache(path, run)
+                done = subprocess.run(
+                    [sys.executable, "-c", SECOND, path],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                assert (7, f"{message}\n") == (done.returncode, done.stdout)
+                cache.put(name, {"x": content})
+    with closing(Cache(path, RUN)) as cache:
+        found = cache.get("after")
+        assert found is not None
+        np.testing.assert_array_equal(MASK, found["x"])
+    assert [path] == list(tmp_path.iterdir())
 
 
 def test_a_cache_that_another_process_holds_is_not_opened(locked: Path) -> None:
-    """After a while it is said whose fault that is."""
-    message = f"the cache {locked} is in use by another process: database is locked"
+    """Whatever that does with it."""
+    message = f"the cache {locked} is in use by another process"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Cache(locked, RUN)
 
 
-def test_a_cache_that_another_process_takes_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading and writing wait for a while, and go on once it is free."""
-    monkeypatch.setattr(cache_module, "PATIENCE", 0.05)
+def test_a_cache_that_is_let_go_soon_is_waited_for(tmp_path: Path) -> None:
+    """As by a run that was interrupted just now."""
     path = tmp_path / "cache"
-    message = f"the cache {path} is in use by another process: database is locked"
-    with closing(Cache(path, RUN)) as cache, closing(sqlite3.connect(path)) as other:
-        cache.put("a", {"x": MASK})
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-            cache.get("a")
-        with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-            cache.put("b", {"x": MASK})
-        other.rollback()
-        assert cache.get("b") is None
-        cache.put("b", {"x": MASK})
-        assert cache.get("b") is not None
-
-
-def test_a_put_waits_until_another_process_has_finished(tmp_path: Path) -> None:
-    """Which takes milliseconds, as a rule."""
-    path = tmp_path / "cache"
-    with (
-        closing(Cache(path, RUN)) as cache,
-        closing(sqlite3.connect(path, check_same_thread=False)) as other,
-    ):
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other:
         other.execute("BEGIN EXCLUSIVE")
         release = threading.Timer(0.1, other.rollback)
         release.start()
-        cache.put("a", {"x": MASK})
+        with closing(Cache(path, RUN)) as cache:
+            cache.put("a", {"x": MASK})
         release.join()
-        assert cache.get("a") is not None
+
+
+def test_a_cache_of_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of another version may be: nothing in it is misread."""
+    path = tmp_path / "cache"
+    Cache(path, RUN).close()
+    monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 1)
+    message = f"{path} is the cache of another model, data or settings"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        Cache(path, RUN)
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -188,6 +188,16 @@ def test_the_headline_says_how_far_the_attacker_may_go() -> None:
     assert expected == described(findings(30, 2), eps=0.1, norm="l2")["headline"]
 
 
+def test_the_headline_says_where_the_smallest_jump_was_chosen() -> None:
+    """Then smaller is better, and this jump nothing special; nothing else changes."""
+    plain, smallest = (
+        described(replace(findings(2, 2), smallest=smallest)) for smallest in (False, True)
+    )
+    added = " It is the smallest jump tried: all that the choice says is that smaller is better."
+    assert plain["headline"] + added == smallest["headline"]
+    assert {**plain, "headline": ""} == {**smallest, "headline": ""}
+
+
 def test_a_change_that_rounds_to_nothing_has_no_minus() -> None:
     """0.0 is written with a plus, though one of 10,000 samples is lost."""
     found = findings(3, 3)

@@ -222,6 +222,10 @@ def test_strengths_may_be_given(data: Arrays) -> None:
     assert [0.0, 0.1, 0.2, 0.4, 3.0] == [point["strength"] for point in curve]
     assert [True] * 4 + [False] == [point["inside"] for point in curve]
     assert found.document["strength"] in (0.1, 0.2, 0.4)
+    smallest = found.document["headline"].endswith(
+        "all that the choice says is that smaller is better."
+    )
+    assert smallest == (found.document["strength"] == 0.1)
 
 
 def test_a_quantile_of_each_site(quantile: Calibration) -> None:
@@ -288,6 +292,24 @@ def test_the_papers_objective_is_labelled(data: Arrays) -> None:
     assert seen - 0.1 > paper["after"]["robust_accuracy"]
     assert honest["before"] == paper["before"]
     assert honest["curve"][1]["robust"]["robust_accuracy"] == honest["after"]["robust_accuracy"]
+
+
+def test_the_objectives_choose_differently(data: Arrays) -> None:
+    """Native gradients prefer a jump that they do not see across, and that costs robustness."""
+    settings = {**FEW, "eps": 0.15, "steps": 2, "attack_limit": 48, "max_drop": 0.3}
+    honest, paper = (
+        calibrate(DIGITS, data, **settings, strengths=(0.1, 0.3, 0.5), objective=objective).document
+        for objective in ("worst-case", "paper")
+    )
+    assert (0.1, 0.3) == (honest["strength"], paper["strength"])
+    for document in (honest, paper):
+        _, small, large, _ = (point["common"] for point in document["curve"])
+        worst, native = (
+            [point[kind]["robust_accuracy"] for point in (small, large)]
+            for kind in ("worst", "native")
+        )
+        assert worst[0] > worst[1]
+        assert native[0] < native[1]
 
 
 def test_a_hardened_model_gives_what_its_source_gives(data: Arrays) -> None:

@@ -15,7 +15,7 @@ from command import Command
 from support import MODELS, relu_model
 
 import onnxfit
-from onnxfit import cli, runtime
+from onnxfit import cli, native_library, rewrites
 from onnxfit.hardening import Lowering
 
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"
@@ -409,7 +409,7 @@ def test_doctor_says_what_to_do_when_the_library_does_not_load(
     """Status 3: the environment cannot do it."""
     broken = tmp_path / "libonnxfit_ops.so"
     broken.write_bytes(b"")
-    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, str(broken))
+    monkeypatch.setenv(native_library.LIBRARY_VARIABLE, str(broken))
     ran = onnxfit_command("doctor")
     assert ran.status == 3
     assert "FAILED" in ran.out
@@ -420,8 +420,8 @@ def test_doctor_says_when_no_library_was_built(
     onnxfit_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Status 0: hardened models run through the function body."""
-    monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(runtime, "_folders", lambda: [tmp_path])
+    monkeypatch.delenv(native_library.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(native_library, "_folders", lambda: [tmp_path])
     ran = onnxfit_command("doctor")
     assert ran.status == 0
     assert "none was built" in ran.out
@@ -431,6 +431,26 @@ def test_doctor_says_when_no_library_was_built(
 def test_the_lowerings_are_those_of_retrofit() -> None:
     """The command line lists them itself, so that its help need not import onnx."""
     assert get_args(Lowering) == cli.LOWERINGS
+
+
+def test_optimize_takes_no_value(tmp_path: Path, onnxfit_command: Command) -> None:
+    """The model may follow it; what it does is what Python does by default."""
+    path, output = tmp_path / "m.onnx", tmp_path / "m.jump.onnx"
+    onnx.save(relu_model(nodes="h = Relu(x) y = Relu(h)"), path)
+    ran = onnxfit_command("retrofit", "--jump", "0.5", "--optimize", path)
+    assert (0, "") == (ran.status, ran.err)
+    assert "rewrites: twice 1\n" in ran.out
+    assert onnxfit.retrofit(path, 0.5, optimize=True) == onnx.load(output)
+
+
+def test_the_rewrites_in_options_are_those_that_there_are() -> None:
+    """In the default of `compile`, and in the help of `retrofit`."""
+    compiling = {option.name: option for option in cli.main.commands["compile"].params}
+    assert ",".join(rewrites.ALL) == compiling["rewrites"].default
+    hardening = {option.name: option for option in cli.main.commands["retrofit"].params}
+    for option, names in (("optimize", rewrites.EVERYWHERE), ("rewrites", rewrites.ALL)):
+        text = getattr(hardening[option], "help", "")
+        assert set(names) == {name for name in rewrites.ALL if name in text}
 
 
 def test_help_names_every_verb(onnxfit_command: Command) -> None:

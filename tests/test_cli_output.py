@@ -9,6 +9,7 @@ import rich.console
 import rich.progress
 
 from onnxfit.cli_output import progress
+from onnxfit.verification.progress import nobody
 
 Bars = list[rich.progress.Progress]
 # The time in seconds.
@@ -21,13 +22,15 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bars]:
     made: Bars = []
 
     class Bar(rich.progress.Progress):
-        """Shows nothing by itself."""
+        """Draws nothing by itself."""
 
         def __init__(self, *columns: rich.progress.ProgressColumn, **given: object) -> None:
+            del given
             super().__init__(*columns, get_time=lambda: now[0], disable=True)
             made.append(self)
 
     monkeypatch.setattr(rich.progress, "Progress", Bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     yield made
     now[0] = 0.0
 
@@ -49,23 +52,31 @@ def test_a_bar_counts_on(bars: Bars) -> None:
         assert "attacks 40% 0:00:06" == shown(bars[0])
 
 
-def test_a_bar_whose_total_changes_goes_by_the_whole_time(bars: Bars) -> None:
-    """It says what is done next; a smaller total makes the share larger and the time shorter."""
-    with progress(100.0, "activations") as advance:
-        now[0] = 10.0
-        advance(10.0, total=100.0, what="clean accuracy")
-        assert "clean accuracy 10% 0:01:30" == shown(bars[0])
-        advance(0.0, total=40.0)
-        assert "clean accuracy 25% 0:00:30" == shown(bars[0])
-        now[0] = 20.0
-        advance(10.0, total=20.0)
-        assert "clean accuracy 100% 0:00:00" == shown(bars[0])
+def test_a_bar_whose_total_is_told_shows_the_seconds_left(bars: Bars) -> None:
+    """At most so many, and less between two reports; it says what is done next."""
+    with progress(0.0, "activations") as advance:
+        assert "activations 0% -:--:--" == shown(bars[0])
+        now[0] = 1.0
+        advance(0.0, total=100.0)
+        assert "activations 0% at most 0:01:40" == shown(bars[0])
+        now[0] = 30.0
+        advance(10.0, total=100.0, what="race")
+        assert "race 10% at most 0:01:30" == shown(bars[0])
+        now[0] = 40.0
+        assert "race 10% at most 0:01:20" == shown(bars[0])
+        advance(10.0, total=40.0)
+        assert "race 50% at most 0:00:20" == shown(bars[0])
+        now[0] = 70.0
+        assert "race 50% at most 0:00:00" == shown(bars[0])
+        advance(20.0, total=40.0)
+        assert "race 100% at most 0:00:00" == shown(bars[0])
 
 
 def test_nothing_is_shown_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     """Not on stderr, which is no terminal here, and never on stdout."""
     assert not sys.stderr.isatty()
     with progress(2, "attacks") as advance:
+        assert nobody is advance
         advance(1, total=3.0, what="more")
         advance(2)
     assert ("", "") == capsys.readouterr()

@@ -4,6 +4,8 @@ import functools
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.optimising import optimise
 from onnxfit.errors import ModelError
 from onnxfit.files import save
-from onnxfit.runtime import CPU
+from onnxfit.native_library import CPU
 
 X = np.linspace(-2, 2, 41, dtype=np.float32)
 TWO = "h = Relu(x) n = Neg(x) k = Relu(n) y = Sub(h, k)"
@@ -62,7 +64,8 @@ def run(hard: ModelProto | Path, base_dir: Path | None = None) -> NDArray[Any]:
 def entries(folder: Path) -> list[Path]:
     """List the compiled models of the cache, and check that nothing else is in it."""
     found = sorted(folder.iterdir())
-    assert all(["model.onnx"] == [file.name for file in entry.iterdir()] for entry in found)
+    names = [sorted(file.name for file in entry.iterdir()) for entry in found]
+    assert all(["model.onnx", "sizes.json"] == each for each in names)
     return found
 
 
@@ -112,7 +115,7 @@ def test_changed_external_weights_are_another_entry(
         run(hard)
 
 
-@pytest.mark.parametrize("what", ["machine", "version"])
+@pytest.mark.parametrize("what", ["machine", "version", "format", "onnx"])
 def test_another_machine_or_version_is_another_entry(
     what: str, folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +123,10 @@ def test_another_machine_or_version_is_another_entry(
     run(model())
     if what == "version":
         monkeypatch.setattr(cache, "__version__", "0.0.0")
+    elif what == "format":
+        monkeypatch.setattr(cache, "FORMAT", 0)
+    elif what == "onnx":
+        monkeypatch.setattr(onnx, "__version__", "0.0.0")
     else:
         here = this_machine()
         monkeypatch.setattr(cache, "this_machine", lambda: {**here, "onnxruntime": "1.0"})
@@ -159,6 +166,44 @@ def test_nothing_is_left_of_what_failed(
     run(model())
     assert 3 == len(compilations)
     assert 1 == len(entries(folder))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    {
+        "no model": lambda entry: (entry / "model.onnx").unlink(),
+        "half a model": lambda entry: (entry / "model.onnx").write_bytes(b"\x08"),
+        "no list": lambda entry: (entry / "sizes.json").unlink(),
+        "half a list": lambda entry: (entry / "sizes.json").write_text('{"model.on'),
+        "an empty list": lambda entry: (entry / "sizes.json").write_text("[]"),
+        "no number": lambda entry: (entry / "sizes.json").write_text('{"model.onnx": null}'),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_damaged_entry_is_replaced(
+    damage: tuple[str, Callable[[Path], object]], folder: Path, compilations: list[object]
+) -> None:
+    """By a whole one, at the same place."""
+    expected = run(model())
+    (entry,) = entries(folder)
+    damage[1](entry)
+    for _ in range(2):
+        assert same_bits(expected, run(model()))
+    assert 2 == len(compilations)
+    assert [entry] == entries(folder)
+
+
+def test_what_an_ended_process_left_is_removed(folder: Path) -> None:
+    """Folders of entries in the making, a day after; younger ones and what is not ours stay."""
+    folder.mkdir()
+    for name, hours in (("onnxfit-making-a", 25), ("onnxfit-making-b", 23), ("other", 25)):
+        (folder / name / "compiled").mkdir(parents=True)
+        then = time.time() - 3600 * hours
+        os.utime(folder / name, (then, then))
+    run(model())
+    left = {path.name for path in folder.iterdir()}
+    assert {"onnxfit-making-b", "other"} == {name for name in left if len(name) < 32}
+    assert 3 == len(left)
 
 
 def test_a_process_that_was_faster_wins(
@@ -219,7 +264,15 @@ def test_large_weights_lie_beside_the_model(
         assert np.array_equal(expected, session.run(None, {"x": x})[0])
     assert 1 == len(compilations)
     (entry,) = folder.iterdir()
-    assert ["model.onnx", "weights.data"] == sorted(path.name for path in entry.iterdir())
+    names = ["model.onnx", "sizes.json", "weights.data"]
+    assert names == sorted(path.name for path in entry.iterdir())
+    for damage in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1])):
+        damage(entry / "weights.data")
+        session = onnxfit.session(hard, quiet(), compile=True)
+        assert np.array_equal(expected, session.run(None, {"x": x})[0])
+        assert names == sorted(path.name for path in entry.iterdir())
+    assert 3 == len(compilations)
+    assert [entry] == list(folder.iterdir())
 
 
 def test_options_reach_the_compiled_session(compilations: list[object]) -> None:

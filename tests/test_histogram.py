@@ -407,3 +407,28 @@ def test_questions_are_checked() -> None:
         ValueError, match=r"^histograms of the same mantissa_bits merge, got 11 and 4$"
     ):
         found.merge(Histogram(2, 4))
+
+
+@pytest.mark.parametrize("layout", [(), (0, (-1, 1)), CHANNEL, (23, (0, 2))])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_arrays_hold_all_of_a_histogram(channels: int, count: int, layout: Any) -> None:
+    """One that is made of them gives the same, also when more is counted, and is another one."""
+    values = floats(np.random.default_rng(0).standard_normal((count, channels)))
+    values[:1] = np.nan
+    first = Histogram(channels, *layout)
+    first.add(values)
+    second = Histogram.from_arrays(first.arrays())
+    for more in (values, floats(np.full((2, channels), 1e6))):
+        for found in (first, second):
+            found.add(more)
+        expected, arrays = first.arrays(), second.arrays()
+        assert list(expected) == list(arrays)
+        for name, array in expected.items():
+            assert array.dtype == arrays[name].dtype
+            np.testing.assert_array_equal(array, arrays[name])
+        for q in SOME_Q:
+            np.testing.assert_array_equal(first.quantile(q), second.quantile(q))
+    kept = second.arrays()
+    first.add(values[1:])
+    np.testing.assert_array_equal(kept["count"], second.count)

@@ -57,10 +57,9 @@ def same_counts(one: Histogram | None, other: Histogram | None) -> bool:
     """Tell whether histograms hold the same, to the last bit."""
     if one is None or other is None:
         return one is other
-    state, others = vars(one), vars(other)
+    state, others = one.arrays(), other.arrays()
     return state.keys() == others.keys() and all(
-        np.array_equal(state[name], others[name])
-        and np.asarray(state[name]).dtype == np.asarray(others[name]).dtype
+        np.array_equal(state[name], others[name]) and state[name].dtype == others[name].dtype
         for name in state
     )
 
@@ -111,6 +110,37 @@ def test_channels_are_measured_when_they_are_asked_for(
     overall, passed = found_in(cache, twin, data, by_channel=False)
     assert (0, []) == (passed, counted)
     assert all(site.by_channel is None for site in overall.values())
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_an_interrupted_pass_goes_on(
+    by_channel: bool,
+    again: bool,
+    cache: Cache,
+    twin: Any,
+    data: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the last part that was kept, and gives the same to the last bit.
+
+    Where what else is asked for has come less far, the pass begins anew.
+    """
+    monkeypatch.setattr("onnxfit.calibration.kept_statistics.KEPT_EVERY", 64)
+    expected = measure(twin, data, batch_size=32, by_channel=again)
+
+    def interrupt(count: int) -> None:
+        passed.append(count)
+        if len(passed) == 3:
+            raise KeyboardInterrupt
+
+    passed: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        kept_or_measured(twin, data, cache, batch_size=32, by_channel=by_channel, advance=interrupt)
+    found, count = found_in(cache, twin, data, again)
+    assert (SAMPLES if again and not by_channel else SAMPLES - 64) == count
+    assert_same(expected, found)
+    assert 0 == found_in(cache, twin, data, again)[1]
 
 
 def test_sites_without_numbers_or_channels_are_kept(cache: Cache, data: Dataset) -> None:

@@ -57,6 +57,7 @@ def measurements(
     attacks: Any = "all",
     steps: int = 2,
     batch_size: int = 64,
+    work: Work | None = None,
 ) -> Measurements:
     """Prepare to measure a shared jump."""
     network = Tunable(Target(DIGITS))
@@ -70,7 +71,7 @@ def measurements(
         batch_size=batch_size,
     )
     sample = Sample(*samples.spread(FEW))
-    return Measurements(network, samples, sample, plan, Cache(cache, {}))
+    return Measurements(network, samples, sample, plan, Cache(cache, {}), work or Work())
 
 
 def of_file(jump: float, x: NDArray[np.float32], y: NDArray[np.int64]) -> Mask:
@@ -140,7 +141,7 @@ class Watch:
 @pytest.fixture
 def short_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
     """Blocks of sixteen samples, so that few make several."""
-    for name in ("BLOCK", "FIRST_HEAT"):
+    for name in ("BLOCK", "COMMON"):
         monkeypatch.setattr(f"onnxfit.calibration.measurements.{name}", 16)
     return 16
 
@@ -393,8 +394,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, watch: Watch, short_blocks: 
 
 def test_work_is_told() -> None:
     """Samples that are classified, and those times the attacks; what is known already is none."""
-    measured, told = measurements(attacks="smooth"), Told()
-    measured.work = told
+    told = Told()
+    measured = measurements(attacks="smooth", work=told)
     measured.clean(0.3)
     measured.robust(CANDIDATES, FEW)
     expected = {"clean": 200, "smooth": 3 * 2 * FEW}
@@ -406,16 +407,72 @@ def test_work_is_told() -> None:
     assert {**expected, "all": (len(suite()) - 2) * FEW} == told.amounts
 
 
-def test_what_is_kept_can_be_looked_up(watch: Watch) -> None:
-    """Of each block, without an attack."""
-    measured = measurements(attacks="smooth")
-    assert measured.kept(0.3, 0) is None
-    assert 0 == watch.calls
-    (robust,) = measured.robust([0.3], FEW).values()
-    kept = measured.kept(0.3, 0)
-    assert kept is not None
-    np.testing.assert_array_equal(robust, kept)
-    assert measured.with_all_attacks().kept(0.3, 0) is None
+def test_what_comes_between_is_not_charged_to_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making a session or reading the cache is time that went by, and no rate."""
+    now, told = [0.0], [0.0, 0.0]
+
+    def advance(count: float, /, total: float | None = None, what: str = "") -> None:
+        del what
+        assert total is not None
+        told[:] = told[0] + count, total
+
+    work = Work(advance=advance, clock=lambda: now[0])
+    measured = measurements(tmp_path / "cache", attacks="smooth", work=work)
+    set_jumps, predict, attack = Tunable.set, Tunable.predictions, PGD._attack
+
+    def slowly(network: Tunable, jumps: Any) -> None:
+        now[0] += 1000
+        set_jumps(network, jumps)
+
+    def predicted(network: Tunable, x: Any) -> Any:
+        now[0] += 0.01 * len(x)
+        return predict(network, x)
+
+    def attacked(attacker: PGD, search: Any) -> None:
+        now[0] += 5
+        attack(attacker, search)
+
+    monkeypatch.setattr(Tunable, "set", slowly)
+    monkeypatch.setattr(Tunable, "predictions", predicted)
+    monkeypatch.setattr(PGD, "_attack", attacked)
+    measured.clean(0.3)
+    measured.robust([0.3], FEW)
+    work.expect(lambda: {"clean": 100, "smooth": 2 * FEW})
+    assert now[0] == pytest.approx(told[0])
+    left = told[1] - told[0]
+    # Two attacks, and passes over the samples before and after each.
+    assert 1 + 10 < left < 1 + 10 + 3 * 0.01 * FEW + 1e-9
+
+
+@pytest.mark.parametrize(("stop", "again"), [(2, [64, 64, 64, 8]), (3, [64, 8]), (4, [64, 8])])
+def test_an_interrupted_pass_goes_on(
+    stop: int, again: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the last part that was kept; in the end there is the mask of a whole pass."""
+    expected = measurements().clean(0.3)
+    monkeypatch.setattr("onnxfit.calibration.measurements.KEPT_EVERY", 100)
+    predict = Tunable.predictions
+    sizes: list[int] = []
+    interrupts = True
+
+    def interrupted(network: Tunable, x: Any) -> Any:
+        sizes.append(len(x))
+        if interrupts and len(sizes) == stop:
+            raise KeyboardInterrupt
+        return predict(network, x)
+
+    monkeypatch.setattr(Tunable, "predictions", interrupted)
+    first = measurements(tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        first.clean(0.3)
+    first._cache.close()
+    sizes.clear()
+    interrupts = False
+    # Of batches of 64, two are kept at a time.
+    np.testing.assert_array_equal(expected, measurements(tmp_path / "cache").clean(0.3))
+    assert again == sizes
 
 
 def test_points_and_outcome_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
@@ -427,7 +484,7 @@ def test_points_and_outcome_are_kept_together_or_not_at_all(tmp_path: Path) -> N
     first._cache._database.execute(f"CREATE TRIGGER t BEFORE INSERT ON part WHEN {condition}; END")
     with pytest.raises(DataError, match=r"cannot be written: no space$"):
         first.robust(CANDIDATES, FEW)
-    assert first.kept(CANDIDATES[0], 0) is None
+    assert first._cache.get(first._key("all", 0, CANDIDATES[0])) is None
     assert 0 == len(points_of(first))
     outcomes = condition.replace("%-points-%", "all-%")
     for statement in (
@@ -476,7 +533,7 @@ def test_a_curve_repeats_no_attack(watch: Watch) -> None:
     race = Race([0.1, 0.2], measured)
     race.robust = measured.robust([0.0, 0.1, 0.2], FEW)
     watch.calls = 0
-    curve = measure_curve([0.1, 0.2, 0.4, 0.6], race, measured)
+    curve = measure_curve([0.1, 0.2, 0.4, 0.6], race, 0.1, measured)
     assert [0.0, 0.1, 0.2, 0.4, 0.6] == [point.strength for point in curve]
     # All attacks on the two that are new, and all but the two smooth ones on the others.
     assert 5 * len(suite()) - 3 * 2 == watch.calls

@@ -17,7 +17,7 @@ import pytest
 
 import onnxfit
 from onnxfit.errors import NativeLibraryError
-from onnxfit.runtime import build_info, cuda_devices
+from onnxfit.native_library import build_info, cuda_devices
 
 CUSTOM_OPS = Path(__file__).parents[1] / "custom_ops"
 HEADER = '<ir_version: 8, opset_import: ["": 17, "onnxfit": 1]>'

@@ -10,7 +10,7 @@ from onnx import ModelProto, helper
 from support import parse, plain_session, quiet, relu_model, run, run_one, same_bits
 
 import onnxfit
-from onnxfit import op, runtime
+from onnxfit import native_library, op
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.hardening import Lowering
 from onnxfit.sites import Unreplaced, scan
@@ -419,7 +419,7 @@ def test_a_failed_registration_is_not_remembered(
     with monkeypatch.context() as broken:
         path = tmp_path / "libonnxfit_ops.so"
         path.write_bytes(b"")
-        broken.setenv(runtime.LIBRARY_VARIABLE, str(path))
+        broken.setenv(native_library.LIBRARY_VARIABLE, str(path))
         with pytest.raises(NativeLibraryError):
             onnxfit.register(options)
     hard = onnxfit.retrofit(relu_model(), 0.5, lowering="custom")

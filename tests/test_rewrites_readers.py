@@ -54,14 +54,15 @@ def test_the_verb_rewrites_and_says_so(tmp_path: Path, onnxfit_command: Command)
     ran = onnxfit_command(*arguments, "--optimize")
     assert (0, "") == (ran.status, ran.err)
     assert f"6 sites, 6 hardened\nrewrites: maxpool 2\nwrote {output}\n" in ran.out
-    ran = onnxfit_command(*arguments, "--optimize=add,concat", "--force")
+    ran = onnxfit_command(*arguments, "--rewrites", "add,concat", "--force")
     assert f"6 sites, 6 hardened\nrewrites: add 2\nwrote {output}\n" in ran.out
     assert 2 == sum(node.op_type == "AddJumpReLU" for node in onnx.load(output).graph.node)
-    ran = onnxfit_command(*arguments, "--optimize=add", "--force", "--json")
+    ran = onnxfit_command(*arguments, "--optimize", "--rewrites=add", "--force", "--json")
     assert EVERY == json.loads(ran.out)["provenance"]["rewrites"]
-    ran = onnxfit_command(*arguments, "--force")
-    assert "rewrites:" not in ran.out
-    ran = onnxfit_command(*arguments, "--optimize=all", "--force")
+    for none in ((), ("--rewrites", ""), ("--optimize", "--rewrites", "")):
+        ran = onnxfit_command(*arguments, *none, "--force")
+        assert "rewrites:" not in ran.out
+    ran = onnxfit_command(*arguments, "--rewrites", "all", "--force")
     assert 2 == ran.status
     assert "the rewrites are twice, add, maxpool, concat, got 'all'" in ran.err
     onnx.save(relu_model(), tmp_path / "relu.onnx")

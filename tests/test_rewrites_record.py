@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
-from onnx import ModelProto, helper
-from rewrites_support import POOL, X_IS, Z_IS, every, network, op_types
+from corpus import all_same_bits, run
+from onnx import ModelProto, NodeProto, helper
+from rewrites_support import BOTH_ARE, POOL, X, Z, every, network, op_types
 from support import parse
 
 import onnxfit
 from onnxfit import rewrites
 from onnxfit.errors import ModelError
+from onnxfit.rewrites.order import order_of
 
 
 def record_of(model: ModelProto) -> Any:
@@ -58,6 +62,87 @@ def test_edits_of_other_tools_elsewhere_are_kept() -> None:
         n.output[0] for n in before.graph.node
     ][1:]
     assert "onnxfit.rewritten/y" not in str(onnxfit.restore(hard))
+
+
+def inputs_of(node: NodeProto) -> list[str]:
+    """Return what a node reads, in its branches too."""
+    inner = [inputs_of(one) for attribute in node.attribute for one in attribute.g.node]
+    return [*node.input, *(value for values in inner for value in values)]
+
+
+def reordered(model: ModelProto, choose: Callable[[list[NodeProto]], NodeProto]) -> ModelProto:
+    """Return a copy with the nodes in another valid order, each chosen of those that may come."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    left = list(model.graph.node)
+    ordered: list[NodeProto] = []
+    while left:
+        late = {value for node in left for value in node.output}
+        node = choose([node for node in left if late.isdisjoint(inputs_of(node))])
+        left = [one for one in left if one is not node]
+        ordered.append(node)
+    del copy.graph.node[:]
+    copy.graph.node.extend(ordered)
+    return copy
+
+
+def any_of(rng: np.random.Generator, nodes: list[NodeProto]) -> NodeProto:
+    """Return one of several nodes."""
+    return nodes[int(rng.integers(len(nodes)))]
+
+
+SCATTERED = (
+    "a = Neg(x) i = Relu(a) b = Mul(x, x) j = Relu(b) k = Concat<axis = 1>(i, j) m = Relu(k) "
+    "l = If(c) <then_branch = t () => (float[N,16,6,6] p) { p = Neg(m) }, "
+    "else_branch = e () => (float[N,16,6,6] q) { q = Abs(m) }> n = Relu(l) "
+    f"o = MaxPool<{POOL}>(n) y = Neg(o)"
+)
+
+
+@pytest.mark.parametrize("library", [False, True])
+def test_nodes_may_come_in_another_valid_order(library: bool) -> None:
+    """What is taken back is in one too, has the nodes of before, and computes the same."""
+    hard = onnxfit.retrofit(network(SCATTERED, f"{BOTH_ARE}, bool c"), 0.5)
+    rewritten = ModelProto.FromString(hard.SerializeToString())
+    assert {"twice": 1, "add": 0, "maxpool": 1, "concat": 1} == rewrites.apply(rewritten)
+    feeds = [{"x": X, "z": Z, "c": np.array(True)}]
+    expected = run(hard, feeds, library=library)
+    orders = set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        moved = reordered(rewritten, partial(any_of, rng))
+        orders.add(tuple(node.output[0] for node in moved.graph.node))
+        back = rewrites.unrewritten(moved)
+        written: set[str] = {value.name for value in back.graph.input}
+        for node in back.graph.node:
+            assert set(inputs_of(node)) <= written
+            written.update(node.output)
+        assert sorted(node.SerializeToString() for node in hard.graph.node) == sorted(
+            node.SerializeToString() for node in back.graph.node
+        )
+        if seed < 4:
+            assert all_same_bits(expected, run(moved, feeds, library=library))
+            assert all_same_bits(expected, run(back, feeds, library=library))
+    assert 2 == len(orders)
+
+
+def test_a_stable_sort_changes_nothing() -> None:
+    """Nodes that stand in a valid order already stay there: the source comes back as it was."""
+    hard = onnxfit.retrofit(network(SCATTERED, f"{BOTH_ARE}, bool c"), 0.5)
+    rewritten = ModelProto.FromString(hard.SerializeToString())
+    rewrites.apply(rewritten)
+    assert hard == rewrites.unrewritten(reordered(rewritten, lambda nodes: nodes[0]))
+
+
+def test_a_node_stands_behind_what_its_branches_read() -> None:
+    """Two nodes in the wrong order change places; in the right one they stay."""
+    model = network(
+        "m = Neg(x) y = If(c) <then_branch = t () => (float[N,8,6,6] p) { p = Neg(m) }, "
+        "else_branch = e () => (float[N,8,6,6] q) { q = Neg(x) }>",
+        f"{BOTH_ARE}, bool c",
+    )
+    assert [0, 1] == order_of(model.graph.node)
+    assert [1, 0] == order_of(list(reversed(model.graph.node)))
 
 
 def _change_jump(model: ModelProto) -> None:
@@ -112,7 +197,7 @@ def test_what_another_tool_changed_is_refused(
     source = network(
         "s = Add(x, z) h = Relu(s) i = Neg(h) j = Relu(i) "
         "y = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(j)",
-        f"{X_IS}, {Z_IS}",
+        BOTH_ARE,
     )
     hard = onnxfit.retrofit(source, 0.5, optimize=rewrites.ALL)
     damage(hard)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from onnx import helper
-from rewrites_support import IMAGE_IS, X_IS, Z_IS, Jumps, check, network, op_types
+from onnx import NodeProto, helper
+from rewrites_support import BOTH_ARE, IMAGE_IS, Jumps, check, check_hardened, network, op_types
 
 import onnxfit
 from onnxfit import rewrites
@@ -78,6 +78,29 @@ def test_a_jump_relu_whose_result_is_needed_stays(outputs: str) -> None:
     assert {} == check(network(nodes, outputs=outputs), {"h": 0.25, "y": 0.5})
 
 
+@pytest.mark.parametrize(
+    ("jumps", "count"),
+    [({"h": 0.25, "y": 0.5}, 0), ({"y": 0.5}, 0), ({"h": 0.5, "y": 0.25}, 1)],
+    ids=["of the second", "behind a Relu", "of the first"],
+)
+def test_a_jump_that_is_written_between_them_stays_there(jumps: Jumps, count: int) -> None:
+    """Some tools put constants there; the one node that remains stands before, and cannot read it.
+
+    A jump of the first one stays where that is.
+    """
+    hard = onnxfit.retrofit(network("h = Relu(x) y = Relu(h)", opset=10), jumps=jumps)
+    nodes = hard.graph.node
+    name = f"onnxfit.constant/float/{jumps['y']}"
+    constant = next(node for node in nodes if node.output[0] == name)
+    rest = [node for node in nodes if node.output[0] != name]
+    ordered = [
+        NodeProto.FromString(n.SerializeToString()) for n in (*rest[:-1], constant, rest[-1])
+    ]
+    del nodes[:]
+    nodes.extend(ordered)
+    assert ({"twice": 1} if count else {}) == check_hardened(hard)
+
+
 def test_other_attributes_stay_on_their_node() -> None:
     """Those of old operator sets that ONNX Runtime passes over."""
     hard = onnxfit.retrofit(network("h = Relu(x) y = Relu(h)"), jumps={"h": 0.25, "y": 0.5})
@@ -92,6 +115,6 @@ def test_many_in_a_row_become_one() -> None:
     """Each is met where the one before has left it; an addition before them takes the jump in."""
     source = network("h = Relu(x) i = Relu(h) j = Relu(i) y = Relu(j)")
     assert {"twice": 3} == check(source, {"h": 0.1, "i": 0.5, "j": 0.2, "y": 0.0})
-    source = network("s = Add(x, z) h = Relu(s) i = Flatten(h) y = Relu(i)", f"{X_IS}, {Z_IS}")
+    source = network("s = Add(x, z) h = Relu(s) i = Flatten(h) y = Relu(i)", BOTH_ARE)
     source.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, ["N", "M"]))
     assert {"twice": 1, "add": 1} == check(source, {"h": 0.25, "y": 0.5})

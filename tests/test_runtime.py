@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from support import quiet, relu_model, run_one, same_bits
 
 import onnxfit
-from onnxfit import op, runtime
+from onnxfit import native_library, op, runtime
 from onnxfit.errors import ModelError, NativeLibraryError
+from onnxfit.files import as_model
 
 X = np.array([-1, 0.25, 0.5, 0.75, np.nan], np.float32)
 CUDA = "CUDAExecutionProvider"
@@ -86,19 +89,19 @@ def test_a_session_takes_a_path_and_a_plain_model(tmp_path: Path) -> None:
 
 def build(monkeypatch: pytest.MonkeyPatch, *providers: str) -> None:
     """Let the library be one that was built for these providers."""
-    monkeypatch.setattr(runtime, "_build_info", lambda path: {"providers": list(providers)})
+    monkeypatch.setattr(native_library, "_build_info", lambda path: {"providers": list(providers)})
 
 
 def test_the_library_serves_the_providers_it_was_built_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU-only build must not move activations off a GPU."""
-    cpu = runtime.CPU
+    cpu = native_library.CPU
     build(monkeypatch, cpu)
-    assert runtime.serves([cpu])
-    assert not runtime.serves([CUDA, cpu])
+    assert native_library.serves([cpu])
+    assert not native_library.serves([CUDA, cpu])
     build(monkeypatch, cpu, CUDA)
-    assert runtime.serves([CUDA, cpu])
-    assert not runtime.serves(["TensorrtExecutionProvider", CUDA, cpu])
-    assert not runtime.serves(["OpenVINOExecutionProvider"])
+    assert native_library.serves([CUDA, cpu])
+    assert not native_library.serves(["TensorrtExecutionProvider", CUDA, cpu])
+    assert not native_library.serves(["OpenVINOExecutionProvider"])
 
 
 def test_an_unserved_provider_gets_the_function_body(
@@ -123,8 +126,8 @@ def test_without_a_library_the_function_body_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A package that was installed without a compiler works, only slower."""
-    monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
-    monkeypatch.setattr(runtime, "_folders", lambda: [tmp_path])
+    monkeypatch.delenv(native_library.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.setattr(native_library, "_folders", lambda: [tmp_path])
     with pytest.raises(NativeLibraryError, match="installed without its custom-op library"):
         onnxfit.library_path()
     hard = onnxfit.retrofit(relu_model(), 0.5)
@@ -135,11 +138,11 @@ def test_beside_the_sources_the_installed_library_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Python that imports the sources takes the library of the installed package."""
-    monkeypatch.delenv(runtime.LIBRARY_VARIABLE, raising=False)
+    monkeypatch.delenv(native_library.LIBRARY_VARIABLE, raising=False)
     (tmp_path / "onnxfit-0.1.0.dist-info").mkdir()
     (tmp_path / "onnxfit-0.1.0.dist-info" / "METADATA").write_text("Name: onnxfit\nVersion: 0\n")
     (tmp_path / "onnxfit").mkdir()
-    library = tmp_path / "onnxfit" / runtime.library_name()
+    library = tmp_path / "onnxfit" / native_library.library_name()
     library.touch()
     monkeypatch.setattr(onnxfit, "__path__", [str(tmp_path / "sources")])
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -152,7 +155,7 @@ def test_a_library_that_does_not_load_is_an_error(
     """Never a silent fallback: the message says what to do."""
     broken = tmp_path / "libonnxfit_ops.so"
     broken.write_bytes(b"not a library")
-    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, str(broken))
+    monkeypatch.setenv(native_library.LIBRARY_VARIABLE, str(broken))
     hard = onnxfit.retrofit(relu_model(), 0.5)
     for use in (lambda: onnxfit.session(hard), lambda: onnxfit.register(quiet())):
         with pytest.raises(NativeLibraryError, match=r"does not load: .*; reinstall onnxfit on"):
@@ -161,7 +164,7 @@ def test_a_library_that_does_not_load_is_an_error(
 
 def test_a_library_that_is_named_must_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong ONNXFIT_LIBRARY is not taken for "none was built"."""
-    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, "/nowhere/lib.so")
+    monkeypatch.setenv(native_library.LIBRARY_VARIABLE, "/nowhere/lib.so")
     with pytest.raises(NativeLibraryError, match=r"names /nowhere/lib\.so, which is no file$"):
         onnxfit.session(relu_model())
 
@@ -171,9 +174,9 @@ def test_a_library_without_our_symbols_is_an_error(monkeypatch: pytest.MonkeyPat
     path = next(Path("/lib").glob("*/libc.so.6"), None)
     if path is None:
         pytest.skip("there is no C library to take for ours")
-    monkeypatch.setenv(runtime.LIBRARY_VARIABLE, str(path))
+    monkeypatch.setenv(native_library.LIBRARY_VARIABLE, str(path))
     with pytest.raises(NativeLibraryError, match="does not load"):
-        runtime.build_info()
+        native_library.build_info()
 
 
 def test_a_model_that_onnxruntime_refuses_is_a_model_error(tmp_path: Path) -> None:
@@ -186,7 +189,39 @@ def test_a_model_that_onnxruntime_refuses_is_a_model_error(tmp_path: Path) -> No
         onnxfit.session(tmp_path / "none.onnx")
 
 
-@pytest.mark.skipif(runtime.cuda_devices() > 0, reason="there is a CUDA device")
+def test_who_prefers_nhwc() -> None:
+    """The CUDA provider, however the option is spelled; the options of others do not count."""
+    for value in ("1", "True", "true", "TRUE", 1, True):
+        assert runtime._prefers_nhwc([(CUDA, {"prefer_nhwc": value}), native_library.CPU])
+    for value in ("0", "False", "", 0, False):
+        assert not runtime._prefers_nhwc([(CUDA, {"prefer_nhwc": value})])
+    others: list[runtime.Provider] = [
+        CUDA,
+        (CUDA, {}),
+        ("XnnpackExecutionProvider", {"prefer_nhwc": 1}),
+    ]
+    assert not runtime._prefers_nhwc(others)
+
+
+def test_a_compiled_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And another file not at all, by onnxfit."""
+    hard = onnxfit.retrofit(relu_model(), 0.5)
+    onnxfit.save(hard, tmp_path / "hard.onnx")
+    onnxfit.save(onnxfit.compile(hard), tmp_path / "compiled.onnx")
+    parsed: list[object] = []
+
+    def count(model: Any) -> onnx.ModelProto:
+        parsed.append(model)
+        return as_model(model)
+
+    monkeypatch.setattr(runtime, "as_model", count)
+    onnxfit.session(tmp_path / "hard.onnx", quiet())
+    assert [] == parsed
+    onnxfit.session(tmp_path / "compiled.onnx", quiet())
+    assert [tmp_path / "compiled.onnx"] == parsed
+
+
+@pytest.mark.skipif(native_library.cuda_devices() > 0, reason="there is a CUDA device")
 def test_a_provider_that_does_not_start_is_never_silent(capfd: pytest.CaptureFixture[str]) -> None:
     """With the CPU named as fallback a warning says what runs; without it, an error."""
     hard = onnxfit.retrofit(relu_model(), 0.5)
@@ -200,7 +235,7 @@ def test_a_provider_that_does_not_start_is_never_silent(capfd: pytest.CaptureFix
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not runtime.cuda_devices(), reason="there is no CUDA device")
+@pytest.mark.skipif(not native_library.cuda_devices(), reason="there is no CUDA device")
 @pytest.mark.parametrize("element_type", ["float", "float16", "double"])
 def test_on_cuda_kernel_and_function_body_give_the_same_bits(element_type: str) -> None:
     """The hardened file on the CUDA provider, with the library and without."""

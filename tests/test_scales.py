@@ -22,8 +22,8 @@ from onnxfit.calibration.scales import (  # noqa: E402
     SCALES,
     Jump,
     Scale,
+    first_strength,
     jumps,
-    ladder,
     per_site,
     zeroed,
 )
@@ -199,12 +199,12 @@ def test_sites_may_have_strengths_of_their_own(scale: Scale) -> None:
 def test_the_first_strength_suits_a_typical_site() -> None:
     """Shared: the geometric mean of the medians; else half; dead sites do not count."""
     sites = {"a": site("a", np.full(9, 0.5)), "b": site("b", np.full(9, 8.0)), "dead": dead(4)}
-    assert 2.0 == pytest.approx(ladder("shared", sites))
-    assert [0.5, 0.5] == [ladder("quantile", sites), ladder("channel", sites)]
+    assert 2.0 == pytest.approx(first_strength("shared", sites))
+    assert [0.5, 0.5] == [first_strength("quantile", sites), first_strength("channel", sites)]
     sites = statistics(1e6)
     medians = [np.median(values[values > 0]) for values in activations(1e6).values()]
     expected = math.exp(np.log(medians).mean())
-    assert expected == pytest.approx(ladder("shared", sites), rel=2**-10)
+    assert expected == pytest.approx(first_strength("shared", sites), rel=2**-10)
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -213,7 +213,7 @@ def test_where_all_is_dead_there_is_no_first_strength(scale: Scale) -> None:
     message = r"^no site has a positive pre-activation, so no jump changes anything$"
     for sites in ({"dead": dead(4, 2)}, {}):
         with pytest.raises(ValueError, match=message):
-            ladder(scale, sites)
+            first_strength(scale, sites)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -1,8 +1,9 @@
 """What goes into each JumpReLU of a network, measured on data and kept as histograms."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -72,9 +73,33 @@ def measure(
         DataError: The data is damaged.
         ValueError: ``batch_size`` is less than 1.
     """
+    with recording(twin, overall=overall, by_channel=by_channel) as recorded:
+        for x, _ in data.batches(batch_size):
+            recorded.see(x)
+            advance(len(x))
+    return recorded.statistics()
+
+
+@contextlib.contextmanager
+def recording(
+    twin: torch.nn.Module,
+    *,
+    overall: bool = True,
+    by_channel: bool = False,
+    begun: Mapping[str, SiteStatistics] = MappingProxyType({}),
+) -> Iterator["Recorded"]:
+    """Give what counts the inputs of every JumpReLU, batch by batch, with every jump at 0.
+
+    Args:
+        twin: As for :func:`measure`, and so the next two.
+        overall: Count all numbers of a site together.
+        by_channel: Count channels apart.
+        begun: What earlier batches gave, to be counted on; it is changed.
+    """
     sites = jump_relus(twin)
     found = {site.site: _Recorder(site.site, overall, by_channel) for site in sites}
-    like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
+    for name, site in begun.items():
+        found[name].go_on(site)
 
     def note(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         found[module.site].record(inputs[0])
@@ -82,14 +107,27 @@ def measure(
     with contextlib.ExitStack() as block:
         block.enter_context(torch.no_grad())
         block.enter_context(jumps_at_zero(twin))
-        for site in sites:
-            block.enter_context(site.register_forward_pre_hook(note))
-        for x, _ in data.batches(batch_size):
-            for recorder in found.values():
-                recorder.start(len(x))
-            twin(torch.from_numpy(x).to(like.device))
-            advance(len(x))
-    return {name: recorder.statistics() for name, recorder in found.items()}
+        for module in sites:
+            block.enter_context(module.register_forward_pre_hook(note))
+        yield Recorded(twin, found)
+
+
+class Recorded:
+    """The statistics of all batches that it has seen."""
+
+    def __init__(self, twin: torch.nn.Module, recorders: Mapping[str, "_Recorder"]) -> None:
+        like = next((t for t in (*twin.parameters(), *twin.buffers())), torch.empty(0))
+        self._twin, self._recorders, self._device = twin, recorders, like.device
+
+    def see(self, x: NDArray[np.float32]) -> None:
+        """Count the inputs of a batch, N×…."""
+        for recorder in self._recorders.values():
+            recorder.start(len(x))
+        self._twin(torch.from_numpy(x).to(self._device))
+
+    def statistics(self) -> dict[str, SiteStatistics]:
+        """Return the statistics by site, in the order of the twin; they grow with it."""
+        return {name: recorder.statistics() for name, recorder in self._recorders.items()}
 
 
 class _Recorder:
@@ -103,6 +141,11 @@ class _Recorder:
         self.shapes: set[tuple[int, ...] | None] = set()
         self.overall = Histogram()
         self.channels: Histogram | None = None
+
+    def go_on(self, begun: SiteStatistics) -> None:
+        """Count on from what was counted before."""
+        self.n, self.overall, self.channels = begun.n, begun.overall, begun.by_channel
+        self.shapes = {begun.shape} if begun.n else set()
 
     def start(self, batch: int) -> None:
         """Begin a batch of so many samples."""

@@ -1,4 +1,4 @@
-"""What a calibration has measured, in a file, so that an interruption loses nothing of it."""
+"""What a calibration has measured, in a file, so that an interruption loses little of it."""
 
 import contextlib
 import io
@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from onnxfit.errors import DataError
 from onnxfit.json_values import fingerprint
 
+# Of what is kept: another number where older files would be misread.
+FORMAT = 2
 # Seconds to wait for another process that uses the file.
-PATIENCE = 5.0
+PATIENCE = 1.0
+# Of a pass over all samples, what is done is kept after so many.
+KEPT_EVERY = 4096
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
 class Cache:
-    """Arrays by name, each kept as soon as it is put.
+    """Arrays by name, each kept as soon as it is put. No other process can use the file meanwhile.
 
     Args:
         path: An SQLite database, made if need be; None for one that is gone in the end, on disk
@@ -28,11 +32,11 @@ class Cache:
         run: What the measurements depend on: model, data, settings.
 
     Raises:
-        DataError: The file is no cache, or one of another run.
+        DataError: The file is no cache, one of another run, or in use.
     """
 
     def __init__(self, path: Path | None, run: Mapping[str, Any]) -> None:
-        expected = fingerprint(run)
+        expected = fingerprint({"format": FORMAT, "run": run})
         if path is not None and not path.parent.is_dir():
             raise DataError(f"the folder {path.parent} does not exist")
         self._path = path
@@ -41,9 +45,7 @@ class Cache:
             self._database = sqlite3.connect("" if path is None else path, timeout=PATIENCE)
         try:
             with self._told(no_cache):
-                found = self._run() or self._made(expected)
-            if found != expected:
-                raise DataError(f"{path} is the cache of another model, data or settings")
+                self._take(expected)
         except DataError:
             self.close()
             raise
@@ -52,7 +54,7 @@ class Cache:
         """Return what was put under a name, or None.
 
         Raises:
-            DataError: The file cannot be read, or another process does not let go of it.
+            DataError: The file cannot be read.
         """
         query = "SELECT arrays FROM part WHERE name = ?"
         with self._told(f"the cache {self._path} cannot be read"):
@@ -66,7 +68,7 @@ class Cache:
         """Keep arrays under a name, in the place of others.
 
         Raises:
-            DataError: The file cannot be written, or another process does not let go of it.
+            DataError: The file cannot be written.
         """
         self.put_all({name: arrays})
 
@@ -84,6 +86,26 @@ class Cache:
         """Close the file."""
         self._database.close()
 
+    def _take(self, expected: str) -> None:
+        """Take the file for this process, until it is closed; begin a new one all at once.
+
+        What is measured builds on what was measured before, so that two runs would spoil it.
+
+        Raises:
+            DataError: It belongs to another run.
+            sqlite3.Error: It is another kind of file, in use, or cannot be written.
+        """
+        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+        with self._database as database:
+            database.execute("BEGIN EXCLUSIVE")
+            found = self._run()
+            if found is None:
+                database.execute("CREATE TABLE run (fingerprint TEXT)")
+                database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
+                database.execute("INSERT INTO run VALUES (?)", (expected,))
+            elif found != expected:
+                raise DataError(f"{self._path} is the cache of another model, data or settings")
+
     def _run(self) -> str | None:
         """Return what an existing file belongs to; None for a new one.
 
@@ -98,22 +120,6 @@ class Cache:
             raise sqlite3.DatabaseError("it names no run")
         return str(row[0])
 
-    def _made(self, expected: str) -> str:
-        """Begin a new file, all at once; return what it belongs to.
-
-        Raises:
-            sqlite3.Error: It cannot be written.
-        """
-        with self._database as database:
-            database.execute("BEGIN IMMEDIATE")
-            # Another process may have been faster.
-            if found := self._run():
-                return found
-            database.execute("CREATE TABLE run (fingerprint TEXT)")
-            database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
-            database.execute("INSERT INTO run VALUES (?)", (expected,))
-        return expected
-
     @contextlib.contextmanager
     def _told(self, what: str) -> Iterator[None]:
         """Say in a sentence what does not work with the file.
@@ -125,7 +131,7 @@ class Cache:
             yield
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                what = f"the cache {self._path} is in use by another process"
+                raise DataError(f"the cache {self._path} is in use by another process") from error
             raise DataError(f"{what}: {error}") from error
 
 

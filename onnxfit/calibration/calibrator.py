@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,22 +14,24 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxfit.calibration.activations import SiteStatistics
+from onnxfit.calibration.at_most import AtMost
 from onnxfit.calibration.cache import Cache
 from onnxfit.calibration.document import describe, of_sites, warnings
-from onnxfit.calibration.forecast import Forecast, Known, Watched
 from onnxfit.calibration.kept_statistics import kept_or_measured
 from onnxfit.calibration.measurements import Attacks, Measurements, Plan, Sample, numbers_of
 from onnxfit.calibration.reader import Reader, from_reader
 from onnxfit.calibration.refinement import Strengths, corrected
 from onnxfit.calibration.result import Calibration
-from onnxfit.calibration.scales import Jump, Scale, jumps, ladder, per_site
+from onnxfit.calibration.scales import Jump, Scale, first_strength, jumps, per_site
 from onnxfit.calibration.search import Search
 from onnxfit.calibration.settings import Settings
+from onnxfit.calibration.strengths import MOST_ASKED
 from onnxfit.calibration.tunable import Tunable
 from onnxfit.calibration.work import Work
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import DataError
 from onnxfit.hardening import retrofit
+from onnxfit.json_values import fingerprint
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.verification.environment import versions
 from onnxfit.verification.opening import Samples, opened
@@ -72,9 +75,8 @@ def calibrate(
         bounds: Smallest and largest value of a sample, where ``data`` is no dataset.
         base_dir: Folder of the external data of a model that is no path.
         cache: A file that keeps what is measured, so that the next call goes on from there.
-        begin: Is called with an amount of work, in seconds, and its name; a context that gives what
-            is told of the part that is done, of the whole where it is now expected to be another,
-            and of what is done next.
+        begin: Is called with 0 and a name; a context that gives what is told, in seconds, of the
+            time that went by and of the whole at most, and of what is done next.
         **settings: Those of :class:`onnxfit.calibration.settings.Settings`: ``max_drop``,
             ``confidence``, ``scale``, ``objective``, ``eps``, ``norm``, ``steps`` and more.
 
@@ -166,15 +168,22 @@ class Calibrator:
         # Reads all samples, so that bad ones are told at once.
         some = self._data.spread(PARITY_SAMPLES).x
         parity = plain.parity(some)
-        with contextlib.closing(Cache(cache, self._run())) as store:
-            forecast, work = self._forecast(), Work(settings.steps or STEPS)
-            work.expect({"statistics": self._data.n, **forecast.left(Known())})
-            with self._begin(work.total, "activations") as work.advance:
-                statistics, measured = self.prepare(store, work)
-                search = dataclasses.replace(forecast.search, first=self._first(statistics))
-                forecast = dataclasses.replace(forecast, search=search)
-                findings = search.run(Watched(measured, forecast, work))
-                work.expect({})
+        with (
+            contextlib.closing(Cache(cache, self._run())) as store,
+            self._begin(0.0, "activations") as advance,
+        ):
+            at_most, work = self._at_most(), Work(settings.steps or STEPS, advance)
+            work.expect(lambda: at_most.search(MOST_ASKED) + Counter({"statistics": self._data.n}))
+            statistics, measured = self.prepare(store, work)
+            search = Search(
+                settings=settings,
+                sites=self._sites,
+                first_strength=self._first_strength(statistics),
+                at_most=at_most,
+                work=work,
+            )
+            findings = search.run(measured)
+            work.expect(dict)
         jumps = measured.plan.jumps_of(findings.candidate)
         document = describe(findings, plain, self._data, settings)
         document["parity"] = dataclasses.asdict(parity)
@@ -194,27 +203,27 @@ class Calibrator:
             "versions": versions(),
         }
 
-    def _forecast(self) -> Forecast:
-        """Return how to tell what is left before anything is measured."""
+    def _at_most(self) -> AtMost:
+        """Return what tells how much is left."""
         settings, data = self._settings, self._data
-        made = attacks(settings, data.bounds)
-        kinds = get_args(Attacks)
-        return Forecast(
-            search=Search(settings=settings, sites=self._sites, first=0.5),
+        made, given = attacks(settings, data.bounds), settings.strengths
+        return AtMost(
             samples=data.n,
             attacked=min(settings.attack_limit, data.n),
-            stages={kind: len(numbers_of(made, kind)) for kind in kinds},
-            attacks=attacks_of(settings),
+            strengths=settings.points if given is None else len(given),
+            sites=self._sites if settings.refine else 0,
+            race=attacks_of(settings),
+            stages={kind: len(numbers_of(made, kind)) for kind in get_args(Attacks)},
         )
 
-    def _first(self, statistics: Mapping[str, SiteStatistics]) -> float:
+    def _first_strength(self, statistics: Mapping[str, SiteStatistics]) -> float:
         """Return a strength to try first.
 
         Raises:
             DataError: No jump changes anything.
         """
         try:
-            return ladder(self._settings.scale, statistics)
+            return first_strength(self._settings.scale, statistics)
         except ValueError as error:
             if self._settings.strengths is not None:
                 return self._settings.strengths[0]
@@ -231,6 +240,7 @@ class Calibrator:
         """
         work = Work() if work is None else work
         settings, by_channel = self._settings, self._settings.scale == "channel"
+        work.start()
         statistics = kept_or_measured(
             self._plain.twin,
             self._data,
@@ -251,14 +261,12 @@ class Calibrator:
             spreads={name: float(site.overall.std[0]) for name, site in statistics.items()},
             stages=attacks(settings, self._data.bounds),
             attacks=attacks_of(settings),
-            search=repr([getattr(settings, name) for name in SEARCH]),
+            search=fingerprint({name: getattr(settings, name) for name in SEARCH}),
             seed=settings.seed,
             batch_size=settings.batch_size,
         )
         sample = chosen_sample(self._data, settings.attack_limit, settings.seed)
-        measured = Measurements(network, self._data, sample, plan, store)
-        measured.work = work
-        return statistics, measured
+        return statistics, Measurements(network, self._data, sample, plan, store, work)
 
 
 def _jumps(

@@ -22,8 +22,12 @@ from onnxfit.verification.target import Target
 SCHEMA_VERSION = 1
 # From here on one jump cannot fit two sites whose medians are that many times apart.
 UNEVEN = 50
+# Where the choice says little of this very jump.
+SMALLEST = " It is the smallest jump tried: all that the choice says is that smaller is better."
 
 Document = dict[str, Any]
+# How many samples a heat of the race had, and the strengths that were left.
+Heat = tuple[int, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +57,11 @@ class Findings:
     Attributes:
         curve: By strength, the network before hardening first.
         chosen: The number of the chosen strength on the curve.
+        smallest: Whether it was the smallest of several that were tried.
         candidate: What was found: that strength, or one for each site.
         refined: How the strengths of the sites were found, where they were asked for.
         candidates: How many strengths inside the budget there were to choose among.
-        heats: How many samples each heat of the race had, and the strengths that were left.
+        heats: Those of the race but for the last.
         clean: Which of all samples are right with the jumps that were found: those of the chosen
             strength, or refined ones.
         worst: Under all attacks, surrogates included, for the network before hardening and for
@@ -69,8 +74,9 @@ class Findings:
     candidates: int
     clean: Mask
     worst: tuple[Mask, Mask]
-    heats: Sequence[tuple[int, Sequence[float]]] = ()
+    heats: Sequence[Heat] = ()
     refined: Refined | None = None
+    smallest: bool = False
 
 
 def describe(findings: Findings, plain: Target, data: Dataset, settings: Settings) -> Document:
@@ -111,7 +117,7 @@ def describe(findings: Findings, plain: Target, data: Dataset, settings: Setting
         },
     }
     document["improves"] = _improves(document["difference"])
-    document["headline"] = _headline(document)
+    document["headline"] = _headline(document) + (SMALLEST if findings.smallest else "")
     return document
 
 

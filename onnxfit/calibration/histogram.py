@@ -1,15 +1,14 @@
 """A bounded sketch of numbers: counts of the positive ones by size, and the moments of all."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# What float32 has: 23 bits of mantissa, and powers of two from 2**-126 on; below that, to 0, its
-# numbers lie as far apart as there, which makes one more interval.
-MANTISSA_BITS = 23
-EXPONENTS = (-127, 128)
+from onnxfit.calibration.bins import EXPONENTS, Bins, Floats, Integers
+
 # What is enough for one channel of many.
 CHANNEL_MANTISSA_BITS = 4
 CHANNEL_EXPONENTS = (-32, 32)
@@ -17,9 +16,8 @@ CHANNEL_EXPONENTS = (-32, 32)
 BLOCK = 2**17
 
 _MOST = np.iinfo(np.uint32).max
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+# What is added up for each channel, beside the counts.
+_SUMS = ("count", "nan", "infinite", "mean", "smallest", "largest", "_squares", "_positives")
 
 
 class Histogram:
@@ -63,16 +61,13 @@ class Histogram:
         mantissa_bits: int = 11,
         exponents: tuple[int, int] = EXPONENTS,
     ) -> None:
-        low, high = exponents
         if channels < 1:
             raise ValueError(f"expected channels >= 1, got {channels}")
-        if not 0 <= mantissa_bits <= MANTISSA_BITS:
-            raise ValueError(f"expected mantissa_bits of 0 to 23, got {mantissa_bits}")
-        if not EXPONENTS[0] <= low < high <= EXPONENTS[1]:
-            raise ValueError(f"expected exponents in order within -127 and 128, got {exponents}")
-        self.channels, self.mantissa_bits, self.exponents = channels, mantissa_bits, (low, high)
-        bins = ((high - low) << mantissa_bits) + 2
-        self.counts: NDArray[np.uint32] | NDArray[np.uint64] = np.zeros((channels, bins), np.uint32)
+        self.channels, self.mantissa_bits, self.exponents = channels, mantissa_bits, exponents
+        self._bins = Bins(mantissa_bits, exponents)
+        self.counts: NDArray[np.uint32] | NDArray[np.uint64] = np.zeros(
+            (channels, self._bins.count), np.uint32
+        )
         self.count: Integers = np.zeros(channels, np.int64)
         self.nan: Integers = np.zeros(channels, np.int64)
         self.infinite: Integers = np.zeros(channels, np.int64)
@@ -81,6 +76,29 @@ class Histogram:
         self.largest: Floats = np.zeros(channels)
         self._squares: Floats = np.zeros(channels)
         self._positives: Integers = np.zeros(channels, np.int64)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all that it holds by name; counts between the first and the last bin in use."""
+        used = np.flatnonzero(self.counts.any(axis=0))
+        first, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 0)
+        return {
+            "bins": np.array([self.mantissa_bits, *self.exponents]),
+            "first": np.array(first),
+            "counts": self.counts[:, first:stop].copy(),
+            **{name.removeprefix("_"): getattr(self, name).copy() for name in _SUMS},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> "Histogram":
+        """Make the histogram that gave arrays."""
+        mantissa_bits, low, high = arrays["bins"].tolist()
+        some, first = arrays["counts"], int(arrays["first"])
+        found = cls(len(some), mantissa_bits, (low, high))
+        found.counts = found.counts.astype(some.dtype)
+        found.counts[:, first : first + some.shape[1]] = some
+        for name in _SUMS:
+            setattr(found, name, arrays[name.removeprefix("_")])
+        return found
 
     @property
     def positives(self) -> Integers:
@@ -160,7 +178,7 @@ class Histogram:
             return np.zeros(self.channels)
         position = q * np.maximum(self._positives - 1, 0)
         rank = np.floor(position)
-        start, stop = self._bin_of(np.array([self.smallest.min(), self.largest.max()]))
+        start, stop = self._bins.of(np.array([self.smallest.min(), self.largest.max()]))
         cumulated = np.cumsum(self.counts[:, start : stop + 1], axis=1, dtype=np.int64)
         lower = self._ranked(rank, cumulated, start)
         upper = self._ranked(np.minimum(rank + 1, self._positives - 1), cumulated, start)
@@ -184,7 +202,7 @@ class Histogram:
             raise ValueError(f"expected a limit, or one for each of {self.channels} channels")
         limits = np.broadcast_to(limits, (self.channels,))
         rows = np.arange(self.channels)
-        at = self._bin_of(limits)
+        at = self._bins.of(limits)
         below = np.array([row[:stop].sum() for row, stop in zip(self.counts, at, strict=True)])
         low, high = self._span(at)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -192,39 +210,10 @@ class Histogram:
         share: Floats = (below + self.counts[rows, at] * part) / np.maximum(self._positives, 1)
         return share
 
-    @property
-    def _bins(self) -> int:
-        return int(self.counts.shape[1])
-
-    def _bin_of(self, numbers: Floats) -> NDArray[np.int64]:
-        """Return the bin of each number, that of the nearest float32 above 0."""
-        bounded = numbers.clip(0.0, float(np.finfo(np.float32).max)).astype(np.float32)
-        return self._bin_of_bits(bounded.view(np.int32).astype(np.int64))
-
-    def _bin_of_bits(self, bits: NDArray[np.int64]) -> NDArray[np.int64]:
-        # One less, so that a bin holds its upper edge: a jump drops what is equal to it.
-        found = ((bits - 1) >> self._shift) - (self._first >> self._shift) + 1
-        return found.clip(0, self._bins - 1)
-
-    def _edge(self, number: NDArray[np.int64]) -> Floats:
-        """Return edges of bins by number: bin i is above edge i and at most edge i + 1."""
-        bits = ((number - 1).clip(0) << self._shift) + self._first
-        edges = bits.astype(np.uint32).view(np.float32).astype(np.float64)
-        return np.where(number == 0, 0.0, np.where(number == self._bins, math.inf, edges))
-
-    @property
-    def _shift(self) -> int:
-        return MANTISSA_BITS - self.mantissa_bits
-
-    @property
-    def _first(self) -> int:
-        """The bits of 2^low, or of 0 where low is -127."""
-        return (self.exponents[0] - EXPONENTS[0]) << MANTISSA_BITS
-
     def _span(self, bins: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return within which limits the numbers of a bin of each channel lie."""
-        low = np.maximum(self._edge(bins), np.where(self._positives > 0, self.smallest, 0.0))
-        return low, np.minimum(self._edge(bins + 1), self.largest)
+        low = np.maximum(self._bins.edge(bins), np.where(self._positives > 0, self.smallest, 0.0))
+        return low, np.minimum(self._bins.edge(bins + 1), self.largest)
 
     def _ranked(self, rank: Floats, cumulated: Integers, start: int) -> Floats:
         """Return which number is about the one of a rank; counts are cumulated from a bin on."""
@@ -287,8 +276,8 @@ class Histogram:
         smallest = block.min(axis=(0, 2), where=kept, initial=math.inf)
         self.smallest = np.minimum(self.smallest, smallest)
         self.largest = np.maximum(self.largest, block.max(axis=(0, 2), where=kept, initial=0.0))
-        bins = self._bin_of_bits(np.ascontiguousarray(block).view(np.int32).astype(np.int64))
-        bins += self._bins * np.arange(self.channels)[:, None]
+        bins = self._bins.of_bits(np.ascontiguousarray(block).view(np.int32).astype(np.int64))
+        bins += self._bins.count * np.arange(self.channels)[:, None]
         np.add.at(self.counts.reshape(-1), bins[kept], self.counts.dtype.type(1))
 
     def _widen(self, more: Integers) -> None:

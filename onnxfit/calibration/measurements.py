@@ -8,6 +8,7 @@ having been attacked first.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.calibration.cache import Cache
+from onnxfit.calibration.cache import KEPT_EVERY, Cache
 from onnxfit.calibration.pool import Pool
 from onnxfit.calibration.scales import Jump
 from onnxfit.calibration.selection import FIRST_HEAT, Mask
@@ -26,6 +27,8 @@ from onnxfit.verification.suites import Stage
 
 # Samples that all candidates are attacked on before the next ones.
 BLOCK = FIRST_HEAT
+# The first samples, on which native gradients are to show what they find themselves.
+COMMON = 4 * BLOCK
 
 Attacks = Literal["all", "smooth", "native"]
 # The backward passes that find nearly all that all of them together find.
@@ -85,69 +88,67 @@ class Measurements:
         sample: Those that attacks may use.
         plan: How they are measured.
         cache: What is measured already is there.
+        work: Is told of what is done.
 
     Attributes:
         attacked: How many samples the attacks may use.
         plan: How they are measured.
-        work: Is told of what is done.
     """
 
     def __init__(
-        self, network: Tunable, data: Dataset, sample: Sample, plan: Plan, cache: Cache
+        self,
+        network: Tunable,
+        data: Dataset,
+        sample: Sample,
+        plan: Plan,
+        cache: Cache,
+        work: Work,
     ) -> None:
         self._network, self._data, self._sample, self._cache = network, data, sample, cache
-        self.plan = plan
+        self.plan, self._work = plan, work
         self.attacked = len(sample.y)
-        self.work = Work()
 
     def with_all_attacks(self) -> "Measurements":
         """Return the same with every attack, where the plan has some of them."""
         plan = dataclasses.replace(self.plan, attacks="all")
-        other = Measurements(self._network, self._data, self._sample, plan, self._cache)
-        other.work = self.work
-        return other
+        given = self._network, self._data, self._sample, plan, self._cache, self._work
+        return Measurements(*given)
 
     def clean(self, candidate: Any) -> Mask:
-        """Return which of all samples the network classifies rightly, N booleans."""
-        kept = self.kept_clean(candidate)
-        if kept is not None:
-            return kept
-        jumps = self.plan.jumps_of(candidate)
-        self._network.set(jumps)
-        parts = []
-        for x, y in self._data.batches(self.plan.batch_size):
-            parts.append(self._right(x, y))
-            self.work.did("clean", len(y))
-        right = np.concatenate(parts)
-        self._cache.put(f"clean-{key_of(jumps)}", {"right": right})
-        return right
+        """Return which of all samples the network classifies rightly, N booleans.
 
-    def kept_clean(self, candidate: Any) -> Mask | None:
-        """Return the same where it was measured."""
-        kept = self._cache.get(f"clean-{key_of(self.plan.jumps_of(candidate))}")
-        return None if kept is None else kept["right"]
+        What is done is kept every few thousand samples, and an interrupted pass goes on from there.
+        """
+        jumps = self.plan.jumps_of(candidate)
+        name = f"clean-{key_of(jumps)}"
+        kept = self._cache.get(name)
+        right: Mask = np.zeros(0, bool) if kept is None else kept["right"]
+        if len(right) == self._data.n:
+            return right
+        self._set(jumps)
+        size, parts, since = self.plan.batch_size, [right], 0
+        for x, y in itertools.islice(self._data.batches(size), len(right) // size, None):
+            parts.append(self._right(x, y))
+            self._work.did("clean", len(y))
+            since += len(y)
+            if since >= KEPT_EVERY:
+                since = 0
+                self._cache.put(name, {"right": np.concatenate(parts)})
+        right = np.concatenate(parts)
+        self._cache.put(name, {"right": right})
+        return right
 
     def robust(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
         """Return which of the first samples stay right, for each candidate."""
         return self._masks(candidates, count, "robust")
 
     def native(self, candidates: Sequence[Any], count: int) -> dict[Any, Mask]:
-        """Return the same under the attacks with native gradients alone; at most ``BLOCK``.
+        """Return the same under the attacks with native gradients alone; at most ``COMMON``.
 
         The plan must have them. Unless it has none but these, later samples are spared them where
         others did.
         """
         return self._masks(candidates, count, "native")
-
-    def kept(self, candidate: Any, start: int) -> Mask | None:
-        """Return which samples of a block stay right, where that was measured.
-
-        Args:
-            candidate: Of the same attacks.
-            start: The number of the first sample, a multiple of ``BLOCK``.
-        """
-        outcome = self._cache.get(self._key(self.plan.attacks, start, candidate))
-        return None if outcome is None else outcome["robust"]
 
     def _masks(self, candidates: Sequence[Any], count: int, kind: str) -> dict[Any, Mask]:
         parts: dict[Any, list[Mask]] = {candidate: [] for candidate in candidates}
@@ -172,7 +173,7 @@ class Measurements:
             outcomes[candidate] = found
         for candidate, outcome in outcomes.items():
             if plan.attacks != "native" and int(outcome["tried"]) < len(pool):
-                self._network.set(self.plan.jumps_of(candidate))
+                self._set(self.plan.jumps_of(candidate))
                 self._try(pool, int(outcome["tried"]), start, outcome["robust"])
                 outcome["tried"] = np.array(len(pool))
                 self._cache.put(keys[candidate], outcome)
@@ -188,15 +189,14 @@ class Measurements:
             the numbers of these samples.
         """
         jumps = self.plan.jumps_of(candidate)
-        self._network.set(jumps)
+        self._set(jumps)
         left = self._right(*self._block_of(start))
         # What the smooth gates alone have found already is not looked for again.
         smooth = self._cache.get(self._key("smooth", start, candidate))
         numbers = self.plan.numbers if smooth is None else self._without_smooth()
         native = [n for n in numbers if self.plan.stages[n].family == "native"]
         others = [n for n in numbers if n not in native]
-        # On the first block native gradients are to show what they find themselves.
-        apart = bool(native) and (start < FIRST_HEAT or not others)
+        apart = bool(native) and (start < COMMON or not others)
         tried = len(pool)
         if not apart:
             self._try(pool, 0, start, left)
@@ -213,6 +213,11 @@ class Measurements:
         kept = slice(None if others else 0)
         found = {"robust": left, "native": under_native, "tried": np.array(tried)}
         return found, rows[kept], points[kept]
+
+    def _set(self, jumps: Mapping[str, Jump]) -> None:
+        """Set the jumps; what that took, and what came before, is no part of a measurement."""
+        self._network.set(jumps)
+        self._work.start()
 
     def _key(self, attacks: Attacks, start: int, candidate: Any) -> str:
         """Return the name under which an outcome is kept."""
@@ -243,11 +248,11 @@ class Measurements:
                 points[part],
                 block.y[rows[part]],
                 scales=scales,
-                advance=lambda count: self.work.did(self.plan.attacks, count),
+                advance=lambda count: self._work.did(self.plan.attacks, count),
             )
             left[rows[part]] = self._right(points[part], block.y[rows[part]])
         # Those that were spared it are done as well.
-        self.work.did(self.plan.attacks, len(left) - len(rows))
+        self._work.did(self.plan.attacks, len(left) - len(rows))
         fooled = ~left[rows]
         return rows[fooled], points[fooled]
 
@@ -255,6 +260,8 @@ class Measurements:
         """Try the points of a pool from one number on, and take out the samples they break."""
         rows, points = pool.points(left, first)
         left[rows[~self._right(points, self._block_of(start).y[rows])]] = False
+        # Its time is part of that of an attack.
+        self._work.did(self.plan.attacks, 0)
 
     def _block_of(self, start: int) -> Sample:
         part = slice(start, min(start + BLOCK, self.attacked))

@@ -79,7 +79,7 @@ def zeroed(jumps: Mapping[str, Jump], statistics: Mapping[str, SiteStatistics]) 
     return {name: _zeroed(jump, statistics[name]) for name, jump in jumps.items()}
 
 
-def ladder(scale: Scale, statistics: Mapping[str, SiteStatistics]) -> float:
+def first_strength(scale: Scale, statistics: Mapping[str, SiteStatistics]) -> float:
     """Return a strength to try first, at which a typical site loses half of its positive numbers.
 
     For ``shared`` it is the geometric mean over the sites of the median positive pre-activation;

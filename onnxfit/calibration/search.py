@@ -1,15 +1,18 @@
 """The search for the jumps: strengths to try, a race, a refinement, the curve, the comparison."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from onnxfit.calibration.at_most import Amounts, AtMost
 from onnxfit.calibration.curve import Attacked, measure_curve
-from onnxfit.calibration.document import Findings
+from onnxfit.calibration.document import Findings, Heat
 from onnxfit.calibration.refinement import Refined, refine
 from onnxfit.calibration.selection import Race, boundary
 from onnxfit.calibration.settings import Settings
-from onnxfit.calibration.strengths import strengths_to_try
+from onnxfit.calibration.strengths import MOST_ASKED, strengths_to_try
+from onnxfit.calibration.work import Work
 from onnxfit.errors import DataError
 
 
@@ -20,12 +23,16 @@ class Search:
     Attributes:
         settings: The budget, the scale, and more.
         sites: How many sites there are.
-        first: A strength to try first, where the settings name none.
+        first_strength: What to try first, where the settings name no strengths.
+        at_most: Says how much is left.
+        work: Is told of it before each phase.
     """
 
     settings: Settings
     sites: int
-    first: float
+    first_strength: float
+    at_most: AtMost
+    work: Work
 
     def run(self, measured: Attacked) -> Findings:
         """Find the jumps inside the budget that keep most samples right, and measure the curve.
@@ -37,27 +44,23 @@ class Search:
             DataError: No jump is inside.
         """
         strengths = self._strengths(measured)
-        budget, before = self.settings.budget, measured.clean(0.0)
-        edge = boundary(strengths, measured, budget)
+        self._next("edge of the budget", self.at_most.search)
+        edge = boundary(strengths, measured, self.settings.budget)
         if edge < 0:
             raise DataError(f"no jump meets the budget, not even at the strength {strengths[0]:g}")
-        heats: list[tuple[int, Sequence[float]]] = []
-        race = Race(
-            strengths[: edge + 1],
-            measured,
-            # A larger jump may cost less by chance, so that bisection alone is not enough.
-            inside=lambda strength: budget.allows(before, measured.clean(strength)),
-            heard=lambda count, left: heats.append((count, left)),
-        )
+        race, heats = self._race(strengths[: edge + 1], measured)
         chosen = race.run()
         refined = self._refined(chosen, strengths[edge], measured) if self.settings.refine else None
         candidate = chosen if refined is None else refined.strengths
-        curve = measure_curve(strengths, race, measured)
+        self._next("curve", self.at_most.curve)
+        curve = measure_curve(strengths, race, chosen, measured)
         # After the curve, whose adversarial points are tried on both.
+        self._next("comparison", self.at_most.comparison)
         worst = measured.with_all_attacks().robust([0.0, candidate], measured.attacked)
         return Findings(
             curve=curve,
             chosen=[point.strength for point in curve].index(chosen),
+            smallest=chosen == strengths[0] and edge > 0 and not (refined and refined.taken),
             candidate=candidate,
             candidates=edge + 1 + (0 if refined is None else refined.tried),
             clean=measured.clean(candidate),
@@ -66,20 +69,48 @@ class Search:
             refined=refined,
         )
 
+    def _next(self, phase: str, left: Callable[..., Amounts], *known: int) -> None:
+        """Tell what is done next, and how much is left from there on."""
+        self.work.expect(functools.partial(left, *known), phase)
+
     def _strengths(self, measured: Attacked) -> list[float]:
         """Return what to try."""
-        settings, before = self.settings, measured.clean(0.0)
+        settings = self.settings
         if settings.strengths is not None:
             return [float(strength) for strength in settings.strengths]
+        self._next("strengths to try", self.at_most.search, MOST_ASKED)
+        before = measured.clean(0.0)
         return strengths_to_try(
             settings.scale,
-            self.first,
+            self.first_strength,
             settings.points,
             lambda strength: settings.budget.allows(before, measured.clean(strength)),
         )
 
+    def _race(self, strengths: Sequence[float], measured: Attacked) -> tuple[Race, list[Heat]]:
+        """Prepare a race; return it and the list of its heats, which it fills."""
+        heats: list[Heat] = []
+        budget, before = self.settings.budget, measured.clean(0.0)
+
+        def heard(count: int, left: Sequence[float]) -> None:
+            heats.append((count, left))
+            # The network before hardening races too, and is none of the strengths.
+            untried = len(strengths) - (len(race.robust) - 1)
+            self._next(f"race, {count} samples", self.at_most.heat, count, len(left), untried)
+
+        race = Race(
+            strengths,
+            measured,
+            # A larger jump may cost less by chance, so that bisection alone is not enough.
+            inside=lambda strength: budget.allows(before, measured.clean(strength)),
+            heard=heard,
+        )
+        self._next("race", self.at_most.begin, len(strengths))
+        return race, heats
+
     def _refined(self, chosen: float, edge: float, measured: Attacked) -> Refined:
         """Look for a strength of each site; those that begin stay where all samples say so."""
+        self._next("refinement", self.at_most.refinement)
         start = (chosen,) * self.sites
         highest = math.inf if self.settings.scale == "shared" else 1.0
         refined = refine(start, edge, measured, self.settings.budget, highest)

@@ -141,10 +141,7 @@ class Race:
     def run(self) -> float:
         """Run all heats; return the strength that keeps most samples right, the smaller of two."""
         last, counts = len(self.strengths) - 1, heats(self.measured.attacked)
-        # Where few heats follow, candidates begin so close that all between them can join.
-        widest = 2 ** (len(counts) - 1)
-        spacing = min(widest, max(1, round(last / (FIRST_CANDIDATES - 1))))
-        tried = {*range(0, last + 1, spacing), last}
+        tried, spacing = first_candidates(len(self.strengths), self.measured.attacked)
         running = self._joining(tried)
         for count in counts:
             self._measure([0.0, *(self.strengths[i] for i in running)], count)
@@ -180,6 +177,20 @@ class Race:
     def _may_be_better(self, robust: Mask, best: Mask) -> bool:
         more, fewer = int((robust & ~best).sum()), int((best & ~robust).sum())
         return paired_difference(more, fewer, len(best), self.confidence)[1] >= 0
+
+
+def first_candidates(count: int, attacked: int) -> tuple[set[int], int]:
+    """Return the numbers of the candidates of the first heat, and how far apart they are.
+
+    Where few heats follow, they are so close that all between them can join.
+
+    Args:
+        count: How many candidates there are.
+        attacked: How many samples the attacks may use.
+    """
+    widest = 2 ** (len(heats(attacked)) - 1)
+    spacing = min(widest, max(1, round((count - 1) / (FIRST_CANDIDATES - 1))))
+    return {*range(0, count, spacing), count - 1}, spacing
 
 
 def heats(attacked: int) -> list[int]:

@@ -10,6 +10,8 @@ from onnxfit.errors import DataError
 _HIGHEST_QUANTILE = 0.98
 _DOUBLINGS = 40
 _HALVINGS = 4
+# Strengths that are asked for.
+MOST_ASKED = 1 + _DOUBLINGS + _HALVINGS
 
 
 def strengths_to_try(

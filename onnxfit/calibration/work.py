@@ -1,5 +1,6 @@
-"""How long a calibration takes: what is done, and what is expected to be left, in seconds."""
+"""How long a calibration takes: what is done, and what is left at most, in seconds."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -36,34 +37,45 @@ class Work:
     ) -> None:
         self._weights: dict[Kind, float] = {"statistics": STATISTICS, "clean": 1.0}
         self._weights |= dict.fromkeys(("native", "smooth", "all"), STEP * steps)
-        self.advance, self._clock = advance, clock
+        self._advance, self._clock = advance, clock
         self._last, self._done = clock(), 0.0
         self._amounts: dict[Kind, float] = dict.fromkeys(self._weights, 0.0)
         self._seconds: dict[Kind, float] = dict.fromkeys(self._weights, 0.0)
         self._left: dict[Kind, float] = {}
 
-    @property
-    def total(self) -> float:
-        """How many seconds the whole takes, those that went by included."""
-        return self._done + sum(self._rate(kind) * left for kind, left in self._left.items())
+    def expect(self, left: Callable[[], Mapping[Kind, float]], what: str = "") -> None:
+        """Correct how much of each kind is left, and tell what is done next.
 
-    def expect(self, left: Mapping[Kind, float], what: str = "") -> None:
-        """Correct how much of each kind is left, and tell what is done next."""
-        self._left = dict(left)
-        self._tell(0.0, what)
+        Args:
+            left: Says how much. It is not asked where nobody is told, and no failure of it counts.
+            what: What is done next.
+        """
+        if self._advance is not nobody:
+            with contextlib.suppress(Exception):
+                self._left = dict(left())
+        self._tell(self._passed(), what)
+
+    def start(self) -> None:
+        """Begin a measurement: the time since the last call is done, but of no kind."""
+        self._tell(self._passed())
 
     def did(self, kind: Kind, amount: float) -> None:
-        """Count some work; the time since the last one was spent on it."""
-        now = self._clock()
-        seconds, self._last = now - self._last, now
+        """Count some work; the time since the last call was spent on it."""
+        seconds = self._passed()
         self._amounts[kind] += amount
         self._seconds[kind] += seconds
         self._left[kind] = max(0.0, self._left.get(kind, 0.0) - amount)
         self._tell(seconds)
 
+    def _passed(self) -> float:
+        """Return the seconds since the last call."""
+        before, self._last = self._last, self._clock()
+        return self._last - before
+
     def _tell(self, seconds: float, what: str = "") -> None:
         self._done += seconds
-        self.advance(seconds, self.total, what)
+        left = sum(self._rate(kind) * amount for kind, amount in self._left.items())
+        self._advance(seconds, self._done + left, what)
 
     def _rate(self, kind: Kind) -> float:
         """Return how many seconds one of a kind takes."""

@@ -9,9 +9,10 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxfit.compilation.optimising import optimise
+from onnxfit.native_library import CPU
 from onnxfit.op import DOMAIN, Jumps
 from onnxfit.planning import sites_of
-from onnxfit.runtime import CPU, quiet_options
+from onnxfit.runtime import quiet_options
 from onnxfit.sites import scan
 
 OP_TYPE = "NchwcJumpReLU"

@@ -4,11 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 from onnx import ModelProto
 
 from onnxfit import __version__
@@ -19,7 +22,13 @@ from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest, save
 
 CACHE_VARIABLE = "ONNXFIT_CACHE"
+# Of what compiling makes of the same model; it counts up where that changes.
+FORMAT = 1
 _NAME = "model.onnx"
+# The bytes of each other file of an entry, which is complete where they are as listed.
+_SIZES = "sizes.json"
+# A folder of this name that is as old, in seconds, belongs to a process that was ended.
+_MAKING, _ABANDONED = "onnxfit-making-", 86_400
 
 
 def cache_folder() -> Path:
@@ -43,26 +52,53 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         ModelError, NativeLibraryError: As :func:`onnxfit.compile`.
     """
     place = cache_folder() / _key(model, base_dir)
-    if (place / _NAME).is_file():
+    if _is_complete(place):
         yield place / _NAME
         return
     with contextlib.ExitStack() as stack:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            made = tempfile.TemporaryDirectory(dir=place.parent, ignore_cleanup_errors=True)
+            _remove_abandoned(place.parent)
+            made = tempfile.TemporaryDirectory(
+                dir=place.parent, prefix=_MAKING, ignore_cleanup_errors=True
+            )
         except OSError as error:
             message = f"the cache {place.parent} cannot be written: {error.strerror}"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
             made = tempfile.TemporaryDirectory()
-        folder = Path(stack.enter_context(made)) / "compiled"
+        made_in = Path(stack.enter_context(made))
+        folder = made_in / "compiled"
         folder.mkdir()
         compiled = compile_model(model, base_dir=base_dir, data_dir=folder)
         save(compiled, folder / _NAME, folder)
+        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
+        (folder / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
         # Another process may have been faster; then its file is as good.
         with contextlib.suppress(OSError):
+            if place.exists() and not _is_complete(place):
+                place.rename(made_in / "damaged")
             folder.rename(place)
             folder = place
         yield folder / _NAME
+
+
+def _is_complete(place: Path) -> bool:
+    """Tell whether an entry is there with all its files, each as long as it was written."""
+    try:
+        sizes = json.loads((place / _SIZES).read_text(encoding="utf-8"))
+        return _NAME in sizes and all(
+            (place / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, AttributeError, TypeError, ValueError):
+        return False
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left that were ended while they compiled."""
+    for path in folder.glob(f"{_MAKING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _key(model: ModelProto | str | Path, base_dir: str | Path | None) -> str:
@@ -71,5 +107,5 @@ def _key(model: ModelProto | str | Path, base_dir: str | Path | None) -> str:
     folder = folder_of(model, base_dir)
     files = [] if folder is None else external_files(proto, folder)
     weights = [sha256_of(file) for file in files]
-    parts = [digest, weights, this_machine(), __version__]
+    parts = [FORMAT, digest, weights, this_machine(), __version__, onnx.__version__]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -5,10 +5,14 @@ operators; one that it does not know makes it do neither. So the network is opti
 in place, and hardened afterwards: a JumpReLU acts on each element alone, in any layout.
 """
 
-from collections.abc import Collection
+import contextlib
+import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
-from onnx import ModelProto, TensorProto, inliner
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, TensorProto, inliner
 
 from onnxfit import lowering
 from onnxfit.compilation.blocked import can_be_blocked, write_blocked
@@ -19,12 +23,13 @@ from onnxfit.compilation.record import record
 from onnxfit.edits import Edits
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
+from onnxfit.external_data import external_files, place_weights
 from onnxfit.files import folder_of
-from onnxfit.hardening import drop_record, harden, is_hardened, own, provenance, record_of
+from onnxfit.hardening import drop_record, harden, is_hardened, own, record_of, undo_record
+from onnxfit.native_library import library_path
 from onnxfit.op import Jumps, is_our_function
 from onnxfit.planning import Plan, sites_of
 from onnxfit.rewrites import ALL, apply
-from onnxfit.runtime import library_path
 from onnxfit.sites import Found, is_blocked, scan
 
 Given = float | Jumps
@@ -47,12 +52,12 @@ def compile(  # noqa: A001 - the name of the verb
         base_dir: Folder of its external data, where it is no path.
         data_dir: The folder where the weights of a model beyond 1 GiB are written: the compiled
             model's external data.
-        weights: The name of their file there.
+        weights: The name of their file there; one of other content is never overwritten.
         rewrites: The exact rewrites to apply to the result, of :data:`onnxfit.rewrites.ALL`.
 
     Raises:
         ModelError: The model cannot be read, is not hardened or compiled already, ONNX Runtime
-            refuses it, or its weights need a ``data_dir``.
+            refuses it, or its weights need a ``data_dir``, or another file lies there.
         NativeLibraryError: There is no custom-op library, or it does not load.
         ValueError: There is no rewrite of a name.
     """
@@ -62,15 +67,42 @@ def compile(  # noqa: A001 - the name of the verb
     if not is_hardened(hard, list(scan(hard))):
         raise ModelError("the model is not hardened, so there is nothing that compiling would save")
     source = _inlined(hard)
-    place = None if data_dir is None else Path(data_dir) / weights
-    compiled, found = _optimised(source, folder, place, source is not hard)
-    _harden(compiled, found)
-    # The sites have the names that they have in the hardened file.
-    drop_record(compiled)
-    compiled.metadata_props.extend(record_of(hard))
-    made = {"hardened_sha256": digest, "machine": this_machine()}
-    record(compiled, made | {"rewrites": apply(compiled, rewrites, record=False)})
+    sources = [] if folder is None else external_files(hard, folder)
+    target = None if data_dir is None else Path(data_dir) / weights
+    with _written_to(target, sources) as place:
+        compiled, found = _optimised(source, folder, place, source is not hard)
+        _harden(compiled, found)
+        # The sites have the names that they have in the hardened file.
+        drop_record(compiled)
+        compiled.metadata_props.extend(record_of(hard))
+        made = {"hardened_sha256": digest, "machine": this_machine()}
+        record(compiled, made | {"rewrites": apply(compiled, rewrites, record=False)})
     return compiled
+
+
+@contextlib.contextmanager
+def _written_to(target: Path | None, sources: list[Path]) -> Iterator[Path | None]:
+    """Give a file for the weights that moves to its place at the end.
+
+    Args:
+        target: Its place; None where there is none.
+        sources: The files in which the model has its weights.
+
+    Raises:
+        ModelError: Another file lies there, or the folder takes none.
+    """
+    if target is None:
+        yield None
+        return
+    try:
+        folder = tempfile.TemporaryDirectory(dir=target.parent, prefix=".onnxfit-")
+    except OSError as error:
+        raise ModelError(f"{target.parent} takes no temporary file: {error.strerror}") from error
+    with folder as name:
+        made = Path(name) / target.name
+        yield made
+        if made.exists():
+            place_weights(made, target, sources)
 
 
 def _inlined(model: ModelProto) -> ModelProto:
@@ -131,44 +163,71 @@ def _without_jumps(
     """
     plain = ModelProto()
     plain.CopyFrom(hard)
-    undo = provenance(hard).get("restore", {}).get("sites", {})
+    undo = undo_record(hard).get("sites", {})
     edits, jumps = Edits(), {}
+    shown = {value.name for value in plain.graph.output}
     for found in sites_of(list(scan(plain))):
-        hardened, scope = found.hardened, found.place.scope
-        if hardened is None or scope.function is not None or isinstance(hardened.jump, str | None):
-            continue
-        # The inliner's new names part the nodes of a site; no kernel of a Relu takes bfloat16.
-        parted = inlined and hardened.lowering == "standard"
-        if parted or found.place.element_type == TensorProto.BFLOAT16:
+        hardened = found.hardened
+        if hardened is None or _stays(found, hardened, shown, inlined):
             continue
         if values is not None and hardened.value not in values:
             continue
-        jump = hardened.jump
+        jump: Any = hardened.jump
         if not isinstance(jump, float) and jump.size == 1:
             # One number, whatever its axes, is no jump by channel.
             jump = float(jump.item())
         jumps[hardened.value] = jump
-        lowering.undo(edits, scope, hardened, undo.get(found.site.name, {}))
+        try:
+            lowering.undo(edits, found.place.scope, hardened, undo.get(found.site.name, {}))
+        except (AttributeError, TypeError, ValueError, DecodeError) as error:
+            raise ModelError("the metadata entry onnxfit.restore is damaged") from error
     edits.apply()
     _rename(plain)
     return plain, jumps
 
 
+def _stays(found: Found, hardened: lowering.Hardened, shown: set[str], inlined: bool) -> bool:
+    """Tell whether a JumpReLU cannot become an ordinary activation.
+
+    Args:
+        found: Its site.
+        hardened: The JumpReLU.
+        shown: The outputs of the model.
+        inlined: Functions were inlined in the model.
+    """
+    if found.place.scope.function is not None or isinstance(hardened.jump, str | None):
+        return True
+    # The inliner's new names part the nodes of a site; no kernel of a Relu takes bfloat16.
+    if inlined and hardened.lowering == "standard":
+        return True
+    if found.place.element_type == TensorProto.BFLOAT16:
+        return True
+    # An ordinary activation has no values inside.
+    values = {hardened.x, *(value for node in hardened.nodes for value in node.output)}
+    return any(value.startswith(lowering.SITE_PREFIX) for value in values & shown)
+
+
 def _rename(model: ModelProto) -> None:
     """Give the values of JumpReLUs that stay other names: the model is to be hardened again.
 
-    Those that are fed at run time keep theirs.
+    Those of the model's own inputs and outputs keep theirs.
     """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    kept = {value.name for value in model.graph.input} - constants
+    kept |= {value.name for value in model.graph.output}
+
+    def renamed(value: str) -> str:
+        ours = value.startswith(lowering.RESERVED) and value not in kept
+        return f"kept.{value}" if ours else value
+
     for graph in every_graph(model):
         for node in graph.node:
             for values in (node.input, node.output):
-                values[:] = [_renamed(value) for value in values]
-
-
-def _renamed(value: str) -> str:
-    """Return another name for a value of ours, but for an input."""
-    ours = value.startswith(lowering.RESERVED) and not value.startswith(lowering.INPUT_PREFIX)
-    return f"kept.{value}" if ours else value
+                values[:] = [renamed(value) for value in values]
+        if isinstance(graph, GraphProto):
+            # Before IR version 4 initializers are inputs too; and a subgraph has outputs.
+            for item in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
+                item.name = renamed(item.name)
 
 
 def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]]) -> None:

@@ -69,16 +69,17 @@ class Names:
         """Follow a value through what is fused with it to one of those that are sought."""
         if value in self._activated and value not in sought:
             return None
-        for _ in range(len(_FUSED_BEFORE)):
-            if value in sought:
-                return value
+        passed = set()
+        while value not in sought:
+            # One name in several graphs may lead back to itself.
+            passed.add(value)
             users = self._next.get(value, [])
-            if len(users) != 1:
+            if len(users) != 1 or not users[0].output or users[0].output[0] in passed:
                 return None
             value = users[0].output[0]
             if value not in sought and users[0].op_type not in _FUSED_BEFORE:
                 return None
-        return None
+        return value
 
 
 def _activates(node: NodeProto) -> bool:

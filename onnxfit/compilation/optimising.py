@@ -2,15 +2,19 @@
 
 import contextlib
 import tempfile
+import uuid
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError
 from onnx import ModelProto
+from onnx.shape_inference import InferenceError
 
 from onnxfit.errors import ModelError
-from onnxfit.external_data import external_files, take_inside
+from onnxfit.external_data import external_files, relocate, take_inside
 from onnxfit.files import load
-from onnxfit.runtime import CPU, loadable, register
+from onnxfit.native_library import CPU, register
+from onnxfit.runtime import loadable
 
 # Above this many bytes the weights go into a file of their own: a protobuf holds less than 2 GiB,
 # and the blocked layout pads them.
@@ -54,8 +58,10 @@ def optimise(
         place = None if weights is None else weights.parent
         written = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place))) / "model.onnx"
         options.optimized_model_filepath = str(written)
+        # No name of a file that the model has its weights in.
+        beside = f"{uuid.uuid4().hex}.data"
         if weights is not None:
-            for key, value in (("file_name", weights.name), ("min_size_in_bytes", "1024")):
+            for key, value in (("file_name", beside), ("min_size_in_bytes", "1024")):
                 name = f"session.optimized_model_external_initializers_{key}"
                 options.add_session_config_entry(name, value)
         source = stack.enter_context(loadable(_with_shapes(model), folder))
@@ -66,11 +72,14 @@ def optimise(
             )
         except Exception as error:  # ONNX Runtime raises classes that it does not export.
             raise ModelError(f"ONNX Runtime refuses the model: {error}") from error
-        if weights is not None:
-            written.with_name(weights.name).replace(weights)
+        if weights is not None and written.with_name(beside).exists():
+            written.with_name(beside).replace(weights)
         optimised = load(written)
-    if weights is None and folder is not None:
-        take_inside(optimised, folder)
+    if folder is not None:
+        # What ONNX Runtime left as it was lies in the files of the model.
+        take_inside(optimised, folder, but=beside)
+    if weights is not None:
+        relocate(optimised, beside, weights.name)
     _drop_constant_inputs(optimised, model)
     return optimised
 
@@ -82,7 +91,8 @@ def _with_shapes(model: ModelProto) -> ModelProto:
     """
     try:
         inferred: ModelProto = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # Of a model that ONNX Runtime may run all the same.
+    # Of a model that ONNX Runtime may run all the same, or one beyond what a protobuf may have.
+    except (InferenceError, EncodeError, IndexError, RuntimeError, ValueError):
         return model
     return inferred
 

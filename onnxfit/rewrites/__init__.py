@@ -1,13 +1,13 @@
 """Exact rewrites of a hardened model that save work: the same numbers from fewer passes.
 
-==========  ====================================================  ==================
-name        what                                                  file
-==========  ====================================================  ==================
-``twice``   a JumpReLU behind another, or behind a Relu, goes     ``twice.py``
-``add``     Add → JumpReLU becomes the one node AddJumpReLU       ``add.py``
+===========  ===================================================  ===============
+name         what                                                 file
+===========  ===================================================  ===============
+``twice``    a JumpReLU behind another, or behind a Relu, goes    ``twice.py``
+``add``      Add → JumpReLU becomes the one node AddJumpReLU      ``add.py``
 ``maxpool``  JumpReLU → MaxPool becomes MaxPool → JumpReLU        ``max_pool.py``
-``concat``  JumpReLUs of one jump → Concat: one JumpReLU behind   ``concat.py``
-==========  ====================================================  ==================
+``concat``   JumpReLUs of one jump → Concat: one JumpReLU behind  ``concat.py``
+===========  ===================================================  ===============
 
 What is rewritten is recorded in the model, so that :func:`unrewritten` gives exactly the model
 before: ONNX Runtime alone reads what rewrites make, everything else in onnxfit what was before.

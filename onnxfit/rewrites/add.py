@@ -1,7 +1,8 @@
 """Add → JumpReLU becomes one node, AddJumpReLU, which passes over memory once.
 
-The two values must have the same shape for sure. A sum with a constant stays: ONNX Runtime takes
-it for the bias of the operator before.
+The two values must have the same shape in every run, which lengths by name alone do not promise
+(:mod:`onnxfit.rewrites.shapes`). A sum with a constant stays: ONNX Runtime takes it for the bias of
+the operator before.
 """
 
 from onnxfit.op import ADD_OP_TYPE, is_jump_relu

@@ -24,6 +24,7 @@ from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.lowering import REWRITE_PREFIX
 from onnxfit.op import ADD_OP_TYPE, DOMAIN, is_add_jump_relu
+from onnxfit.rewrites.order import is_sorted, order_of
 from onnxfit.rewrites.region import Region, regions
 
 KEY = f"{DOMAIN}.rewrites"
@@ -86,11 +87,18 @@ def undo(model: ModelProto) -> None:
         raise ModelError(f"the metadata entry {KEY} is damaged; {_ADVICE}") from None
     for region, of_region in steps:
         nodes: Any = region.scope.nodes
+        sorted_before = is_sorted(order_of(nodes))
         for step in sorted(of_region, key=lambda step: step.slot, reverse=True):
             if step.replaced:
                 del nodes[step.slot]
             for node in reversed(step.nodes):
                 nodes.insert(step.slot, node)
+        # Another tool may have moved a node ahead of what belongs before it.
+        order = order_of(nodes)
+        if sorted_before and not is_sorted(order):
+            moved = [NodeProto.FromString(nodes[i].SerializeToString()) for i in order]
+            del nodes[:]
+            nodes.extend(moved)
     for items, unwanted in (
         (model.functions, lambda f: (f.domain, f.name) == (DOMAIN, ADD_OP_TYPE)),
         (model.metadata_props, lambda entry: entry.key == KEY),

@@ -1,18 +1,22 @@
 """Shapes of a model's values, as far as they follow from its inputs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxfit.element_types import every_graph, subgraphs
-from onnxfit.graph import Scope
+from onnxfit.graph import BLOCKED_DOMAIN, Scope
 from onnxfit.op import DEFAULT_DOMAINS, DOMAIN, is_add_jump_relu, is_our_function
 
 # Larger initializers are no shapes.
 _LARGEST = 1024
+# The tensors of a sequence may differ in length, and onnx gives the lengths of all one name.
+_FROM_INSIDE = ("ConcatFromSequence", "OptionalGetElement", "SequenceAt", "SequenceMap")
+_FUSED = ("com.microsoft", "FusedConv")
 
 # A length by its number or name, or None.
 Shape = tuple[int | str | None, ...]
@@ -22,7 +26,9 @@ class Shapes:
     """The shapes of a model's values, inferred when the first one is asked for.
 
     What a file notes of its inner values is not believed where it can be inferred: a tool that
-    changed the batch size may have left it. Lengths of one name are taken to be equal.
+    changed the batch size may have left it. Nor are the names that it gives to lengths: ONNX
+    Runtime runs two inputs ``[N, 8]`` of 1 and of 4 rows. Each axis of an input gets a name of its
+    own instead, so that equal names are equal lengths.
 
     Args:
         model: The model, which must stay as it is until then.
@@ -42,10 +48,14 @@ class Shapes:
         return None
 
     def same(self, scope: Scope, first: str, second: str) -> bool:
-        """Tell whether two values have the same shape for sure."""
-        shape = self.of(scope, first)
+        """Tell whether two values have the same shape in every run.
+
+        They have where they are one value, or each length is the same number or follows from the
+        same axis of one input. Numbers are believed as :class:`Shapes` tells.
+        """
         if first == second:
             return True
+        shape = self.of(scope, first)
         return shape is not None and None not in shape and shape == self.of(scope, second)
 
     @cached_property
@@ -57,7 +67,7 @@ class Shapes:
         found: dict[str, dict[str, Shape]] = {}
         graphs: list[tuple[str, GraphProto]] = [("", inferred.graph)]
         for name, graph in graphs:
-            found[name] = _shapes(graph)
+            found[name] = _followed(graph, _shapes(graph))
             for node in graph.node:
                 graphs += subgraphs(node, name)
         return found
@@ -73,6 +83,37 @@ def _shapes(graph: GraphProto) -> dict[str, Shape]:
     return shapes
 
 
+def _followed(graph: GraphProto, shapes: dict[str, Shape]) -> dict[str, Shape]:
+    """Follow lengths through what ONNX Runtime made of convolutions, which onnx does not know.
+
+    These keep the first axis. A sum has the shape of what it adds where that is one, and got other
+    names while it was not known to be.
+    """
+    same: dict[str, int | str | None] = {}
+
+    def of(value: str) -> Shape:
+        given = shapes.get(value, (None,))
+        return tuple(same.get(n, n) if isinstance(n, str) else n for n in given)
+
+    for node in graph.node:
+        read = [of(value) for value in node.input if value]
+        if not read or None in read[0][:1]:
+            continue
+        if node.domain == BLOCKED_DOMAIN or (node.domain, node.op_type) == _FUSED:
+            axes = 1
+        elif _is_sum(node) and set(read) == {read[0]} and None not in read[0]:
+            axes = len(read[0])
+        else:
+            continue
+        written = shapes.get(node.output[0], ())[:axes]
+        same.update({n: m for n, m in zip(written, read[0], strict=False) if isinstance(n, str)})
+    return {value: of(value) for value in shapes}
+
+
+def _is_sum(node: NodeProto) -> bool:
+    return node.domain in DEFAULT_DOMAINS and node.op_type in ("Add", "Sum")
+
+
 def _length(dim: Any) -> int | str | None:
     if dim.HasField("dim_value"):
         return int(dim.dim_value)
@@ -83,6 +124,7 @@ def _slim(model: ModelProto) -> ModelProto:
     """Copy a model without its weights, with what has a JumpReLU's shape in the place of each."""
     slim = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     slim.functions.extend(f for f in model.functions if not is_our_function(f))
+    functions = {(f.domain, f.name) for f in slim.functions}
     graph, source = slim.graph, model.graph
     graph.name = source.name
     graph.node.extend(source.node)
@@ -100,18 +142,26 @@ def _slim(model: ModelProto) -> ModelProto:
             graph.input.append(
                 onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
             )
+    names = (f"length {number}" for number in count())
     for index, inner in enumerate(every_graph(slim)):
-        _forget_notes(inner, keep_inputs=index == 0)
+        foreign = {o for node in inner.node if _is_foreign(node, functions) for o in node.output}
+        _forget_notes(inner, foreign, keep_inputs=index == 0)
+        _rename_lengths(inner, names)
         for node in inner.node:
             _simplify(node)
     return slim
 
 
-def _forget_notes(graph: GraphProto | FunctionProto, *, keep_inputs: bool) -> None:
+def _is_foreign(node: NodeProto, functions: set[tuple[str, str]]) -> bool:
+    """Tell whether nothing but a note can tell the shape of what a node writes."""
+    known = node.domain in (*DEFAULT_DOMAINS, DOMAIN)
+    return not known and (node.domain, node.op_type) not in functions
+
+
+def _forget_notes(
+    graph: GraphProto | FunctionProto, foreign: set[str], *, keep_inputs: bool
+) -> None:
     """Drop the shapes that can be inferred, or go wrong if they are believed."""
-    foreign = {
-        o for n in graph.node if n.domain not in (*DEFAULT_DOMAINS, DOMAIN) for o in n.output
-    }
     kept = [value for value in graph.value_info if value.name in foreign]
     del graph.value_info[:]
     graph.value_info.extend(kept)
@@ -127,9 +177,22 @@ def _drop(values: Iterable[ValueInfoProto]) -> None:
             value.type.tensor_type.ClearField("shape")
 
 
+def _rename_lengths(graph: GraphProto | FunctionProto, names: Iterator[str]) -> None:
+    """Give each axis that a graph notes without a number a name that no other has."""
+    notes = [*graph.value_info]
+    if isinstance(graph, GraphProto):
+        notes += [*graph.input, *graph.output]
+    for value in notes:
+        for dim in value.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                dim.dim_param = next(names)
+
+
 def _simplify(node: NodeProto) -> None:
     """Write our operators as standard ones of the same shape."""
     if node.domain == DOMAIN:
         added = is_add_jump_relu(node)
         node.op_type, node.domain = "Add" if added else "Identity", ""
         del node.input[2 if added else 1 :], node.attribute[:]
+    elif node.domain in DEFAULT_DOMAINS and node.op_type in _FROM_INSIDE:
+        node.op_type = "Unknown"

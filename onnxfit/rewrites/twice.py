@@ -25,7 +25,7 @@ def merge(region: Region, slot: int) -> bool:
     if writer is None or last is None:
         return False
     merged = _merged(region, region.node(writer), second, apart=writer != last)
-    if merged is None:
+    if merged is None or any(_is_late(region, value, writer) for value in merged.input):
         return False
     result = second.output[0]
     region.put(slot, None)
@@ -36,6 +36,12 @@ def merge(region: Region, slot: int) -> bool:
         region.put(last, copy_of(arranging, list(arranging.input), result))
     region.put(writer, merged)
     return True
+
+
+def _is_late(region: Region, value: str, slot: int) -> bool:
+    """Tell whether a node reads what is written behind its slot, as a J in a Constant may be."""
+    writer = region.writer(value)
+    return writer is not None and writer >= slot
 
 
 def _merged(
