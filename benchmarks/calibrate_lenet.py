@@ -73,7 +73,8 @@ def calibrated(folder: Path, words: Sequence[str]) -> tuple[str, dict[str, Any]]
     if ran.returncode:
         raise SystemExit(ran.stderr)
     report = folder / words[words.index("--report") + 1] / "calibration.json"
-    return ran.stdout.strip(), json.loads(report.read_text(encoding="utf-8"))
+    text = "\n".join(line.rstrip() for line in ran.stdout.strip().splitlines())
+    return text, json.loads(report.read_text(encoding="utf-8"))
 
 
 def common(documents: Mapping[str, dict[str, Any]], samples: int, count: int) -> list[str]:

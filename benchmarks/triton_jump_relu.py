@@ -3,8 +3,8 @@
 # ruff: noqa: ANN001, ANN201, PLR0913, PLR0917 - Triton gives the arguments their types
 
 import torch
-import triton  # type: ignore[import-not-found, unused-ignore]
-import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
+import triton  # type: ignore[import-not-found, import-untyped, unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 BLOCKS = (1024, 4096)
 
