@@ -43,12 +43,16 @@ ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
 RESULTS = Path(__file__).parent / "results"
 STEPS = 20
-NOTE = """\
+NOTE = """
 Step size eps/8, one random start, interleaved in one process, CPU time. Alive is the mean share of
 samples that take part in a step; the target is 0.9 × 1.25 / alive. Bound is Foolbox's time over
-that of bare gradients of as many samples in the ordinary layout: where it is below the target, as
-on resnet_2b and on the ViT, which has no convolutions to lay out anew, the target is out of reach.
+that of the gradients of as many samples with respect to the input, in the ordinary layout.
 """.replace("\n", " ").strip()
+WEIGHTS = {
+    False: "The weights ask for gradients, as those of every torch.nn.Module do. Foolbox and ART "
+    "compute these in each step; onnxfit asks for the input's alone:",
+    True: "The same with `module.requires_grad_(False)`, by which a user spares them that:",
+}
 
 CIFAR = "cifar10_exact_549.npz"
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -75,10 +79,15 @@ class Case:
     std: tuple[float, ...]
     radii: tuple[float, ...]
 
-    def module(self) -> Any:
-        """Make the twin, from pixels to logits, every activation a Relu."""
+    def module(self, *, frozen: bool = True) -> Any:
+        """Make the twin, from pixels to logits, every activation a Relu.
+
+        Args:
+            frozen: Its weights ask for no gradients, unlike those of a module as it comes.
+        """
         classifier = Classifier(onnxfit.retrofit(SHARED / "models" / self.path, 0.0))
-        return Preprocessed(classifier.requires_grad_(False).eval(), self.mean, self.std).eval()
+        classifier.requires_grad_(not frozen)
+        return Preprocessed(classifier.eval(), self.mean, self.std).eval()
 
     def samples(self, n: int) -> tuple[Any, Any]:
         """Return the first images and their classes."""
@@ -182,9 +191,9 @@ def art_pgd(module: Any, x: Any, y: Any, eps: float) -> Callable[[], Any]:
     return lambda: attack.generate(x.numpy(), y.numpy())
 
 
-def pgd_rows(case: Case, samples: int, rounds: int) -> Iterator[str]:
+def pgd_rows(case: Case, samples: int, rounds: int, *, frozen: bool) -> Iterator[str]:
     """Measure PGD on a network; yield the rows of the table."""
-    module, (x, y) = case.module(), case.samples(samples)
+    module, (x, y) = case.module(frozen=frozen), case.samples(samples)
     for eps in case.radii:
         attack = PGD(eps=eps, steps=STEPS, step_size=eps / 8)
         runs: list[Callable[[], Any]] = [
@@ -308,13 +317,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cases = [case for case in CASES if options.only.lower() in case.name.lower()]
     title = ["# The speed of attacks, beside other libraries", "", *environment(options.threads)]
-    title += ["", f"PGD-{STEPS}, {options.samples} images, medians of {options.rounds} rounds:"]
+    title += ["", f"PGD-{STEPS}, {options.samples} images, medians of {options.rounds} rounds."]
     columns = ["network, eps", "robust: onnxfit", "Foolbox", "ART", "alive", "onnxfit, ms"]
     columns += ["Foolbox, ms", "ART, ms", "bound", "target", "Foolbox / onnxfit", "ART / onnxfit"]
-    lines = told([*title, *head(*columns)])
-    for case in cases:
-        lines += told(pgd_rows(case, options.samples, options.rounds))
-    lines += told(["", NOTE])
+    lines = told([*title, "", NOTE])
+    for frozen, words in WEIGHTS.items():
+        lines += told(["", words, *head(*columns)])
+        for case in cases:
+            lines += told(pgd_rows(case, options.samples, options.rounds, frozen=frozen))
     if folder := os.environ.get("ONNXFIT_AUTOATTACK"):
         sys.path.insert(0, folder)
         columns = ["network, eps", "robust: onnxfit", "reference", "equal verdicts", "onnxfit, s"]

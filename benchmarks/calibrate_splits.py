@@ -425,7 +425,7 @@ splits, has p < 0.05. Splits share their samples, so that their counts are not i
 REFINED_NOTE = """\
 The same splits with the product's refinement after the race, a strength for each site, which
 changes are judged on 256 samples. Compared on the test half with the choice before it. ResNet-20
-is left out: 19 sites alone are hours of attacks.
+with its 19 sites was not run.
 """
 
 
