@@ -37,7 +37,7 @@ TYPES = {
     "8BFloat16": ("bfloat16", 2),
 }
 SYMBOL = re.compile(
-    r"JumpReluKernelILi(\d)E(?:([fd])|NS_(\d+B?Float16)E).*?(One|Sum)I.*?(SameJump|OwnJumps)I"
+    r"JumpReluKernelILi(\d)E(?:([fd])|NS_(\d+B?Float16)E).*?(Plain|Sum)InputI.*?(SameJump|OwnJumps)I"
     r"(?:[fd]|S\d?_)([jm]?)E"
 )
 RESOURCES = re.compile(
