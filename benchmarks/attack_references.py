@@ -31,12 +31,12 @@ from attack_throughput import (
     Case,
     Chain,
     accuracy,
-    environment,
     head,
     ours,
     run_reference,
     told,
 )
+from environment import provenance
 
 CASES = (LENET, RESNET20, RESNET_2B, VIT)
 
@@ -117,7 +117,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     cases = [case for case in CASES if options.only.lower() in case.name.lower()]
     lines = told(
-        ["# The attacks beside reference implementations", "", *environment(options.threads)]
+        ["# The attacks beside reference implementations", "", *provenance(options.threads)]
     )
     folder = os.environ.get("ONNXFIT_AUTOATTACK")
     if folder and not options.distances:

@@ -19,7 +19,6 @@ Times are those of the processor, which other programs disturb least.
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from environment import provenance
 
 import onnxfit
 from onnxfit.attacks.attack import Attack
@@ -285,16 +285,6 @@ def head(*columns: str) -> list[str]:
     return ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
 
 
-def environment(threads: int) -> list[str]:
-    """Say how and where this ran."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    return [
-        f"`{command}`",
-        f"on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {threads} thread(s).",
-    ]
-
-
 def told(lines: Iterable[str]) -> list[str]:
     """Print lines as they come, and return them."""
     kept = []
@@ -316,7 +306,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     cases = [case for case in CASES if options.only.lower() in case.name.lower()]
-    title = ["# The speed of attacks, beside other libraries", "", *environment(options.threads)]
+    title = ["# The speed of attacks, beside other libraries", "", *provenance(options.threads)]
     title += ["", f"PGD-{STEPS}, {options.samples} images, medians of {options.rounds} rounds."]
     columns = ["network, eps", "robust: onnxfit", "Foolbox", "ART", "alive", "onnxfit, ms"]
     columns += ["Foolbox, ms", "ART, ms", "bound", "target", "Foolbox / onnxfit", "ART / onnxfit"]

@@ -15,7 +15,6 @@ import argparse
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from environment import command_line
 from numpy.typing import NDArray
 
 import onnxfit
@@ -271,11 +271,11 @@ def row(
 
 def provenance(files: Iterable[Path], seeds: str) -> list[str]:
     """Return the lines that say how a result was made: command, versions, files, seeds."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     programs = ", ".join(f"{name} {version}" for name, version in versions().items())
     hashes = [f"- {path.name} `{sha256_of(path)}`" for path in sorted({*files})]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread"
-    return [f"`{command}`: {programs}; {machine}. {seeds}", "", "Files, SHA-256:", "", *hashes, ""]
+    how = f"`{command_line()}`: {programs}; {machine}. {seeds}"
+    return [how, "", "Files, SHA-256:", "", *hashes, ""]
 
 
 COLUMNS = (

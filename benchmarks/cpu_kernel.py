@@ -21,9 +21,7 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,15 +30,15 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import onnxruntime
+from environment import command_line, processor
 
 import onnxfit
+from onnxfit.verification.latency import in_turns
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 CACHED = 64 << 10  # KiB: beyond the caches of most machines.
 HEADER = '<ir_version: 8, opset_import: ["": 17, "onnxfit": 1]>'
-# Of a round of small tensors, so that the clock's own time does not count.
-ROUND_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -116,24 +114,6 @@ def bound(started: onnxruntime.InferenceSession, values: dict[str, Any]) -> Call
     return lambda: started.run_with_iobinding(binding)
 
 
-def in_turns(runs: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:
-    """Time runs in turns, each round in another order; return the µs of each call."""
-    start = time.perf_counter()
-    for run in runs:
-        run()
-    once = (time.perf_counter() - start) / len(runs)
-    times = max(1, min(1000, int(ROUND_SECONDS / once)))
-    took: list[list[float]] = [[] for _ in runs]
-    for index in range(rounds):
-        order = list(range(len(runs)))
-        for at in order[index % len(runs) :] + order[: index % len(runs)]:
-            start = time.perf_counter()
-            for _ in range(times):
-                runs[at]()
-            took[at].append((time.perf_counter() - start) / times * 1e6)
-    return took
-
-
 def pairs(threads: int, rounds: int, most: int) -> list[Pair]:
     """Compare JumpReLU with Relu in ONNX Runtime on every size."""
     started = [
@@ -149,9 +129,7 @@ def pairs(threads: int, rounds: int, most: int) -> list[Pair]:
         arrays = {"x": x, "y": np.zeros_like(x), "j": jumps}
         values = {k: onnxruntime.OrtValue.ortvalue_from_numpy(v) for k, v in arrays.items()}
         runs = [bound(one, values) for one in started]
-        for run in runs:
-            run()
-        relu, jump, channel = in_turns(runs, rounds)
+        relu, jump, channel = (in_turns(runs, rounds) * 1e6).T.tolist()
         low, middle, high = statistics.quantiles(relu, n=4)
         ratio = statistics.median(a / b for a, b in zip(jump, relu, strict=True))
         noise = (high - low) / 2 / middle
@@ -203,18 +181,10 @@ def pair_table(measured: Sequence[Pair], threads: int) -> list[str]:
     return text
 
 
-def processor() -> str:
-    """Name the processor."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def environment() -> dict[str, Any]:
     """Say how and where this ran."""
     return {
-        "command": " ".join(["python", "benchmarks/cpu_kernel.py", *sys.argv[1:]]),
+        "command": command_line(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),

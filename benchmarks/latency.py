@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from bundled_networks import NAMES, network
+from environment import processor
 from onnx import ModelProto, helper
 
 import onnxfit
@@ -127,13 +128,6 @@ def environment() -> dict[str, Any]:
         "onnxfit": onnxfit.__version__,
         "numpy": np.__version__,
     }
-
-
-def processor() -> str:
-    """Return the name of the CPU, where the system tells."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text("utf-8").splitlines() if known.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
 
 
 def earlier(path: Path, environment: dict[str, Any]) -> dict[tuple[int, int, str], Row]:

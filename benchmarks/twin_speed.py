@@ -9,8 +9,6 @@ layout or both are not. Peak memory is that of a process of its own for each.
 """
 
 import argparse
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from environment import provenance
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 from twin_networks import NETWORKS, make, to_onnx
 
@@ -158,11 +157,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     print("# The twin beside the network written by hand\n")
-    print(f"`python benchmarks/twin_speed.py {' '.join(sys.argv[1:])}`".replace(" `", "`"))
-    print(
-        f"on {os.cpu_count()} cores of {platform.machine()}, Python "
-        f"{platform.python_version()}, torch {torch.__version__}, {options.threads} thread(s).\n"
-    )
+    print("\n".join([*provenance(options.threads), ""]))
     print(f"Forward and backward, batch {options.batch}, medians of {options.rounds} rounds:\n")
     print("| network | layout | gradients | by hand, ms | twin, ms | twin / by hand |")
     print("|---|---|---|---|---|---|")

@@ -29,6 +29,7 @@ from onnxfit.cli_options import (
     names_of_rewrites,
     number,
     output_option,
+    required_output,
 )
 from onnxfit.cli_output import joined, print_json, print_pairs, print_sites, progress
 from onnxfit.cli_verify import verify
@@ -274,14 +275,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
 @main.command()
 @model_argument
 @data_options
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="The .npz file to write: gradients, logits, losses and labels of all samples.",
-)
+@required_output("The .npz file to write: gradients, logits, losses and labels of all samples.")
 @click.option(
     "--logit",
     type=click.IntRange(min=0),

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from onnxfit.cli_files import check_output
-from onnxfit.cli_options import as_json, force_option, model_argument, names_of_rewrites
+from onnxfit.cli_options import (
+    as_json,
+    force_option,
+    model_argument,
+    names_of_rewrites,
+    required_output,
+)
 from onnxfit.cli_output import print_json, print_pairs
 
 _NOT_COMPARED = "not compared: of inputs like these no random ones can be made"
@@ -16,14 +22,7 @@ _NOT_COMPARED = "not compared: of inputs like these no random ones can be made"
 
 @click.command(name="compile")
 @model_argument
-@click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="OUT",
-    help="The file to write.",
-)
+@required_output("The file to write.")
 @click.option(
     "--rewrites",
     default="twice,add,maxpool,concat",

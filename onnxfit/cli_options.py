@@ -85,6 +85,18 @@ def output_option(default: str) -> Callable[..., Any]:
     )
 
 
+def required_output(text: str) -> Callable[..., Any]:
+    """Make the same option where it must be given, with its help."""
+    return click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(path_type=Path),
+        metavar="OUT",
+        help=text,
+    )
+
+
 def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[float, ...]:
     return tuple(parse_number(part.strip()) for part in text.split(","))
 

@@ -35,7 +35,8 @@ class Diagnosis:
         versions: Package → version, for those that are installed.
         providers: Execution providers that ONNX Runtime was built with.
         library: Path of the custom-op library, None where there is none.
-        build: What the library was built with, None where it does not load.
+        build: What the library was built with, and the path that its CPU kernels take here; None
+            where it does not load.
         checks: What was tried.
     """
 

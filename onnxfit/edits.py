@@ -1,5 +1,8 @@
 """Change the nodes of a model: insertions and removals collected first, made together."""
 
+from collections.abc import Callable, MutableSequence
+from typing import TypeVar
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
@@ -8,6 +11,7 @@ from onnxfit.graph import Scope
 from onnxfit.op import ELEMENT_TYPES, Jumps
 
 CONSTANT_PREFIX = "onnxfit.constant/"
+Item = TypeVar("Item")
 
 
 class Edits:
@@ -71,6 +75,19 @@ class Edits:
                         nodes.insert(i, new)
             for new in reversed(self._constants.get(key, {}).values()):
                 nodes.insert(0, new)
+
+
+def remove_where(items: MutableSequence[Item], unwanted: Callable[[Item], bool]) -> None:
+    """Take items out of a repeated field.
+
+    Args:
+        items: The field, which is changed.
+        unwanted: Tells whether an item is to go.
+    """
+    # From the back, so that the places before stay where they are.
+    for i in reversed(range(len(items))):
+        if unwanted(items[i]):
+            del items[i]
 
 
 def _to_bytes(numbers: Jumps, element_type: int) -> bytes:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableSequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,7 +13,7 @@ from onnx import FunctionProto, ModelProto, StringStringEntryProto, TensorProto
 
 from onnxfit import __version__, rewrites
 from onnxfit import lowering as nodes
-from onnxfit.edits import Edits
+from onnxfit.edits import Edits, remove_where
 from onnxfit.element_types import UNKNOWN, every_graph, function_scope
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
@@ -168,7 +168,7 @@ def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:
         raise ModelError(_PLAIN)
     key = f"{_METADATA_PREFIX}calibration"
     content = json.dumps(finite(summary), allow_nan=False)
-    _remove(model.metadata_props, lambda entry: entry.key == key)
+    remove_where(model.metadata_props, lambda entry: entry.key == key)
     model.metadata_props.add(key=key, value=content)
 
 
@@ -342,17 +342,17 @@ def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
     for top in tops.values():
         nodes.remove_constants(edits, top)
     edits.apply()
-    _remove(model.graph.input, lambda value: value.name.startswith(nodes.INPUT_PREFIX))
+    remove_where(model.graph.input, lambda value: value.name.startswith(nodes.INPUT_PREFIX))
     # Other tools may have made initializers of our constants, or noted their shapes.
-    _remove(model.graph.initializer, lambda tensor: tensor.name.startswith(nodes.RESERVED))
+    remove_where(model.graph.initializer, lambda tensor: tensor.name.startswith(nodes.RESERVED))
     for graph in every_graph(model):
-        _remove(graph.value_info, lambda value: value.name.startswith(nodes.RESERVED))
+        remove_where(graph.value_info, lambda value: value.name.startswith(nodes.RESERVED))
     if "ir_version" in undo:
         model.ir_version = undo["ir_version"]
     for name, owner in (("", model), *((function_scope(f), f) for f in model.functions)):
         if name in undo.get("imported", [name]):
-            _remove(owner.opset_import, lambda entry: entry.domain == DOMAIN)
-    _remove(model.functions, is_our_function)
+            remove_where(owner.opset_import, lambda entry: entry.domain == DOMAIN)
+    remove_where(model.functions, is_our_function)
     drop_record(model)
 
 
@@ -363,7 +363,7 @@ def record_of(model: ModelProto) -> list[StringStringEntryProto]:
 
 def drop_record(model: ModelProto) -> None:
     """Remove what hardening wrote about itself."""
-    _remove(model.metadata_props, lambda entry: _is_ours(entry.key))
+    remove_where(model.metadata_props, lambda entry: _is_ours(entry.key))
 
 
 def undo_record(model: ModelProto) -> dict[str, Any]:
@@ -380,9 +380,3 @@ def undo_record(model: ModelProto) -> dict[str, Any]:
         raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged")
     known: dict[str, Any] = record
     return known
-
-
-def _remove(items: MutableSequence[Any], unwanted: Callable[[Any], bool]) -> None:
-    for i in reversed(range(len(items))):
-        if unwanted(items[i]):
-            del items[i]

@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from onnxfit.edits import CONSTANT_PREFIX, Edits
+from onnxfit.edits import CONSTANT_PREFIX, Edits, remove_where
 from onnxfit.element_types import UNKNOWN
 from onnxfit.graph import Scope
 from onnxfit.op import DOMAIN, OP_TYPE, Jumps, is_jump_relu, select_nodes
@@ -142,7 +142,7 @@ def _split(edits: Edits, place: Place, form: Form) -> Record:
     """Take the activation out of a fused node and put a JumpReLU behind it."""
     node = place.node
     value, linear = node.output[0], _inner(node.output[0], "linear")
-    fused = [(i, a) for i, a in enumerate(node.attribute) if a.name.startswith("activation")]
+    fused = [(i, a) for i, a in enumerate(node.attribute) if _is_of_activation(a)]
     record: Record = {"attributes": [[i, _encode(a)] for i, a in fused]}
     result, clip = value, []
     if any(a.s == b"Clip" for _, a in fused):
@@ -155,8 +155,7 @@ def _split(edits: Edits, place: Place, form: Form) -> Record:
             clip = [onnx.helper.make_node("Clip", [result, "", bound], [value])]
     edits.after(place.scope, node, _rectify(edits, place, linear, result, form) + clip)
     node.output[0] = linear
-    for i, _ in reversed(fused):
-        del node.attribute[i]
+    remove_where(node.attribute, _is_of_activation)
     if node.op_type == "FusedGemm":
         # Without an activation ONNX Runtime knows it as Gemm alone.
         record["operator"] = [node.op_type, node.domain]
@@ -213,9 +212,8 @@ def undo(edits: Edits, scope: Scope, hardened: Hardened, record: Record) -> None
         if "domain" in record:
             last.domain = record["domain"]
         last.input[:] = [hardened.x]
-        for i in reversed(range(len(last.attribute))):
-            if hardened.lowering == "standard" or last.attribute[i].name == "jump":
-                del last.attribute[i]
+        standard = hardened.lowering == "standard"
+        remove_where(last.attribute, lambda a: standard or a.name == "jump")
     for node in others:
         edits.remove(scope, node)
 
@@ -329,6 +327,11 @@ def _site_value(name: str) -> str:
     return (
         name.removeprefix(SITE_PREFIX).rpartition("/")[0] if name.startswith(SITE_PREFIX) else name
     )
+
+
+def _is_of_activation(attribute: AttributeProto) -> bool:
+    """Tell whether an attribute of a fused node names its activation or that one's numbers."""
+    return attribute.name.startswith("activation")
 
 
 def _encode(attribute: AttributeProto) -> str:

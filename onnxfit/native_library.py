@@ -68,6 +68,8 @@ def library_is_named() -> bool:
 def build_info() -> dict[str, Any]:
     """Return what the custom-op library was built with: version, providers, compilers, types.
 
+    And ``cpu_path``, the path that its CPU kernels take here: baseline, avx2 or avx512.
+
     Raises:
         NativeLibraryError: There is no library, or it does not load.
     """

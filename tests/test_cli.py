@@ -16,6 +16,7 @@ from support import MODELS, relu_model
 
 import onnxfit
 from onnxfit import cli, native_library, rewrites
+from onnxfit.compilation.machine import this_machine
 from onnxfit.hardening import Lowering
 
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"
@@ -401,6 +402,20 @@ def test_doctor_is_healthy_here(onnxfit_command: Command) -> None:
     assert onnx.__version__ == document["versions"]["onnx"]
     text = onnxfit_command("doctor").out
     assert str(onnxfit.library_path()) in text
+
+
+@pytest.mark.parametrize("limit", ["", "baseline"])
+def test_doctor_names_the_path_of_the_cpu_kernels(limit: str) -> None:
+    """The one taken in this process, as the processor and the environment allow."""
+    environment = {**os.environ, "ONNXFIT_CPU_PATH": limit}
+    document, text = (
+        shell("doctor", *options, env=environment, stdout=subprocess.PIPE).stdout
+        for options in (("--json",), ())
+    )
+    path = json.loads(document)["build"]["cpu_path"]
+    vectors = not limit and "AVX2" in this_machine()["instructions"]
+    assert path in ({"avx2", "avx512"} if vectors else {"baseline"})
+    assert ["library", "cpu_path", path] in [line.split() for line in text.splitlines()]
 
 
 def test_doctor_says_what_to_do_when_the_library_does_not_load(

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,88 @@ def test_what_an_ended_process_left_is_removed(folder: Path) -> None:
     left = {path.name for path in folder.iterdir()}
     assert {"onnxfit-making-b", "other"} == {name for name in left if len(name) < 32}
     assert 3 == len(left)
+
+
+def age(path: Path, days: float) -> None:
+    """Let a file or folder be as old."""
+    then = time.time() - 86_400 * days
+    os.utime(path, (then, then))
+
+
+def aged(folder: Path, jumps: Sequence[float]) -> list[Path]:
+    """Make an entry for each jump, not used for 31 days.
+
+    Returns:
+        Their folders, in the order of the jumps.
+    """
+    made: list[Path] = []
+    for jump in jumps:
+        run(model(jump))
+        made += set(entries(folder)) - set(made)
+    for entry in made:
+        age(entry, 31)
+    return made
+
+
+def test_an_entry_that_no_session_took_for_long_is_removed(folder: Path) -> None:
+    """It goes when another one is made; one that was taken since stays, and so a younger one."""
+    old, used, young = aged(folder, (1.0, 2.0, 3.0))
+    age(young, 29)
+    run(model(2.0))
+    assert {old, used, young} == set(entries(folder))
+    run(model(4.0))
+    assert {used, young} == set(entries(folder)) & {old, used, young}
+    assert 3 == len(entries(folder))
+
+
+def test_what_is_not_an_entry_is_never_removed(folder: Path) -> None:
+    """A folder without our list, one of another name, a link, a file: the folder may hold any."""
+    (entry,) = aged(folder, (1.0,))
+    entry.rename(folder / "other")
+    (folder / ("a" * 64)).mkdir()
+    (folder / ("b" * 64)).symlink_to(folder / "other", target_is_directory=True)
+    (folder / ("c" * 64)).write_text("mine")
+    for path in (*folder.iterdir(), folder / "other"):
+        age(path, 31)
+    before = set(folder.iterdir())
+    run(model(2.0))
+    assert before < set(folder.iterdir())
+
+
+@pytest.mark.parametrize("failing", ["rename", "iterdir"])
+def test_an_entry_that_cannot_be_removed_stays(
+    failing: str, folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is another user's, or in use on Windows; the session starts all the same."""
+    (old,) = aged(folder, (1.0,))
+    original = getattr(Path, failing)
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path in (old, folder):
+            raise PermissionError(13, "Permission denied")
+        return original(path, *arguments, **options)
+
+    expected = onnxfit.session(model(2.0), quiet()).run(None, {"x": X})[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, failing, fail)
+        found = onnxfit.session(model(2.0), quiet(), compile=True).run(None, {"x": X})[0]
+    assert same_bits(expected, found)
+    assert old in entries(folder)
+    assert 2 == len(entries(folder)) == len(compilations)
+
+
+def test_an_entry_that_cannot_be_touched_is_taken(
+    folder: Path, compilations: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache may be one that this user can only read."""
+    expected = run(model())
+
+    def fail(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", fail)
+    assert same_bits(expected, run(model()))
+    assert 1 == len(compilations) == len(entries(folder))
 
 
 def test_a_process_that_was_faster_wins(

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +14,13 @@ import cuda_resources
 import gpu_report
 import numpy as np
 import pytest
+from check_drivers import CUSTOM_OPS, SANITIZERS, Drivers, replace, tool
 from cuda_resources import Kernel, ToolMissingError
 from numpy.typing import NDArray
 from onnx import TensorProto
 from support import ROOT, dtype_of
 
-CUSTOM_OPS = ROOT / "custom_ops"
 BENCHMARKS = ROOT / "benchmarks"
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 KINDS = {"Float16": TensorProto.FLOAT16, "BFloat16": TensorProto.BFLOAT16}
 ADD = """
 #include <cstddef>
@@ -34,28 +32,6 @@ extern "C" void add(const onnxfit::{kind}* a, const onnxfit::{kind}* b, onnxfit:
   }}
 }}
 """
-
-
-def tool(name: str) -> str:
-    """Return the path of a program; skip where it is not installed."""
-    try:
-        return cuda_resources.tool(name)
-    except ToolMissingError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    """Return a copy of the C++ sources, to build in or to break."""
-    return Path(shutil.copytree(CUSTOM_OPS, tmp_path / "custom_ops"))
-
-
-def replaced(sources: Path, file: str, old: str, new: str) -> None:
-    """Replace a text that must be there in a source file."""
-    path = sources / file
-    text = path.read_text(encoding="utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 # ---- the sum ----
@@ -92,29 +68,20 @@ def test_sum_is_rounded_to_even(kind: str, tmp_path: Path) -> None:
 # ---- the kernels as C++ ----
 
 
-def stand_in(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    """Build the kernels' check on top of the stand-in for CUDA, and run it."""
-    program = folder / "check_cuda"
-    command = [tool("g++"), "-std=c++17", "-g1", "-Wall", "-Wextra", "-Werror", *flags]
-    command += ["-Wno-unknown-pragmas", "-Icuda_stand_in", "-o", str(program), "check_cuda.cc"]
-    subprocess.run([*command, "broadcast.cc", "-xc++", "jump_relu.cu"], cwd=folder, check=True)
-    return subprocess.run([program], capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
-def test_stand_in(sources: Path) -> None:
+def test_stand_in(sources: Path, drivers: Drivers) -> None:
     """Every path of both kernels computes the right bits, clean under the sanitizers."""
-    checked = stand_in(sources, "-O1", *SANITIZERS)
+    checked = drivers.run(sources, "check_cuda", "-O1", *SANITIZERS, cuda=True)
 
     assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
 
 
 @pytest.mark.slow
-def test_indices_of_64_bits(sources: Path) -> None:
+def test_indices_of_64_bits(sources: Path, drivers: Drivers) -> None:
     """The kernels' arithmetic for more than 2^31 elements is right, tried on fewer."""
-    replaced(sources, "jump_relu.cu", "count <= INT32_MAX", "count <= 0")
+    replace(sources / "jump_relu.cu", "count <= INT32_MAX", "count <= 0")
 
-    checked = stand_in(sources, "-O1")
+    checked = drivers.run(sources, "check_cuda", "-O1", cuda=True)
 
     assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
 
@@ -133,11 +100,24 @@ def test_indices_of_64_bits(sources: Path) -> None:
         pytest.param("/ kPerBlock + 1, UINT32_MAX", "/ kPerBlock, UINT32_MAX", id="last-block"),
     ],
 )
-def test_stand_in_can_fail(sources: Path, right: str, wrong: str) -> None:
+def test_stand_in_can_fail(sources: Path, drivers: Drivers, right: str, wrong: str) -> None:
     """The check finds each of these mistakes."""
-    replaced(sources, "jump_relu.cu", right, wrong)
+    replace(sources / "jump_relu.cu", right, wrong)
 
-    assert stand_in(sources, "-O0", *SANITIZERS).returncode != 0
+    assert drivers.run(sources, "check_cuda", "-O1", *SANITIZERS, cuda=True).returncode != 0
+
+
+@pytest.mark.slow
+def test_cuda_part_builds(sources: Path) -> None:
+    """Kernel, check and benchmark compile and link where nvcc is installed."""
+    command = [tool("nvcc"), "-std=c++17", "-arch=sm_80", "-Xcompiler", "-Wall,-Wextra,-Werror"]
+    files = ["bench_jump_relu.cu", "jump_relu.cu", "broadcast.cc"]
+    program = sources / "bench_jump_relu"
+
+    subprocess.run([*command, "-o", program, *files], cwd=sources, check=True)
+
+    refused = subprocess.run([program, "--chek"], capture_output=True, text=True, check=False)
+    assert (2, "usage") == (refused.returncode, refused.stderr[:5])
 
 
 # ---- the machine code ----

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,10 @@ import numpy as np
 import onnx.parser
 import onnxruntime
 import pytest
-from test_native import (
+from check_drivers import paths_here
+from native_support import (
     BFLOAT16,
     COUNT_BUFFERS,
-    CUSTOM_OPS,
     ELEMENT_TYPES,
     FLOAT,
     FLOAT16,
@@ -26,9 +25,7 @@ from test_native import (
     ElementType,
     element_types,
     jump_relu,
-    paths_here,
     session,
-    tool,
 )
 
 import onnxfit
@@ -308,89 +305,3 @@ def test_float16_sums_round_once() -> None:
 
     expected = np.array([0x6800, 0x6802, 0x0002, 0x7C00], np.uint16)
     np.testing.assert_array_equal(expected, run(started, FLOAT16, a=a, b=b))
-
-
-def compiler_for_x86() -> str:
-    """Return a C++ compiler for x86-64; skip if there is none."""
-    compiler = tool("g++")
-    machine = subprocess.run([compiler, "-dumpmachine"], capture_output=True, text=True, check=True)
-    if "x86_64" not in machine.stdout:
-        pytest.skip("the kernels for newer instructions are empty for this processor")
-    return compiler
-
-
-@pytest.mark.parametrize("file", ["cpu_avx2", "cpu_avx512", "cpu_baseline"])
-def test_nothing_is_computed_when_the_library_is_loaded(file: str, tmp_path: Path) -> None:
-    """Code that runs then would have instructions that the processor may lack."""
-    compiled = tmp_path / "kernels.o"
-    command = [compiler_for_x86(), "-std=c++17", "-O0", "-c", f"{file}.cc", "-o", str(compiled)]
-    subprocess.run(command, cwd=CUSTOM_OPS, check=True)
-    listed = subprocess.run([tool("nm"), compiled], capture_output=True, text=True, check=True)
-
-    assert "Path" in listed.stdout
-    assert "_GLOBAL__sub_I" not in listed.stdout
-    assert "__static_initialization" not in listed.stdout
-
-
-@pytest.mark.parametrize("file", ["cpu_avx2", "cpu_avx512", "cpu_baseline"])
-def test_a_path_that_must_be_computed_does_not_compile(file: str, tmp_path: Path) -> None:
-    """So that no change of the sources brings code that runs when the library is loaded."""
-    sources = Path(shutil.copytree(CUSTOM_OPS, tmp_path / "custom_ops"))
-    command = [compiler_for_x86(), "-std=c++17", "-fsyntax-only", f"{file}.cc"]
-    assert 0 == subprocess.run(command, cwd=sources, check=False).returncode
-    walk = (sources / "cpu_walk.h").read_text(encoding="utf-8")
-    assert "constexpr CpuPath PathOf" in walk
-    changed = walk.replace("constexpr CpuPath PathOf", "CpuPath PathOf")
-    (sources / "cpu_walk.h").write_text(changed, encoding="utf-8")
-
-    refused = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0
-    assert "constexpr" in refused.stderr
-
-
-SHOW_PATH = """
-#include <cstdio>
-
-#include "cpu_path.h"
-
-namespace onnxfit {
-const CpuPath kBaselinePath{{}, {}, {}, {}, "baseline"};
-const CpuPath kAvx2Path{{}, {}, {}, {}, "avx2"};
-const CpuPath kAvx512Path{{}, {}, {}, {}, "avx512"};
-}  // namespace onnxfit
-
-int main() { std::fputs(onnxfit::CpuPathInUse(), stdout); }
-"""
-
-
-def test_an_unknown_instruction_set_means_the_baseline(tmp_path: Path) -> None:
-    """A limit that is misspelt is not lifted; without one the widest that is there is used."""
-    (tmp_path / "show.cc").write_text(SHOW_PATH, encoding="utf-8")
-    program = tmp_path / "show"
-    sources = [tmp_path / "show.cc", CUSTOM_OPS / "cpu_dispatch.cc"]
-    command = [compiler_for_x86(), "-std=c++17", "-O0", f"-I{CUSTOM_OPS}", "-o", str(program)]
-    subprocess.run([*command, *sources], check=True)
-    without = {k: v for k, v in os.environ.items() if k != "ONNXFIT_CPU_PATH"}
-
-    def used(value: str | None) -> str:
-        given = without if value is None else without | {"ONNXFIT_CPU_PATH": value}
-        return subprocess.run(
-            [program], env=given, capture_output=True, text=True, check=True
-        ).stdout
-
-    widest = paths_here()[-1]
-    assert [widest, widest] == [used(None), used("")]
-    assert paths_here() == [used(path) for path in paths_here()]
-    assert ["baseline"] * 4 == [used(name) for name in ("AVX2", "avx", "avx10", "none")]
-
-
-def test_the_baseline_has_vectors_on_aarch64() -> None:
-    """Compared and selected by NEON instructions, for each width of an element."""
-    command = [tool("aarch64-linux-gnu-g++"), "-std=c++17", "-O3", "-S", "-o", "-"]
-    compiled = subprocess.run(
-        [*command, "cpu_baseline.cc"], cwd=CUSTOM_OPS, capture_output=True, text=True, check=True
-    ).stdout
-
-    compared = set(re.findall(r"\t(fcm|cm)[a-z]+\tv\d+\.(\w+)", compiled))
-    assert {("fcm", "4s"), ("fcm", "2d"), ("cm", "8h")} <= compared
-    assert re.search(r"\t(?:bsl|bit|bif|bic|and)\tv\d+\.16b", compiled)

@@ -21,6 +21,7 @@ def test_every_call_goes_first_as_often_as_the_others(monkeypatch: pytest.Monkey
     rounds = np.reshape(order[-3 * ROUNDS :], (ROUNDS, 3))
     assert [[0, 1, 2]] * ROUNDS == np.sort(rounds, axis=1).tolist()
     assert {10, 11} >= set(np.bincount(rounds[:, 0]).tolist())
+    assert (2, 3) == in_turns([lambda: None] * 3, 2).shape
 
 
 def test_a_call_that_sleeps_longer_takes_longer() -> None:

@@ -1,74 +1,35 @@
-"""The custom-op library, bit for bit, in ONNX Runtime and under the sanitizers."""
+"""The custom-op library in ONNX Runtime, bit for bit, and as a file."""
 
 import ctypes
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx.parser
 import onnxruntime
 import pytest
+from check_drivers import tool
+from native_support import (
+    BFLOAT16,
+    COUNT_BUFFERS,
+    ELEMENT_TYPES,
+    FLOAT,
+    FLOAT16,
+    HEADER,
+    JUMP,
+    Bits,
+    ElementType,
+    element_types,
+    jump_relu,
+    session,
+)
 
 import onnxfit
 from onnxfit.errors import NativeLibraryError
 from onnxfit.native_library import build_info, cuda_devices
-
-CUSTOM_OPS = Path(__file__).parents[1] / "custom_ops"
-HEADER = '<ir_version: 8, opset_import: ["": 17, "onnxfit": 1]>'
-JUMP = 0.3
-
-Bits = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class ElementType:
-    """A type of X as its bits: NumPy has no bfloat16, and bits are what is compared."""
-
-    name: str
-    code: int
-    bits: type[np.unsignedinteger[Any]]
-    normal: int
-    jump: int
-    infinity: int
-
-    def __str__(self) -> str:
-        return self.name
-
-    def decode(self, bits: Bits) -> Bits:
-        """Return the values as float64."""
-        with np.errstate(invalid="ignore"):
-            if self.name == "bfloat16":
-                return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-            return bits.view(f"f{bits.itemsize}").astype(np.float64)
-
-    def edges(self, shape: tuple[int, ...], start: int = 0) -> Bits:
-        """Fill a shape with zeros, subnormals, landmarks and their neighbours, NaNs; both signs."""
-        sign = 1 << (8 * np.dtype(self.bits).itemsize - 1)
-        landmarks = [self.normal, self.jump, self.infinity]
-        positive = [0, 1, sign - 1, *(mark + step for mark in landmarks for step in (-1, 0, 1))]
-        values = np.array(positive + [sign + value for value in positive], self.bits)
-        return np.resize(np.roll(values, -start), shape)
-
-
-FLOAT = ElementType("float", 1, np.uint32, 0x00800000, 0x3E99999A, 0x7F800000)
-DOUBLE = ElementType(
-    "double", 11, np.uint64, 0x0010000000000000, 0x3FD3333340000000, 0x7FF0000000000000
-)
-FLOAT16 = ElementType("float16", 10, np.uint16, 0x0400, 0x34CD, 0x7C00)
-BFLOAT16 = ElementType("bfloat16", 16, np.uint16, 0x0080, 0x3E9A, 0x7F80)
-ELEMENT_TYPES = [FLOAT, DOUBLE, FLOAT16, BFLOAT16]
-element_types = pytest.mark.parametrize("kind", ELEMENT_TYPES, ids=str)
-
-
-def jump_relu(kind: ElementType, x: Bits, jump: Bits) -> Bits:
-    """Return what JumpReLU means, in NumPy: +0 where x <= jump, else the bits of x."""
-    return np.where(kind.decode(x) <= kind.decode(jump), kind.bits(0), x)
 
 
 @pytest.fixture(scope="module")
@@ -107,20 +68,6 @@ def graph(
     inputs = f"{x_type} x" if j_rank is None else f"{x_type} x, {j_type} j"
     call = f"onnxfit.JumpReLU {attribute} ({'x' if j_rank is None else 'x, j'})"
     return f"{HEADER} g ({inputs}) => ({x_type} y) {{ y = {call} }}"
-
-
-def session(
-    model: str, provider: str = "CPUExecutionProvider", threads: int = 1
-) -> onnxruntime.InferenceSession:
-    """Start a session with the library registered, whatever the model."""
-    options = onnxruntime.SessionOptions()
-    options.register_custom_ops_library(str(onnxfit.library_path()))
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    parsed = onnx.parser.parse_model(model).SerializeToString()
-    started = onnxruntime.InferenceSession(parsed, options, providers=[provider])
-    assert provider == started.get_providers()[0]
-    return started
 
 
 def run(
@@ -323,30 +270,6 @@ def test_sessions_side_by_side(library: Path) -> None:
         assert [True] * 16 == list(pool.map(right, range(16)))
 
 
-# Prints how many tensors of X's size a run had in memory at once, beyond X.
-COUNT_BUFFERS = """
-import re, sys
-from pathlib import Path
-import numpy as np, onnx.parser, onnxruntime
-
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-
-library, model = sys.argv[1:]
-options = onnxruntime.SessionOptions()
-options.register_custom_ops_library(library)
-options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-session = onnxruntime.InferenceSession(
-    onnx.parser.parse_model(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-)
-x = np.ones(2**24, np.float32)
-before = peak()
-session.run(None, {"x": x})
-sys.stdout.write(str(round((peak() - before) / x.nbytes)))
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("nodes", "buffers"),
@@ -397,14 +320,6 @@ def test_older_runtime_gets_nothing(library: Path) -> None:
     assert [18] == asked
 
 
-def tool(*names: str) -> str:
-    """Return the path of the first of these programs that is installed; skip if none is."""
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no {' or '.join(names)} here")
-    return found
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file")
 def test_needs_only_the_c_library(library: Path) -> None:
     """The library runs beside any C++ and CUDA runtime, since it needs neither."""
@@ -423,192 +338,6 @@ def test_exports_two_functions(library: Path) -> None:
 
     exported = re.findall(r"(?:GLOBAL|WEAK) +DEFAULT +(?!UND)\w+ +(\w+)", symbols)
     assert ["RegisterCustomOps", "onnxfit_build_info"] == sorted(exported)
-
-
-KERNELS = ["broadcast.cc", "cpu_avx2.cc", "cpu_avx512.cc", "cpu_baseline.cc", "cpu_dispatch.cc"]
-CHECKS = {
-    "check_jump_relu": ["check_jump_relu.cc", "library.cc", *KERNELS],
-    "check_cpu": ["check_cpu.cc", *KERNELS],
-    "check_cuda": ["check_cuda.cc", "broadcast.cc"],
-}
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# The CUDA kernel as plain C++, its threads one after the other.
-CUDA_STAND_IN = ["-DONNXFIT_WITH_CUDA", "-Icuda_stand_in", "-xc++", "jump_relu.cu"]
-
-
-def check_driver(
-    folder: Path, *flags: str, name: str = "check_jump_relu"
-) -> subprocess.CompletedProcess[str]:
-    """Build a check driver from the sources in a folder, and run it."""
-    program = folder / name
-    command = [tool("g++"), "-std=c++17", "-g1", *WARNINGS, "-pthread", "-o", str(program)]
-    subprocess.run([*command, *CHECKS[name], *flags], cwd=folder, check=True)
-    return subprocess.run([program], capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def sources(tmp_path: Path) -> Path:
-    """Return a copy of the C++ sources, to build in or to break."""
-    return Path(shutil.copytree(CUSTOM_OPS, tmp_path / "custom_ops"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("flags", [[], CUDA_STAND_IN], ids=["cpu", "cuda-stand-in"])
-def test_sanitizers(sources: Path, flags: list[str]) -> None:
-    """Every type, form, shape and failure runs clean under AddressSanitizer and UBSan."""
-    checked = check_driver(sources, "-O1", *SANITIZERS, *flags)
-
-    assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
-
-
-def cpu_features() -> set[str]:
-    """Return what Linux says this processor can; nothing elsewhere."""
-    path = Path("/proc/cpuinfo")
-    flags = re.search(r"^flags\s*:(.*)$", path.read_text(), re.M) if path.exists() else None
-    return set(flags[1].split()) if flags else set()
-
-
-def paths_here() -> list[str]:
-    """Return the instruction sets that this processor has kernels for, the narrowest first."""
-    needs = {"baseline": set[str](), "avx2": {"avx2", "f16c"}, "avx512": {"avx512f", "avx512bw"}}
-    return [name for name, features in needs.items() if features <= cpu_features()]
-
-
-@pytest.mark.slow
-def test_kernels_under_sanitizers(sources: Path) -> None:
-    """The kernels of each instruction set, on every layout of J, read and write in bounds."""
-    checked = check_driver(sources, "-O1", *SANITIZERS, name="check_cpu")
-
-    expected = " ".join([*paths_here(), "checked\n"])
-    assert (0, expected, "") == (checked.returncode, checked.stdout, checked.stderr)
-
-
-@pytest.mark.slow
-def test_cuda_kernels_under_sanitizers(sources: Path) -> None:
-    """The CUDA kernels, as plain C++, agree with the definition and stay in bounds."""
-    checked = check_driver(sources, "-O1", *SANITIZERS, *CUDA_STAND_IN, name="check_cuda")
-
-    assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
-
-
-@pytest.mark.slow
-def test_kernels_for_other_processors(sources: Path) -> None:
-    """Where there are no x86 instructions to choose from, the baseline is right."""
-    checked = check_driver(sources, "-O3", "-DONNXFIT_X86_PATHS=0", name="check_cpu")
-
-    assert (0, "baseline checked\n") == (checked.returncode, checked.stdout)
-
-
-@pytest.mark.parametrize("optimisation", ["-O0", "-O2"])
-@pytest.mark.parametrize(
-    ("file", "symbol"), [("cpu_avx2", "kAvx2Path"), ("cpu_avx512", "kAvx512Path")]
-)
-def test_wide_instructions_stay_in_their_file(
-    file: str, symbol: str, optimisation: str, tmp_path: Path
-) -> None:
-    """No function that the linker might share with other files has a newer set's instructions."""
-    compiled = tmp_path / "kernels.o"
-    command = [tool("g++"), "-std=c++17", optimisation, "-c", f"{file}.cc", "-o", str(compiled)]
-    subprocess.run(command, cwd=CUSTOM_OPS, check=True)
-    symbols = [tool("nm"), "--demangle", "--defined-only", "--extern-only", str(compiled)]
-    listed = subprocess.run(symbols, capture_output=True, text=True, check=True).stdout
-
-    if "x86_64" not in subprocess.check_output([tool("g++"), "-dumpmachine"], text=True):
-        pytest.skip("these files are empty for this processor")
-    assert [f"onnxfit::{symbol}"] == [line.split()[-1] for line in listed.splitlines()]
-
-
-@pytest.mark.slow
-def test_indices_beyond_32_bits(sources: Path) -> None:
-    """The CUDA kernel's arithmetic for huge tensors is right, tried on small ones."""
-    kernel = sources / "jump_relu.cu"
-    text = kernel.read_text(encoding="utf-8")
-    assert "count <= INT32_MAX" in text
-    kernel.write_text(text.replace("count <= INT32_MAX", "count <= 0"), encoding="utf-8")
-
-    checked = check_driver(sources, "-O1", *CUDA_STAND_IN)
-
-    assert (0, "all checks passed\n") == (checked.returncode, checked.stdout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "right", "wrong"),
-    [
-        pytest.param("library.cc", "    Add<Op<Definition, double, Provider>>();\n", "", id="type"),
-        pytest.param(
-            "op_attributes.h",
-            "ReleaseStatus(api, status)",
-            'CreateStatus(api, ort::ORT_FAIL, "")',
-            id="leak",
-        ),
-        pytest.param(
-            "op_providers.h",
-            "begin + size, run.count)",
-            "begin + size, begin + size)",
-            id="overrun",
-        ),
-        pytest.param("op_providers.h", "ChunkSize(run) + 1)", "ChunkSize(run))", id="chunks"),
-        pytest.param("op_definitions.h", "/ block, 1, block}", "/ block, block}", id="blocks"),
-        pytest.param("op.h", "if (!(other == shape))", "if (false)", id="unequal-shapes"),
-    ],
-)
-def test_check_driver_can_fail(sources: Path, file: str, right: str, wrong: str) -> None:
-    """The check driver finds each of these mistakes."""
-    text = (sources / file).read_text(encoding="utf-8")
-    assert right in text
-    (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
-
-    assert check_driver(sources, "-O0", *SANITIZERS).returncode != 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("file", "right", "wrong"),
-    [
-        pytest.param("jump_relu.h", "return x <= jump; }", "return x < jump; }", id="below"),
-        pytest.param("jump_relu.h", "-T::kInfinity <= x_key && ", "", id="negative-nan"),
-        pytest.param("jump_relu.h", " && jump_key <= T::kInfinity", "", id="nan-jump"),
-        pytest.param("jump_relu.h", "(bits >> 16 & 1)", "1", id="rounding"),
-        pytest.param("cpu_avx2.cc", "_CMP_LE_OQ", "_CMP_LT_OQ", id="avx2-at-jump"),
-        pytest.param("cpu_avx2.cc", "(2 * T::kInfinity)", "(-1)", id="avx2-nan-jump"),
-        pytest.param("cpu_avx512.cc", "_CMP_NLE_UQ", "_CMP_GT_OQ", id="avx512-nan"),
-        pytest.param("cpu_avx512.cc", "cmpge_epu16", "cmpgt_epu16", id="avx512-at-jump"),
-        pytest.param("cpu_vectors.h", "end += repeats;", "end += repeats + 1;", id="channel-ends"),
-        pytest.param("cpu_vectors.h", "i + k < end ?", "true ?", id="last-channel"),
-        pytest.param("cpu_vectors.h", "i % kCycle", "i % 2", id="cycle"),
-        pytest.param("cpu_vectors.h", "jumps.Any(count - kLanes)", "jumps.Any(0)", id="last"),
-        pytest.param("cpu_walk.h", "part, scratch_ + column", "part, scratch_", id="scratch"),
-        pytest.param(
-            "cpu_walk.h", "alignas(64) T scratch_[kScratch + kCycle]", "T scratch_[9]", id="size"
-        ),
-        pytest.param("cpu_walk.h", "position_[run] = 0;", "", id="odometer"),
-        pytest.param("add.h", "(bits >> 16 & 1)) >> 16", "1) >> 16", id="sum-to-even"),
-    ],
-)
-def test_check_of_kernels_can_fail(sources: Path, file: str, right: str, wrong: str) -> None:
-    """The check of the CPU kernels finds each of these mistakes."""
-    if file[:-3] in {"cpu_avx2", "cpu_avx512"} and file[4:-3] not in paths_here():
-        pytest.skip("this processor has no such kernels")
-    text = (sources / file).read_text(encoding="utf-8")
-    assert right in text
-    (sources / file).write_text(text.replace(right, wrong), encoding="utf-8")
-
-    assert check_driver(sources, "-O1", *SANITIZERS, name="check_cpu").returncode != 0
-
-
-@pytest.mark.slow
-def test_cuda_part_builds(sources: Path) -> None:
-    """Kernel, check and benchmark compile and link where nvcc is installed."""
-    command = [tool("nvcc"), "-std=c++17", "-arch=sm_80", "-Xcompiler", "-Wall,-Wextra,-Werror"]
-    files = ["bench_jump_relu.cu", "jump_relu.cu", "broadcast.cc"]
-    program = sources / "bench_jump_relu"
-
-    subprocess.run([*command, "-o", program, *files], cwd=sources, check=True)
-
-    refused = subprocess.run([program, "--chek"], capture_output=True, text=True, check=False)
-    assert (2, "usage") == (refused.returncode, refused.stderr[:5])
 
 
 def test_cuda_architectures(library: Path) -> None:

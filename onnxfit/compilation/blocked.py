@@ -9,6 +9,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnxfit.compilation.optimising import optimise
+from onnxfit.edits import remove_where
 from onnxfit.native_library import CPU
 from onnxfit.op import DOMAIN, Jumps
 from onnxfit.planning import sites_of
@@ -65,9 +66,7 @@ def block_size() -> int:
     blocked = optimise(model, None, None)
     convolution = next(node for node in blocked.graph.node if node.op_type == "Conv")
     blocked.graph.output[0].name = convolution.output[0]
-    for i in reversed(range(len(blocked.graph.node))):
-        if blocked.graph.node[i].op_type == "ReorderOutput":
-            del blocked.graph.node[i]
+    remove_where(blocked.graph.node, lambda node: node.op_type == "ReorderOutput")
     options = quiet_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     run = onnxruntime.InferenceSession(blocked.SerializeToString(), options, providers=[CPU]).run

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import string
 import tempfile
 import time
 import warnings
@@ -29,6 +30,8 @@ _NAME = "model.onnx"
 _SIZES = "sizes.json"
 # A folder of this name that is as old, in seconds, belongs to a process that was ended.
 _MAKING, _ABANDONED = "onnxfit-making-", 86_400
+# An entry that no session took for as long, in seconds, may be of other versions, and goes.
+_UNUSED = 30 * 86_400
 
 
 def cache_folder() -> Path:
@@ -52,6 +55,9 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         ModelError, NativeLibraryError: As :func:`onnxfit.compile`.
     """
     place = cache_folder() / _key(model, base_dir)
+    # Before it is looked at: from now on no other process takes it for unused.
+    with contextlib.suppress(OSError):
+        os.utime(place)
     if _is_complete(place):
         yield place / _NAME
         return
@@ -67,6 +73,7 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
             warnings.warn(message, RuntimeWarning, stacklevel=4)
             made = tempfile.TemporaryDirectory()
         made_in = Path(stack.enter_context(made))
+        _take_unused(place.parent, made_in)
         folder = made_in / "compiled"
         folder.mkdir()
         compiled = compile_model(model, base_dir=base_dir, data_dir=folder)
@@ -99,6 +106,24 @@ def _remove_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _take_unused(folder: Path, away: Path) -> None:
+    """Move the entries that were not used for long, each whole, into a folder that will go.
+
+    One that cannot be moved stays.
+    """
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            with contextlib.suppress(OSError):
+                if _is_entry(path) and time.time() - path.stat().st_mtime > _UNUSED:
+                    path.rename(away / path.name)
+
+
+def _is_entry(path: Path) -> bool:
+    """Tell whether a folder is an entry, of whatever version: others may lie beside them."""
+    named = len(path.name) == 64 and set(path.name) <= set(string.hexdigits)
+    return named and not path.is_symlink() and (path / _SIZES).is_file()
 
 
 def _key(model: ModelProto | str | Path, base_dir: str | Path | None) -> str:

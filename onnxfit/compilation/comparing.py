@@ -84,8 +84,9 @@ def compare(
     types = {site.place.element_type for site in sites_of(list(scan(unrewritten(hard))))}
     float16 = TensorProto.FLOAT16 in types
     at_zero = _at_zero(hard, feeds, base_dir, data_dir)
-    moved = _moved_by_noise(first, feeds, expected, coarse=float16 or _quantises(hard))
-    limit = _COARSE_ROUNDING if float16 or _quantises(hard) else _ROUNDING
+    coarse = float16 or _quantises(hard)
+    moved = _moved_by_noise(first, feeds, expected, coarse=coarse)
+    limit = _COARSE_ROUNDING if coarse else _ROUNDING
     _check(found, "from the hardened one", limit, moved)
     if at_zero is not None:
         _check(at_zero, "at jump 0 from the original", limit, moved)

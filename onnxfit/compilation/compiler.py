@@ -20,7 +20,7 @@ from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.matching import Names
 from onnxfit.compilation.optimising import optimise
 from onnxfit.compilation.record import record
-from onnxfit.edits import Edits
+from onnxfit.edits import Edits, remove_where
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.external_data import external_files, place_weights
@@ -233,9 +233,7 @@ def _rename(model: ModelProto) -> None:
 def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]]) -> None:
     """Put the jumps into an optimised model."""
     # That of JumpReLUs which stayed.
-    for i in reversed(range(len(compiled.functions))):
-        if is_our_function(compiled.functions[i]):
-            del compiled.functions[i]
+    remove_where(compiled.functions, is_our_function)
     blocked = {
         found.site.name: jump
         for found, jump in chosen

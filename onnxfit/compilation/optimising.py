@@ -10,6 +10,7 @@ from google.protobuf.message import EncodeError
 from onnx import ModelProto
 from onnx.shape_inference import InferenceError
 
+from onnxfit.edits import remove_where
 from onnxfit.errors import ModelError
 from onnxfit.external_data import external_files, relocate, take_inside
 from onnxfit.files import load
@@ -104,9 +105,7 @@ def _drop_constant_inputs(optimised: ModelProto, model: ModelProto) -> None:
     """
     left = {tensor.name for tensor in optimised.graph.initializer}
     gone = {tensor.name for tensor in model.graph.initializer} - left
-    for i in reversed(range(len(optimised.graph.input))):
-        if optimised.graph.input[i].name in gone:
-            del optimised.graph.input[i]
+    remove_where(optimised.graph.input, lambda value: value.name in gone)
 
 
 def _size(model: ModelProto, folder: Path | None) -> int:

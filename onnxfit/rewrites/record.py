@@ -20,6 +20,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto
 
+from onnxfit.edits import remove_where
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.lowering import REWRITE_PREFIX
@@ -99,13 +100,8 @@ def undo(model: ModelProto) -> None:
             moved = [NodeProto.FromString(nodes[i].SerializeToString()) for i in order]
             del nodes[:]
             nodes.extend(moved)
-    for items, unwanted in (
-        (model.functions, lambda f: (f.domain, f.name) == (DOMAIN, ADD_OP_TYPE)),
-        (model.metadata_props, lambda entry: entry.key == KEY),
-    ):
-        for i in reversed(range(len(items))):
-            if unwanted(items[i]):
-                del items[i]
+    remove_where(model.functions, lambda f: (f.domain, f.name) == (DOMAIN, ADD_OP_TYPE))
+    remove_where(model.metadata_props, lambda entry: entry.key == KEY)
     _check_nothing_is_left(model)
 
 

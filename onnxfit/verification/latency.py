@@ -70,17 +70,21 @@ def measure(model: DeployedClassifier, baseline: DeployedClassifier, x: torch.Te
     )
 
 
-def in_turns(calls: Sequence[Callable[[], Any]]) -> NDArray[np.float64]:
+def in_turns(calls: Sequence[Callable[[], Any]], rounds: int = ROUNDS) -> NDArray[np.float64]:
     """Measure some calls in turns, each first as often as the others.
 
+    Args:
+        calls: What to measure.
+        rounds: How often; :func:`ratio` needs ROUNDS.
+
     Returns:
-        The seconds of one call, ROUNDS × calls.
+        The seconds of one call, rounds × calls.
     """
     for _ in range(_WARM_UP):
         once = [_seconds(call, 1) for call in calls]
     repeats = max(1, int(_ROUND_SECONDS / max(min(once), 1e-9)))
-    times = np.zeros((ROUNDS, len(calls)))
-    for number in range(ROUNDS):
+    times = np.zeros((rounds, len(calls)))
+    for number in range(rounds):
         for which in np.roll(range(len(calls)), number):
             times[number, which] = _seconds(calls[which], repeats)
     return times

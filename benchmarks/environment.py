@@ -1,0 +1,30 @@
+"""How and where a benchmark runs: its command line, the versions, the processor."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+
+def command_line() -> str:
+    """Return the command that started this benchmark, from the top of the repository."""
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+
+
+def provenance(threads: int) -> list[str]:
+    """Return the lines that say how and where a benchmark of PyTorch ran."""
+    return [
+        f"`{command_line()}`",
+        f"on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, {threads} thread(s).",
+    ]
+
+
+def processor() -> str:
+    """Return the name of the CPU, as far as the system tells."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

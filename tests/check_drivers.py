@@ -1,0 +1,110 @@
+"""Builds the programs that check the C++ sources, compiling the same text only once."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from support import ROOT
+
+CUSTOM_OPS = ROOT / "custom_ops"
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+Check = Literal["check_jump_relu", "check_cpu", "check_cuda"]
+Printed = subprocess.CompletedProcess[str]
+
+KERNELS = ["broadcast.cc", "cpu_avx2.cc", "cpu_avx512.cc", "cpu_baseline.cc", "cpu_dispatch.cc"]
+FILES: dict[Check, list[str]] = {
+    "check_jump_relu": ["check_jump_relu.cc", "library.cc", *KERNELS],
+    "check_cpu": ["check_cpu.cc", *KERNELS],
+    "check_cuda": ["check_cuda.cc", "broadcast.cc"],
+}
+LANGUAGE = ["-std=c++17", "-Icuda_stand_in", "-pthread"]
+WARNINGS = ["-g1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+
+
+def tool(*names: str) -> str:
+    """Return the path of the first of these programs that is installed; skip if none is."""
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no {' or '.join(names)} here")
+    return found
+
+
+def cpu_features() -> set[str]:
+    """Return what Linux says this processor can; nothing elsewhere."""
+    path = Path("/proc/cpuinfo")
+    flags = re.search(r"^flags\s*:(.*)$", path.read_text(), re.M) if path.exists() else None
+    return set(flags[1].split()) if flags else set()
+
+
+def paths_here() -> list[str]:
+    """Return the instruction sets that this processor has kernels for, the narrowest first."""
+    needs = {"baseline": set[str](), "avx2": {"avx2", "f16c"}, "avx512": {"avx512f", "avx512bw"}}
+    return [name for name, features in needs.items() if features <= cpu_features()]
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Replace a text that must be there in a source file."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Drivers:
+    """Check drivers, and what was compiled for earlier ones.
+
+    Attributes:
+        objects: Folder of compiled files, each named after its text and flags.
+    """
+
+    objects: Path
+    compiler: str = field(default_factory=partial(tool, "g++"))
+
+    def run(
+        self, sources: Path, check: Check, *flags: str, defines: str = "", cuda: bool = False
+    ) -> Printed:
+        """Build a check from the sources in a folder, and run it.
+
+        Args:
+            sources: The folder, a copy of ``custom_ops``.
+            check: Which.
+            flags: For compiler and linker.
+            defines: A definition for the preprocessor.
+            cuda: With the CUDA kernels as plain C++, their threads one after the other.
+        """
+        files = FILES[check] + ["jump_relu.cu"] * cuda
+        definitions = [f"-D{defines}"] * bool(defines) + ["-DONNXFIT_WITH_CUDA"] * cuda
+        with ThreadPoolExecutor(2) as pool:
+            objects = pool.map(partial(self._object, sources, definitions, flags), files)
+            link = [
+                self.compiler,
+                "-pthread",
+                *flags,
+                *map(str, objects),
+                "-o",
+                str(sources / check),
+            ]
+        subprocess.run(link, check=True)
+        return subprocess.run([sources / check], capture_output=True, text=True, check=False)
+
+    def _object(
+        self, sources: Path, definitions: Sequence[str], flags: Sequence[str], file: str
+    ) -> Path:
+        """Compile a file, unless its text with all that it includes was compiled before."""
+        source = [*LANGUAGE, *definitions, "-xc++", file]
+        text = subprocess.check_output([self.compiler, "-E", *source], cwd=sources)
+        key = hashlib.sha256(b"\0".join([text, *map(str.encode, flags)])).hexdigest()
+        compiled = self.objects / f"{key}.o"
+        if not compiled.exists():
+            command = [self.compiler, *WARNINGS, *flags, *source, "-c", "-o", str(compiled)]
+            subprocess.run(command, cwd=sources, check=True)
+        return compiled

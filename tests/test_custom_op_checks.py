@@ -1,0 +1,200 @@
+"""The C++ sources under the sanitizers, what their checks find, and what compilers make of them."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from check_drivers import CUSTOM_OPS, SANITIZERS, Drivers, paths_here, replace, tool
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cuda", [False, True], ids=["cpu", "cuda-stand-in"])
+def test_sanitizers(sources: Path, drivers: Drivers, cuda: bool) -> None:
+    """Every type, form, shape and failure runs clean under AddressSanitizer and UBSan."""
+    checked = drivers.run(sources, "check_jump_relu", "-O1", *SANITIZERS, cuda=cuda)
+
+    assert (0, "all checks passed\n", "") == (checked.returncode, checked.stdout, checked.stderr)
+
+
+@pytest.mark.slow
+def test_kernels_under_sanitizers(sources: Path, drivers: Drivers) -> None:
+    """The kernels of each instruction set, on every layout of J, read and write in bounds."""
+    checked = drivers.run(sources, "check_cpu", "-O1", *SANITIZERS)
+
+    expected = " ".join([*paths_here(), "checked\n"])
+    assert (0, expected, "") == (checked.returncode, checked.stdout, checked.stderr)
+
+
+@pytest.mark.slow
+def test_kernels_for_other_processors(sources: Path, drivers: Drivers) -> None:
+    """Where there are no x86 instructions to choose from, the baseline is right."""
+    checked = drivers.run(sources, "check_cpu", "-O3", defines="ONNXFIT_X86_PATHS=0")
+
+    assert (0, "baseline checked\n") == (checked.returncode, checked.stdout)
+
+
+@pytest.mark.parametrize("optimisation", ["-O0", "-O2"])
+@pytest.mark.parametrize(
+    ("file", "symbol"), [("cpu_avx2", "kAvx2Path"), ("cpu_avx512", "kAvx512Path")]
+)
+def test_wide_instructions_stay_in_their_file(
+    file: str, symbol: str, optimisation: str, tmp_path: Path
+) -> None:
+    """No function that the linker might share with other files has a newer set's instructions."""
+    compiled = tmp_path / "kernels.o"
+    command = [tool("g++"), "-std=c++17", optimisation, "-c", f"{file}.cc", "-o", str(compiled)]
+    subprocess.run(command, cwd=CUSTOM_OPS, check=True)
+    symbols = [tool("nm"), "--demangle", "--defined-only", "--extern-only", str(compiled)]
+    listed = subprocess.run(symbols, capture_output=True, text=True, check=True).stdout
+
+    if "x86_64" not in subprocess.check_output([tool("g++"), "-dumpmachine"], text=True):
+        pytest.skip("these files are empty for this processor")
+    assert [f"onnxfit::{symbol}"] == [line.split()[-1] for line in listed.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        pytest.param("library.cc", "    Add<Op<Definition, double, Provider>>();\n", "", id="type"),
+        pytest.param(
+            "op_attributes.h",
+            "ReleaseStatus(api, status)",
+            'CreateStatus(api, ort::ORT_FAIL, "")',
+            id="leak",
+        ),
+        pytest.param(
+            "op_providers.h",
+            "begin + size, run.count)",
+            "begin + size, begin + size)",
+            id="overrun",
+        ),
+        pytest.param("op_providers.h", "ChunkSize(run) + 1)", "ChunkSize(run))", id="chunks"),
+        pytest.param("op_definitions.h", "/ block, 1, block}", "/ block, block}", id="blocks"),
+        pytest.param("op.h", "if (!(other == shape))", "if (false)", id="unequal-shapes"),
+    ],
+)
+def test_check_can_fail(sources: Path, drivers: Drivers, file: str, right: str, wrong: str) -> None:
+    """The check of the library finds each of these mistakes."""
+    replace(sources / file, right, wrong)
+
+    assert drivers.run(sources, "check_jump_relu", "-O1", *SANITIZERS).returncode != 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        pytest.param("jump_relu.h", "return x <= jump; }", "return x < jump; }", id="below"),
+        pytest.param("jump_relu.h", "-T::kInfinity <= x_key && ", "", id="negative-nan"),
+        pytest.param("jump_relu.h", " && jump_key <= T::kInfinity", "", id="nan-jump"),
+        pytest.param("jump_relu.h", "(bits >> 16 & 1)", "1", id="rounding"),
+        pytest.param("cpu_avx2.cc", "_CMP_LE_OQ", "_CMP_LT_OQ", id="avx2-at-jump"),
+        pytest.param("cpu_avx2.cc", "(2 * T::kInfinity)", "(-1)", id="avx2-nan-jump"),
+        pytest.param("cpu_avx512.cc", "_CMP_NLE_UQ", "_CMP_GT_OQ", id="avx512-nan"),
+        pytest.param("cpu_avx512.cc", "cmpge_epu16", "cmpgt_epu16", id="avx512-at-jump"),
+        pytest.param("cpu_vectors.h", "end += repeats;", "end += repeats + 1;", id="channel-ends"),
+        pytest.param("cpu_vectors.h", "i + k < end ?", "true ?", id="last-channel"),
+        pytest.param("cpu_vectors.h", "i % kCycle", "i % 2", id="cycle"),
+        pytest.param("cpu_vectors.h", "jumps.Any(count - kLanes)", "jumps.Any(0)", id="last"),
+        pytest.param("cpu_walk.h", "part, scratch_ + column", "part, scratch_", id="scratch"),
+        pytest.param(
+            "cpu_walk.h", "alignas(64) T scratch_[kScratch + kCycle]", "T scratch_[9]", id="size"
+        ),
+        pytest.param("cpu_walk.h", "position_[run] = 0;", "", id="odometer"),
+        pytest.param("add.h", "(bits >> 16 & 1)) >> 16", "1) >> 16", id="sum-to-even"),
+    ],
+)
+def test_check_of_kernels_can_fail(
+    sources: Path, drivers: Drivers, file: str, right: str, wrong: str
+) -> None:
+    """The check of the CPU kernels finds each of these mistakes."""
+    if file[:-3] in {"cpu_avx2", "cpu_avx512"} and file[4:-3] not in paths_here():
+        pytest.skip("this processor has no such kernels")
+    replace(sources / file, right, wrong)
+
+    assert drivers.run(sources, "check_cpu", "-O1", *SANITIZERS).returncode != 0
+
+
+def compiler_for_x86() -> str:
+    """Return a C++ compiler for x86-64; skip if there is none."""
+    compiler = tool("g++")
+    machine = subprocess.run([compiler, "-dumpmachine"], capture_output=True, text=True, check=True)
+    if "x86_64" not in machine.stdout:
+        pytest.skip("the kernels for newer instructions are empty for this processor")
+    return compiler
+
+
+@pytest.mark.parametrize("file", ["cpu_avx2", "cpu_avx512", "cpu_baseline"])
+def test_nothing_is_computed_when_the_library_is_loaded(file: str, tmp_path: Path) -> None:
+    """Code that runs then would have instructions that the processor may lack."""
+    compiled = tmp_path / "kernels.o"
+    command = [compiler_for_x86(), "-std=c++17", "-O0", "-c", f"{file}.cc", "-o", str(compiled)]
+    subprocess.run(command, cwd=CUSTOM_OPS, check=True)
+    listed = subprocess.run([tool("nm"), compiled], capture_output=True, text=True, check=True)
+
+    assert "Path" in listed.stdout
+    assert "_GLOBAL__sub_I" not in listed.stdout
+    assert "__static_initialization" not in listed.stdout
+
+
+@pytest.mark.parametrize("file", ["cpu_avx2", "cpu_avx512", "cpu_baseline"])
+def test_a_path_that_must_be_computed_does_not_compile(file: str, sources: Path) -> None:
+    """So that no change of the sources brings code that runs when the library is loaded."""
+    command = [compiler_for_x86(), "-std=c++17", "-fsyntax-only", f"{file}.cc"]
+    assert 0 == subprocess.run(command, cwd=sources, check=False).returncode
+    replace(sources / "cpu_walk.h", "constexpr CpuPath PathOf", "CpuPath PathOf")
+
+    refused = subprocess.run(command, cwd=sources, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0
+    assert "constexpr" in refused.stderr
+
+
+SHOW_PATH = """
+#include <cstdio>
+
+#include "cpu_path.h"
+
+namespace onnxfit {
+const CpuPath kBaselinePath{{}, {}, {}, {}, "baseline"};
+const CpuPath kAvx2Path{{}, {}, {}, {}, "avx2"};
+const CpuPath kAvx512Path{{}, {}, {}, {}, "avx512"};
+}  // namespace onnxfit
+
+int main() { std::fputs(onnxfit::CpuPathInUse(), stdout); }
+"""
+
+
+def test_an_unknown_instruction_set_means_the_baseline(tmp_path: Path) -> None:
+    """A limit that is misspelt is not lifted; without one the widest that is there is used."""
+    (tmp_path / "show.cc").write_text(SHOW_PATH, encoding="utf-8")
+    program = tmp_path / "show"
+    files = [tmp_path / "show.cc", CUSTOM_OPS / "cpu_dispatch.cc"]
+    command = [compiler_for_x86(), "-std=c++17", "-O0", f"-I{CUSTOM_OPS}", "-o", str(program)]
+    subprocess.run([*command, *files], check=True)
+    without = {k: v for k, v in os.environ.items() if k != "ONNXFIT_CPU_PATH"}
+
+    def used(value: str | None) -> str:
+        given = without if value is None else without | {"ONNXFIT_CPU_PATH": value}
+        return subprocess.run(
+            [program], env=given, capture_output=True, text=True, check=True
+        ).stdout
+
+    widest = paths_here()[-1]
+    assert [widest, widest] == [used(None), used("")]
+    assert paths_here() == [used(path) for path in paths_here()]
+    assert ["baseline"] * 4 == [used(name) for name in ("AVX2", "avx", "avx10", "none")]
+
+
+def test_the_baseline_has_vectors_on_aarch64() -> None:
+    """Compared and selected by NEON instructions, for each width of an element."""
+    command = [tool("aarch64-linux-gnu-g++"), "-std=c++17", "-O3", "-S", "-o", "-"]
+    compiled = subprocess.run(
+        [*command, "cpu_baseline.cc"], cwd=CUSTOM_OPS, capture_output=True, text=True, check=True
+    ).stdout
+
+    compared = set(re.findall(r"\t(fcm|cm)[a-z]+\tv\d+\.(\w+)", compiled))
+    assert {("fcm", "4s"), ("fcm", "2d"), ("cm", "8h")} <= compared
+    assert re.search(r"\t(?:bsl|bit|bif|bic|and)\tv\d+\.16b", compiled)
