@@ -4,18 +4,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 
 class Images(NamedTuple):
-    """Labelled images, N x 1 x 8 x 8 in [0, 1]; the fields are the arrays of an .npz file."""
+    """Labelled images, N x C x H x W in [0, 1]; the fields are the arrays of an .npz file."""
 
     x: NDArray[np.float32]
     y: NDArray[np.int64]
 
 
 def load() -> Images:
-    """Return all 1797 images in scikit-learn's order; a pixel is a multiple of 1/16."""
+    """Return all 1797 images, 1 x 8 x 8, in scikit-learn's order; a pixel is a multiple of 1/16."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     x = (digits.images[:, np.newaxis] / 16).astype(np.float32)
     return Images(x, digits.target.astype(np.int64))
