@@ -1,43 +1,67 @@
 """What does the JumpReLU paper's retrofit buy, by its own attacks and by honest ones?
 
 Every figure comes from a run of ``onnxfit verify``: the model with its jumps and the same model
-before hardening, the same samples, the same budget. The parts of a network's evaluation:
+before hardening, the same images, the same budget. The parts of a network's evaluation:
 
-- ``protocol``: the paper's attacks in its own units, for every jump of its grid (``paper``);
-- ``grid``: robust accuracy by native gradients and in the worst case, for the same (``quick``);
-- ``strong``: the jump of the grid that looks best by native gradients, under ``standard``;
-- ``choice``: other ways to set the jumps, on samples to choose on (``quick``);
-- ``report``: the way that did best there, on other samples (``quick``), and ``report-strong`` on
-  the first of them under ``standard``.
+- ``protocol``: the paper's attacks in its own units, for every jump of the grid;
+- ``grid``: robust accuracy by native gradients and in the worst case, for the same jumps;
+- ``strong``: the jump of the grid with the highest native robust accuracy, under ``standard``;
+- ``validation``: other ways to set the jumps, on images to choose on;
+- ``test``: the way that did best there, on other images;
+- ``test-strong``: the same under ``standard``.
 
-    python benchmarks/jump_relu_paper.py measure [--only lenet] [--parts grid ...] [--seeds 0 1]
+    python benchmarks/jump_relu_paper.py measure [--only lenet] [--parts grid ...]
     python benchmarks/jump_relu_paper.py report
 
 ``measure`` writes each run into benchmarks/results/paper.json as soon as it is done, and does not
-repeat it. ``report`` writes benchmarks/results/paper.md, the plots beside it, and the tables of
-docs/robustness.md.
+repeat it for the same files. ``report`` writes benchmarks/results/paper.md, the plots beside it,
+and the tables of docs/robustness.md.
 """
 
 import argparse
-import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import paper_report
 import torch
 from paper_cases import NETWORKS, ROOT, Configuration, Network, Samples
+from paper_results import STORE, Record, Results
 
 import onnxfit
+from onnxfit.calibration.scales import zeroed
 from onnxfit.data import sha256_of
+from onnxfit.verification.suites import Suite
 
-RESULTS = Path(__file__).parent / "results"
-STORE = RESULTS / "paper.json"
-PARTS = ("protocol", "grid", "strong", "choice", "report", "report-strong")
-STRONG_SAMPLES = {"strong": 200, "report-strong": 500}
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a network's evaluation.
+
+    Attributes:
+        suite: Of the attacks.
+        images: Which of the network's.
+        limit: How many of them at most.
+        seeds: How often, each time with another seed.
+    """
+
+    suite: Suite
+    images: Literal["samples", "validation", "test"]
+    limit: int = 2000
+    seeds: int = 1
+
+
+PARTS = {
+    "protocol": Part("paper", "samples"),
+    "grid": Part("quick", "samples", seeds=2),
+    "strong": Part("standard", "samples", limit=200),
+    "validation": Part("quick", "validation"),
+    "test": Part("quick", "test", seeds=2),
+    "test-strong": Part("standard", "test"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +70,7 @@ class Run:
 
     Attributes:
         network: What is hardened.
-        part: Of its evaluation.
+        part: The name of the part.
         configuration: The jumps.
         seed: Of everything random.
     """
@@ -62,40 +86,45 @@ class Run:
         return f"{self.network.key}/{self.part}/{self.configuration}/{self.seed}"
 
     @property
-    def suite(self) -> str:
-        """That of the attacks."""
-        return {"protocol": "paper", **dict.fromkeys(STRONG_SAMPLES, "standard")}.get(
-            self.part, "quick"
-        )
+    def samples(self) -> Samples:
+        """The images that are attacked."""
+        part = PARTS[self.part]
+        samples: Samples = getattr(self.network, part.images)
+        return samples.first(part.limit)
 
     @property
-    def samples(self) -> Samples:
-        """Those that are attacked."""
-        network, part = self.network, self.part.partition("-")[0]
-        chosen = {"choice": network.choice, "report": network.report}.get(part, network.samples)
-        return chosen.first(STRONG_SAMPLES.get(self.part, chosen.count))
+    def files(self) -> dict[str, str]:
+        """The hashes of what it reads."""
+        return {
+            "model_sha256": sha256_of(self.network.path),
+            "samples_sha256": sha256_of(self.samples.path),
+        }
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self, commit: str) -> Record:
         """Attack both networks, and return what is kept of the result."""
         network, began = self.network, time.perf_counter()
-        hard = network.hardened(self.configuration)
-        how: dict[str, Any] = {"mean": network.mean, "std": network.std, "seed": self.seed}
-        if self.suite == "paper":
-            how["steps"] = network.steps
-        else:
-            how["eps"] = network.eps
+        jumps = network.jumps(self.configuration)
+        how: dict[str, Any] = {"suite": PARTS[self.part].suite, "seed": self.seed}
+        how |= {"steps": network.steps} if how["suite"] == "paper" else {"eps": network.eps}
         result = onnxfit.verify(
-            hard, self.samples.read(), baseline=network.path, suite=self.suite, **how
+            onnxfit.retrofit(network.path, jumps=jumps),
+            self.samples.read(),
+            baseline=network.path,
+            mean=network.mean,
+            std=network.std,
+            **how,
         )
         return {
             "network": network.key,
             "part": self.part,
             "configuration": str(self.configuration),
             "strength": self.configuration.strength,
+            "jumps": {name: round(float(np.mean(jump)), 6) for name, jump in jumps.items()},
+            "zeroed": zeroed(jumps, network.statistics),
             "seed": self.seed,
             "samples": str(self.samples),
-            "samples_sha256": sha256_of(self.samples.path),
-            "commit": commit(),
+            "commit": commit,
+            **self.files,
             **kept(result.document),
             "seconds": round(time.perf_counter() - began, 1),
         }
@@ -103,18 +132,20 @@ class Run:
 
 def kept(document: dict[str, Any]) -> dict[str, Any]:
     """Return what the tables need of a verification's result."""
-    before = document["baseline"]
     return {
         "suite": document["suite"],
         "n": document["data"]["n"],
         "eps": document["eps"],
-        "model_sha256": before["model"]["sha256"],
         "hardened_sha256": document["model"]["sha256"],
         "versions": document["environment"]["versions"],
         "hardened": side(document),
-        "before": side(before),
+        "before": side(document["baseline"]),
         "difference": document["difference"],
-        "alarms": [check["check"] for check in document["diagnostics"] if not check["passed"]],
+        "failed_diagnostics": {
+            check["check"]: check["detail"]
+            for check in document["diagnostics"]
+            if not check["passed"]
+        },
     }
 
 
@@ -138,93 +169,88 @@ def side(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def commit() -> str:
-    """Return the commit that is measured, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return ran.stdout.strip() or "unknown"
-
-
-class Store:
-    """The results that are kept in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.runs: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            self.runs = json.loads(path.read_text(encoding="utf-8"))
-
-    def add(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a result; the file holds all of them at any time."""
-        self.runs[key] = record
-        text = json.dumps(dict(sorted(self.runs.items())), indent=1, ensure_ascii=False)
-        new = self._path.with_suffix(".new")
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(self._path)
-
-    def of(self, network: Network, part: str, seed: int) -> list[dict[str, Any]]:
-        """Return the results of a part, by strength."""
-        return [
-            record
-            for record in self.runs.values()
-            if (record["network"], record["part"], record["seed"]) == (network.key, part, seed)
-        ]
-
-
-def runs(network: Network, part: str, seed: int, store: Store) -> Iterator[Run]:
-    """Yield the runs of a part; those that rest on others come when these are there."""
-    grid = [Configuration(strength=kappa) for kappa in network.grid]
+def runs(network: Network, part: str, results: Results) -> Iterator[Run]:
+    """Yield the runs of a part; of those that rest on others none before these are all there."""
     ways: Sequence[Configuration]
     if part in ("protocol", "grid"):
-        ways = grid
-    elif part == "choice":
+        ways = network.on_grid
+    elif part == "validation":
         ways = network.configurations
     else:
-        ways = best(network, part, store)
+        ways = best(network, part, results)
     for way in ways:
-        yield Run(network=network, part=part, configuration=way, seed=seed)
+        for seed in range(PARTS[part].seeds):
+            yield Run(network=network, part=part, configuration=way, seed=seed)
 
 
-def best(network: Network, part: str, store: Store) -> list[Configuration]:
-    """Return the configuration that looks best: natively in the grid, truly where one chooses."""
-    source = "grid" if part == "strong" else "choice"
-    wanted: Callable[[dict[str, Any]], float] = (
-        (lambda record: record["hardened"]["native"])
-        if part == "strong"
-        else (lambda record: record["difference"]["robust_accuracy"])
-    )
-    ways = {str(way): way for way in network.configurations}
-    found = [record for record in store.of(network, source, 0) if record["configuration"] in ways]
-    if not found:
+def best(network: Network, part: str, results: Results) -> list[Configuration]:
+    """Return the way to set the jumps that a part judges, the first of those that are equal.
+
+    That is the one with the highest native robust accuracy on the grid, or the one with the
+    largest difference on the validation images.
+
+    Raises:
+        SystemExit: Another way was judged on the test images before.
+    """
+    source = "grid" if part == "strong" else "validation"
+    ways = network.on_grid if part == "strong" else network.configurations
+    found = results.of(network, source)
+    if len(found) < len(ways):
         return []
-    return [ways[max(found, key=wanted)["configuration"]]]
+    if part == "strong":
+        chosen = max(found, key=lambda run: run["hardened"]["native"])
+    else:
+        chosen = max(found, key=lambda run: run["difference"]["robust_accuracy"])
+    name = chosen["configuration"]
+    if others := {run["configuration"] for run in results.of(network, part, None)} - {name}:
+        raise SystemExit(f"{network.key}: {others.pop()} was judged before, now it is {name}")
+    return [way for way in ways if str(way) == name]
 
 
-def measure(options: argparse.Namespace) -> None:
-    """Make all runs that are not there."""
+def measure(only: str, parts: Sequence[str]) -> None:
+    """Make all runs that are not there for the files as they are.
+
+    Raises:
+        SystemExit: The code is not that of a commit.
+    """
     torch.set_num_threads(1)
-    store = Store(STORE)
-    for part in options.parts:
-        for seed in options.seeds:
-            for network in NETWORKS:
-                if options.only not in network.key or not network.path.exists():
+    results, commit = Results(STORE), clean_commit()
+    for part in parts:
+        for network in NETWORKS:
+            if only not in network.key or not network.path.exists():
+                continue
+            for run in runs(network, part, results):
+                if run.files.items() <= results.runs.get(run.key, {}).items():
                     continue
-                for run in runs(network, part, seed, store):
-                    if run.key not in store.runs:
-                        store.add(run.key, run.measure())
-                        print(told(store.runs[run.key]), flush=True)
+                record = run.measure(commit)
+                results.add(run.key, record)
+                print(f"{run.key}: {told(record)}", flush=True)
 
 
-def told(record: dict[str, Any]) -> str:
+def clean_commit() -> str:
+    """Return the commit whose code measures.
+
+    Raises:
+        SystemExit: The code differs from it.
+    """
+    git = ["git", "-C", str(ROOT)]
+    code = ["onnxfit", "models", "benchmarks", ":!benchmarks/results"]
+    command = [*git, "status", "--porcelain", "--", *code]
+    if changed := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
+        raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
+    command = [*git, "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def told(record: Record) -> str:
     """Say in a line what a run found."""
     after, before = record["hardened"], record["before"]
-    name = f"{record['network']} {record['part']} {record['configuration']} ({record['seed']})"
     shares = [
         f"{name} {after[name]:.3f} ({before[name]:.3f})"
         for name in ("clean", "native", "worst")
         if after[name] is not None
     ]
-    return f"{name}: {', '.join(shares)}; {record['seconds']:.0f} s"
+    return f"{', '.join(shares)}; {record['seconds']:.0f} s"
 
 
 def main() -> None:
@@ -233,14 +259,13 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verb = verbs.add_parser("measure")
     verb.add_argument("--only", default="", help="part of a network's key")
-    verb.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    verb.add_argument("--seeds", nargs="+", type=int, default=[0])
+    verb.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     verbs.add_parser("report")
     options = parser.parse_args()
     if options.verb == "measure":
-        measure(options)
+        measure(options.only, options.parts)
     else:
-        paper_report.write(Store(STORE).runs)
+        paper_report.write(Results(STORE))
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def pgd(
     """
     adversarial = start
     for _ in range(steps):
-        adversarial.requires_grad_()
-        loss = functional.cross_entropy(network(adversarial), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, adversarial)
-        adversarial = adversarial.detach() + step_size * gradient.sign()
+        point = adversarial.detach().requires_grad_()
+        loss = functional.cross_entropy(network(point), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, point)
+        adversarial = point.detach() + step_size * gradient.sign()
         adversarial = adversarial.clamp(inputs - eps, inputs + eps).clamp(0, 1)
     return adversarial
 

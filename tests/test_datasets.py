@@ -62,14 +62,12 @@ def write_mnist(folder: Path, mark: str = "-", end: str = "", seed: int = 0) -> 
 def python2_pickle(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> bytes:
     """Return what Python 2 and the NumPy of 2009 wrote, which CIFAR-10 is published as."""
     rows = images.reshape(len(images), -1)
-    state = b"(K\x01K%cM\x00\x0c\x86" % len(rows)
-    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ%sJ%sK\x00tb" % (
-        (b"\xff" * 4,) * 2
-    )
     empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    array = (
-        empty + state + kind + b"\x89T" + np.uint32(rows.nbytes).tobytes() + rows.tobytes() + b"tb"
-    )
+    unaligned = b"\xff" * 4
+    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ%sJ%sK\x00tb"
+    state = b"(K\x01K%cM\x00\x0c\x86" % len(rows) + kind % (unaligned, unaligned) + b"\x89"
+    content = b"T" + np.uint32(rows.nbytes).tobytes() + rows.tobytes()
+    array = empty + state + content + b"tb"
     numbers = b"](" + b"".join(b"K%c" % label for label in labels) + b"e"
     return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + numbers + b"u."
 

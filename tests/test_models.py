@@ -38,6 +38,16 @@ def pixels(x: NDArray[np.float32]) -> list[bytes]:
 
 FILES = table("File")
 NETWORKS = table("Network")
+# What each architecture has beside Conv, Gemm and Relu, and how many Relu.
+OPERATORS = {
+    "cnn": ({"Add", "BatchNormalization", "MaxPool"}, 6),
+    "lenet": ({"MaxPool"}, 4),
+    "alexnet": ({"MaxPool"}, 6),
+    "resnet20": ({"Add", "BatchNormalization", "GlobalAveragePool"}, 19),
+    "mobilenetv2": ({"Add", "BatchNormalization", "GlobalAveragePool"}, 35),
+    "wideresnet": ({"Add", "BatchNormalization", "GlobalAveragePool"}, 7),
+}
+NAMES = {f"digits_{name}{mark}.onnx" for name in OPERATORS for mark in ("", "_pgd")}
 
 
 @pytest.fixture(params=NETWORKS, ids=lambda row: row["Network"])
@@ -47,11 +57,21 @@ def network(request: pytest.FixtureRequest) -> dict[str, str]:
     return row
 
 
+def metadata(network: dict[str, str]) -> dict[str, str]:
+    """Return what the file of a network says about itself."""
+    properties = onnx.load(MODELS / network["Network"]).metadata_props
+    return {entry.key: entry.value for entry in properties}
+
+
 def test_readme_lists_the_files() -> None:
-    """Both networks and both sets of images are listed."""
-    expected = {"digits_cnn.onnx", "digits_cnn_pgd.onnx", "digits_val.npz", "digits_test.npz"}
-    assert expected <= {row["File"] for row in FILES}
-    assert {"digits_cnn.onnx", "digits_cnn_pgd.onnx"} <= {row["Network"] for row in NETWORKS}
+    """All networks, plain and adversarially trained, and both sets of images are listed."""
+    assert NAMES | {"digits_val.npz", "digits_test.npz"} == {row["File"] for row in FILES}
+    assert NAMES == {row["Network"] for row in NETWORKS}
+
+
+def test_the_files_stay_small() -> None:
+    """A checkout needs little room for them."""
+    assert 10_500_000 > sum((MODELS / row["File"]).stat().st_size for row in FILES)
 
 
 @pytest.mark.parametrize("row", FILES, ids=lambda row: row["File"])
@@ -71,13 +91,28 @@ def test_clean_accuracy_is_reproduced(network: dict[str, str], column: str, name
     assert network[column] == f"{100 * np.mean(logits.argmax(axis=1) == y):.2f} %"
 
 
+@pytest.mark.parametrize("eps", ["0.05", "0.1", "0.15"])
+def test_robust_accuracy_is_that_in_the_file(network: dict[str, str], eps: str) -> None:
+    """The table has what the training script measured and wrote into the file."""
+    measured = float(metadata(network)[f"robust accuracy on test at eps {eps}"])
+    assert f"{100 * measured:.2f} %" == network[f"PGD eps {eps}"]
+
+
+def test_adversarial_training_has_worked(network: dict[str, str]) -> None:
+    """Every network is accurate; those trained on PGD examples, and only those, are robust."""
+    assert float(network["Test"].rstrip(" %")) >= 96
+    robust = float(network["PGD eps 0.1"].rstrip(" %")) >= 70
+    assert robust == network["Network"].endswith("_pgd.onnx")
+
+
 def test_networks_are_worth_hardening(network: dict[str, str]) -> None:
-    """The graph is valid, with Relu after several kinds of nodes and BatchNormalization kept."""
+    """The graph is valid, with the operators and activations of its architecture, unfolded."""
     model = onnx.load(MODELS / network["Network"])
     onnx.checker.check_model(model, full_check=True)
+    others, activations = OPERATORS[network["Network"].split("_")[1].removesuffix(".onnx")]
     operators = [node.op_type for node in model.graph.node]
-    assert {"Add", "BatchNormalization", "Conv", "Gemm", "MaxPool"} <= set(operators)
-    assert operators.count("Relu") > 4
+    assert {"Conv", "Gemm", "Relu"} | others <= set(operators)
+    assert activations == operators.count("Relu")
 
 
 def test_networks_accept_any_batch_size(network: dict[str, str]) -> None:
@@ -92,8 +127,7 @@ def test_networks_accept_any_batch_size(network: dict[str, str]) -> None:
 
 def test_training_command_is_in_the_file(network: dict[str, str]) -> None:
     """A network's metadata holds the command that the README gives for it."""
-    properties = onnx.load(MODELS / network["Network"]).metadata_props
-    command = {entry.key: entry.value for entry in properties}["command"]
+    command = metadata(network)["command"]
     assert command.endswith(f"--out models/{network['Network']}")
     assert f"\n{command}\n" in README
 

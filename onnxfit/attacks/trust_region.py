@@ -13,6 +13,8 @@ from onnxfit.attacks.search import Search, diameter
 
 # The ratios above and below which a radius changes.
 _GOOD, _POOR = 0.9, 0.5
+# By what radii change.
+GROWTH = 1.2
 # Radii shrink to a twentieth of the first one and no further, as the authors' do.
 _SMALLEST = 1 / 20
 
@@ -43,7 +45,7 @@ class TrustRegion(GradientAttack, MinimalAttack):
     steps: int = 100
     trust_radius: float | None = None
     adaptive: bool = True
-    growth: float = 1.2
+    growth: float = GROWTH
     candidates: int | None = 10
     overshoot: float = 0.02
 
@@ -70,7 +72,7 @@ class TrustRegion(GradientAttack, MinimalAttack):
             search.progress(step / self.steps)
             near = nearest_boundary(search, points, labels, rivals)
             if self.adaptive and step:
-                radius = self._adapted(radius, (gap - near.gap) / promised, first)
+                radius = adapted(radius, (gap - near.gap) / promised, first, self.growth)
             done = search.record(rows, points, cleared(near.logits, labels))
             done |= norms(points - search.x[rows], self.norm) > self.radius
             length = torch.minimum(near.distance, radius)
@@ -80,15 +82,30 @@ class TrustRegion(GradientAttack, MinimalAttack):
             search.record(rows[stuck], points[stuck], near.logits[stuck])
             if not left.any():
                 return
-            promised = (near.gradient * (ahead - points)).flatten(1).sum(1)[left]
-            promised = promised.clamp(min=torch.finfo(promised.dtype).tiny)
+            promised = promise(near.gradient, ahead - points)[left]
             near, points = near[left], ahead[left]
             rows, labels, radius = rows[left], labels[left], radius[left]
             rivals, gap = near.rival[:, None], near.gap
         search.record(rows, points, search.compute(points))
 
-    def _adapted(self, radius: torch.Tensor, ratio: torch.Tensor, first: float) -> torch.Tensor:
-        """Return the radii of the next step, n, by how true the gradient was of the last one, n."""
-        smaller = (radius / self.growth).clamp(min=first * _SMALLEST)
-        radius = torch.where(ratio > _GOOD, radius * self.growth, radius)
-        return torch.where(ratio < _POOR, smaller, radius)
+
+def adapted(
+    radius: torch.Tensor, ratio: torch.Tensor, first: float, growth: float = GROWTH
+) -> torch.Tensor:
+    """Return the radii of the next step by how true the gradient was of the last one.
+
+    Args:
+        radius: Of the last step, n.
+        ratio: Of the decrease of the gap between two logits to the one that was promised, n.
+        first: The radius of the first step.
+        growth: By what a radius is multiplied or divided.
+    """
+    smaller = (radius / growth).clamp(min=first * _SMALLEST)
+    radius = torch.where(ratio > _GOOD, radius * growth, radius)
+    return torch.where(ratio < _POOR, smaller, radius)
+
+
+def promise(gradient: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+    """Return by how much gradients say that a gap decreases on the way, n×… and n×… → n."""
+    decrease = (gradient * moved).flatten(1).sum(1)
+    return decrease.clamp(min=torch.finfo(decrease.dtype).tiny)

@@ -67,6 +67,7 @@ def compared(campaign: Campaign, side: Side, other: Side) -> Document:
     a, b, n = campaign.scores[side], campaign.scores[other], campaign.data.n
     only_a, only_b = _only(a.robust(), b.robust())
     gained, lost = _only(a.correct, b.correct)
+    natively = _only(a.robust("native"), b.robust("native"))
     return {
         "robust_accuracy": (only_a - only_b) / n,
         "ci95": list(paired_difference(only_a, only_b, n)),
@@ -77,6 +78,8 @@ def compared(campaign: Campaign, side: Side, other: Side) -> Document:
         "clean_ci95": list(paired_difference(gained, lost, n)),
         "clean_gained": gained,
         "clean_lost": lost,
+        "native_accuracy": (natively[0] - natively[1]) / n,
+        "native_ci95": list(paired_difference(*natively, n)),
     }
 
 
