@@ -159,6 +159,8 @@ def survivors(results: Results) -> list[str]:
     header += ["clean", "worst case", "difference, points", "with another seed"]
     header += ["under `standard`", "conclusion"]
     networks = measured(results, "test")
+    if not networks:
+        return ["None was judged yet."]
     rows = []
     for network in networks:
         tried = results.of(network, "validation")

@@ -1,25 +1,28 @@
 """The page about the JumpReLU paper: its figures, and the benchmark that they come from."""
 
-import json
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import MODELS, ROOT
+from support import MODELS
 
 pytest.importorskip("torch")
 
 import jump_relu_paper
 import paper_report
-from jump_relu_paper import Store, best, runs
+from jump_relu_paper import best, runs
 from paper_cases import NETWORKS, Configuration, Network, Samples
+from paper_results import STORE, Results
 
+import onnxfit
 from onnxfit.data import sha256_of
 
-RUNS: dict[str, dict[str, Any]] = json.loads(
-    (ROOT / "benchmarks/results/paper.json").read_text(encoding="utf-8")
-)
+RESULTS = Results(STORE)
+NAMES = ["ifgsm", "deepfool-linf", "deepfool-l2", "trust-region-l2"]
+COMMIT = "0" * 40
 # The authors' weights under the authors' own attacks, MNIST images 0 to 999: for each jump, clean
 # accuracy, then accuracy and mean relative noise under IFGSM, DeepFool linf and l2, trust region.
 REFERENCE = {
@@ -53,59 +56,60 @@ DIGITS = Network(
     title="Digits",
     path=MODELS / "digits_cnn.onnx",
     samples=Samples(MODELS / "digits_test.npz", 0, 40),
-    choice=Samples(MODELS / "digits_val.npz", 0, 60, 2),
-    report=Samples(MODELS / "digits_val.npz", 1, 60, 2),
+    validation=Samples(MODELS / "digits_val.npz", 0, 225, 2),
+    test=Samples(MODELS / "digits_val.npz", 1, 60, 2),
     eps=0.1,
     grid=(0.5, 1.0),
     steps=5,
 )
 
 
-def protocol(network: str, jump: float) -> dict[str, Any]:
-    """Return what the paper's attacks did to a network; before hardening for jump 0."""
-    found = next(
-        run
-        for run in RUNS.values()
-        if (run["network"], run["part"]) == (network, "protocol") and jump in (0.0, run["strength"])
-    )
-    side: dict[str, Any] = found["before" if jump == 0 else "hardened"]
-    return side
-
-
-@pytest.mark.parametrize(("network", "jump"), REFERENCE, ids=str)
-def test_the_protocol_gives_the_reference_figures(network: str, jump: float) -> None:
+@pytest.mark.parametrize(("key", "jump"), REFERENCE, ids=str)
+def test_the_protocol_gives_the_reference_figures(key: str, jump: float) -> None:
     """Accuracies within a point, noise within 3 % or 0.001, in the results of this repository."""
-    clean, attacks = REFERENCE[network, jump]
-    side = protocol(network, jump)
+    clean, attacks = REFERENCE[key, jump]
+    network = next(network for network in NETWORKS if network.key == key)
+    found = RESULTS.of(network, "protocol")
+    run = next(run for run in found if jump in (0.0, run["strength"]))
+    side = run["before" if jump == 0 else "hardened"]
+    known = {attack["name"]: attack for attack in side["attacks"]}
 
+    assert "mnist_0_4999.npz, 0 to 999" == run["samples"]
     assert clean == pytest.approx(side["clean"], abs=0.01)
-    for (accuracy, noise), found in zip(attacks, side["attacks"], strict=False):
-        assert accuracy == pytest.approx(found["robust_accuracy"], abs=0.01)
-        assert noise == pytest.approx(found["relative_noise"], rel=0.03, abs=0.001)
+    for name, (accuracy, noise) in zip(NAMES, attacks, strict=True):
+        assert accuracy == pytest.approx(known[name]["robust_accuracy"], abs=0.01)
+        assert noise == pytest.approx(known[name]["relative_noise"], rel=0.03, abs=0.001)
 
 
-@pytest.mark.parametrize("key", RUNS)
+@pytest.mark.parametrize("key", RESULTS.runs)
 def test_each_run_names_what_it_rests_on(key: str) -> None:
-    """Commit, seed, versions, and the hashes of the very files where they are here."""
-    run = RUNS[key]
-    network = next(network for network in NETWORKS if network.key == run["network"])
+    """A commit, seed and versions, by the name of the run."""
+    run = RESULTS.runs[key]
 
     assert f"{run['network']}/{run['part']}/{run['configuration']}/{run['seed']}" == key
     assert {"python", "onnxfit", "onnx", "onnxruntime", "torch", "numpy"} == set(run["versions"])
-    assert 40 <= len(run["commit"])
-    if network.path.exists():
-        assert sha256_of(network.path) == run["model_sha256"]
+    assert re.fullmatch("[0-9a-f]{40}", run["commit"])
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.key)
+def test_runs_are_of_the_files_that_are_here(network: Network) -> None:
+    """Model and images have the hashes of the results."""
+    if not network.path.exists():
+        pytest.skip(f"there is no {network.path}")
+    for run in (run for run in RESULTS.runs.values() if run["network"] == network.key):
         file = network.samples.path.with_name(run["samples"].partition(",")[0])
+        assert sha256_of(network.path) == run["model_sha256"]
         assert sha256_of(file) == run["samples_sha256"]
 
 
 def test_page_and_tables_are_of_these_runs() -> None:
     """Nobody changed a figure of the page, or forgot to write it anew."""
     page = paper_report.PAGE.read_text(encoding="utf-8")
-    tables = (paper_report.RESULTS / "paper.md").read_text(encoding="utf-8")
+    tables = paper_report.TABLES.read_text(encoding="utf-8")
 
-    assert paper_report.filled(page, paper_report.blocks(RUNS)) == page
-    assert "\n".join([*paper_report.document(RUNS), ""]) == tables
+    assert paper_report.filled(page, paper_report.blocks(RESULTS)) == page
+    assert "\n".join([*paper_report.document(RESULTS), ""]) == tables
+    assert paper_report.plots(RESULTS) == paper_report.plots(Results(STORE))
 
 
 def test_every_network_of_the_page_can_be_found() -> None:
@@ -116,23 +120,23 @@ def test_every_network_of_the_page_can_be_found() -> None:
     assert all(network.path.exists() for network in own)
 
 
-def test_images_to_choose_on_are_not_judged_on() -> None:
+def test_no_test_image_is_chosen_on() -> None:
     """No row of a file is both."""
     for network in NETWORKS:
         chosen, judged = (
             {(samples.path, samples.start + i * samples.step) for i in range(samples.count)}
-            for samples in (network.choice, network.report)
+            for samples in (network.validation, network.test)
         )
         assert not chosen & judged, network.key
 
 
 def test_samples_are_the_rows_that_they_say() -> None:
     """Every second from the second on."""
-    x, y = DIGITS.report.first(3).read()
+    x, y = DIGITS.test.first(3).read()
     with np.load(MODELS / "digits_val.npz") as file:
         np.testing.assert_array_equal(file["x"][[1, 3, 5]], x)
         np.testing.assert_array_equal(file["y"][[1, 3, 5]], y)
-    assert "digits_val.npz, 1 to 5, every 2nd" == str(DIGITS.report.first(3))
+    assert "digits_val.npz, 1 to 5 in steps of 2" == str(DIGITS.test.first(3))
 
 
 @pytest.mark.parametrize(
@@ -141,103 +145,147 @@ def test_samples_are_the_rows_that_they_say() -> None:
         (Configuration(strength=0.5), 6, "κ 0.5"),
         (Configuration(strength=0.1, scale="quantile"), 6, "quantile 0.1"),
         (Configuration(strength=0.1, scale="channel"), 6, "quantile of each channel 0.1"),
-        (
-            Configuration(strength=0.1, scale="quantile", sites="last"),
-            1,
-            "quantile 0.1, last site alone",
-        ),
+        (Configuration(strength=0.1, sites="last"), 1, "κ 0.1, last site"),
+        (Configuration(strength=0.1, sites="first half"), 3, "κ 0.1, first half"),
     ],
 )
 def test_configurations(configuration: Configuration, sites: int, words: str) -> None:
     """Each hardens the sites that it names."""
-    hard = DIGITS.hardened(configuration)
+    hard = onnxfit.retrofit(DIGITS.path, jumps=DIGITS.jumps(configuration))
 
     assert sites == sum(node.op_type == "JumpReLU" for node in hard.graph.node)
     assert words == str(configuration)
 
 
+def test_a_calibration_is_that_of_the_validation_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jumps are taken as they are, and it sees no other image."""
+    asked: list[Any] = []
+
+    def calibrate(path: Path, data: Any, **settings: Any) -> dict[str, float]:
+        asked.extend([path, data, settings["scale"], settings["eps"]])
+        return {"a": 0.5}
+
+    monkeypatch.setattr(onnxfit, "calibrate", calibrate)
+    way = Configuration(scale="quantile", calibrated=True)
+
+    assert {"a": 0.5} == DIGITS.jumps(way)
+    assert "`calibrate --scale quantile`" == str(way)
+    assert [DIGITS.path, "quantile", 0.1] == [asked[0], *asked[2:]]
+    np.testing.assert_array_equal(DIGITS.validation.read()[0], asked[1][0])
+
+
+def test_first_and_last_sites() -> None:
+    """Halves share the site in the middle of an odd number, and none of an even one."""
+    every = list(DIGITS.jumps(Configuration(strength=0.1)))
+    halves = [
+        list(DIGITS.jumps(Configuration(strength=0.1, sites=sites)))
+        for sites in ("first half", "last half")
+    ]
+    assert every == halves[0] + halves[1]
+    assert every[:1] == list(DIGITS.jumps(Configuration(strength=0.1, sites="first")))
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def results(tmp_path: Path) -> Results:
     """Return results that are empty."""
-    return Store(tmp_path / "paper.json")
+    return Results(tmp_path / "paper.json")
 
 
-def record(part: str, way: Configuration, native: float, change: float) -> dict[str, Any]:
-    """Make what a choice looks at."""
-    return {
+def add(
+    results: Results, part: str, way: Configuration, native: float = 0.0, change: float = 0.0
+) -> None:
+    """Add what a choice looks at."""
+    record = {
         "network": "digits",
         "part": part,
         "configuration": str(way),
-        "strength": way.strength,
         "seed": 0,
         "hardened": {"native": native},
         "difference": {"robust_accuracy": change},
     }
+    results.add(f"{part} {way}", record)
 
 
-def test_the_best_is_natively_best_in_the_grid_and_truly_where_one_chooses(store: Store) -> None:
-    """What looks best is what a user of the paper's method would take."""
-    ways = [Configuration(strength=kappa) for kappa in DIGITS.grid]
-    assert [] == list(runs(DIGITS, "strong", 0, store))
-    for part in ("grid", "choice"):
-        for way, native, change in zip(ways, (0.4, 0.6), (0.01, -0.2), strict=True):
-            store.add(f"{part} {way}", record(part, way, native, change))
+def test_nothing_is_chosen_before_all_was_tried(results: Results) -> None:
+    """Natively best on the grid, truly on the validation images; of equals the first."""
+    ways = DIGITS.configurations
+    add(results, "grid", ways[0], native=0.4)
+    for way in ways[:-1]:
+        add(results, "validation", way, change=-0.01)
+    assert [] == [*runs(DIGITS, "strong", results), *runs(DIGITS, "test", results)]
 
-    assert [ways[1]] == best(DIGITS, "strong", store)
-    assert [ways[0]] == best(DIGITS, "report", store)
-    (run,) = runs(DIGITS, "report-strong", 1, store)
-    assert ("standard", 30, 1) == (run.suite, run.samples.count, run.seed)
+    add(results, "grid", ways[1], native=0.6)
+    add(results, "validation", ways[-1], change=-0.02)
+    assert [ways[1]] == best(DIGITS, "strong", results)
+    assert [ways[0]] == best(DIGITS, "test", results)
+    assert [("test", 0), ("test", 1)] == [
+        (run.part, run.seed) for run in runs(DIGITS, "test", results)
+    ]
+
+
+def test_test_images_judge_one_choice_alone(results: Results) -> None:
+    """Where another way was judged before, nothing is."""
+    for way in DIGITS.configurations:
+        add(results, "validation", way)
+    add(results, "test", DIGITS.configurations[2])
+
+    with pytest.raises(SystemExit, match=r"digits: quantile 0\.02 was judged before, now it is κ"):
+        best(DIGITS, "test", results)
 
 
 def test_runs_are_kept_and_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A second call measures nothing; a jump of 1 looks better in the protocol than it is."""
-    monkeypatch.setattr(jump_relu_paper, "NETWORKS", [DIGITS])
+    network = dataclasses.replace(DIGITS, grid=(1.0,))
+    monkeypatch.setattr(jump_relu_paper, "NETWORKS", [network])
     monkeypatch.setattr(jump_relu_paper, "STORE", tmp_path / "paper.json")
-    options = jump_relu_paper.parsed(["measure", "--parts", "protocol", "grid"])
-    jump_relu_paper.measure(options)
-    assert 4 == len(capsys.readouterr().out.splitlines())
-    found = Store(tmp_path / "paper.json").runs
+    monkeypatch.setattr(jump_relu_paper, "clean_commit", lambda: COMMIT)
+    jump_relu_paper.measure("", ["protocol", "grid"])
+    assert 3 == len(capsys.readouterr().out.splitlines())
+    found = Results(tmp_path / "paper.json")
 
-    jump_relu_paper.measure(options)
+    jump_relu_paper.measure("", ["protocol", "grid"])
     assert "" == capsys.readouterr().out
-    assert found == Store(tmp_path / "paper.json").runs
-    worst = found["digits/grid/κ 1/0"]
-    assert ("quick", 40, sha256_of(DIGITS.path)) == (
-        worst["suite"],
-        worst["n"],
-        worst["model_sha256"],
-    )
-    assert "less robust" == paper_report.conclusion(worst)
+    assert found.runs == Results(tmp_path / "paper.json").runs
+    worst = found.runs["digits/grid/κ 1/0"]
+    assert ("quick", 40, COMMIT) == (worst["suite"], worst["n"], worst["commit"])
+    assert "less robust" == paper_report.conclusion([worst], 2)
     noise = {
-        name: found["digits/protocol/κ 1/0"][name]["attacks"][1]["relative_noise"]
+        name: found.runs["digits/protocol/κ 1/0"][name]["attacks"][1]["relative_noise"]
         for name in ("before", "hardened")
     }
     assert noise["hardened"] > noise["before"]
+    text = "\n".join([*paper_report.protocol(found, network), *paper_report.grid(found, network)])
+    assert "adaptive trust region" in text
+    assert f"| {100 * worst['before']['worst']:.1f} % (" in text
+
+
+def run_of(more: int, fewer: int) -> dict[str, Any]:
+    """Make a run in which so many of 100 images are right only after, or only before."""
+    return {"n": 100, "difference": {"only_model": more, "only_baseline": fewer}}
 
 
 @pytest.mark.parametrize(
-    ("interval", "words"),
+    ("found", "comparisons", "words"),
     [
-        ([0.001, 0.02], "more robust"),
-        ([-0.02, -0.001], "less robust"),
-        ([0.0, 0.02], "undecided"),
-        ([-0.01, 0.02], "undecided"),
+        ([(9, 0)], 1, "more robust"),
+        ([(0, 9)], 1, "less robust"),
+        ([(9, 0), (0, 9)], 1, "undecided"),
+        ([(9, 0), (3, 2)], 1, "undecided"),
+        ([(8, 1)], 1, "more robust"),
+        ([(8, 1)], 20, "undecided"),
+        ([(0, 0)], 1, "undecided"),
     ],
 )
-def test_conclusions_follow_from_the_interval(interval: list[float], words: str) -> None:
-    """More or less only where 0 is outside."""
-    assert words == paper_report.conclusion({"difference": {"ci95": interval}})
-
-
-def test_holm() -> None:
-    """The smallest of three p-values counts three times, and none below an earlier one."""
-    assert [0.03, 0.06, 0.06] == pytest.approx(paper_report.holm([0.01, 0.04, 0.03]))
-    assert [1.0, 1.0] == paper_report.holm([0.6, 0.9])
+def test_conclusions_hold_for_all_seeds_and_comparisons(
+    found: list[tuple[int, int]], comparisons: int, words: str
+) -> None:
+    """More or less only where every interval, as wide as all of them ask for, excludes 0."""
+    assert words == paper_report.conclusion([run_of(*each) for each in found], comparisons)
 
 
 def test_a_page_without_marks_is_refused() -> None:
     """Rather than written without its tables."""
-    with pytest.raises(ValueError, match="has no marks for 'summary'"):
-        paper_report.filled("# A page\n", {"summary": ["a"]})
+    with pytest.raises(ValueError, match="has no marks for 'grid'"):
+        paper_report.filled("# A page\n", {"grid": ["a"]})
