@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import MODELS
+from support import MODELS, ROOT
 
 pytest.importorskip("torch")
 
@@ -110,6 +110,18 @@ def test_page_and_tables_are_of_these_runs() -> None:
     assert paper_report.filled(page, paper_report.blocks(RESULTS)) == page
     assert "\n".join([*paper_report.document(RESULTS), ""]) == tables
     assert paper_report.plots(RESULTS) == paper_report.plots(Results(STORE))
+
+
+def test_readme_says_what_the_page_says() -> None:
+    """By how much the paper's own network at jump 1 looks more robust, and is less."""
+    run = RESULTS.runs["lenet-mnist-baseline/grid/κ 1/0"]
+    natively, truly = (
+        100 * run["difference"][name] for name in ("native_accuracy", "robust_accuracy")
+    )
+    words = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    assert f"at κ = 1 looks {natively:.1f} points more robust than before" in words
+    assert f"and is {-truly:.1f} points less in the worst case, on {run['n']:,} images" in words
 
 
 def test_every_network_of_the_page_can_be_found() -> None:
