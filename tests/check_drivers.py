@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import compress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pytest
 from support import ROOT
@@ -58,6 +59,14 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new), encoding="utf-8")
 
 
+class Mistake(NamedTuple):
+    """What a check should find: a text of a source file, and what stands there instead."""
+
+    file: str
+    right: str
+    wrong: str
+
+
 @dataclass(frozen=True)
 class Drivers:
     """Check drivers, and what was compiled for earlier ones.
@@ -96,6 +105,28 @@ class Drivers:
         subprocess.run(link, check=True)
         return subprocess.run([sources / check], capture_output=True, text=True, check=False)
 
+    def missed(
+        self, folder: Path, check: Check, mistakes: Sequence[Mistake], *, cuda: bool = False
+    ) -> list[Mistake]:
+        """Return the mistakes that a check, under the sanitizers, does not find.
+
+        Args:
+            folder: For copies of the sources, each with a mistake.
+            check: Which.
+            mistakes: What to find.
+            cuda: As for :meth:`run`.
+        """
+
+        def passes(mistake: Mistake) -> bool:
+            sources = folder / f"{mistakes.index(mistake)}"
+            shutil.copytree(CUSTOM_OPS, sources)
+            replace(sources / mistake.file, mistake.right, mistake.wrong)
+            return self.run(sources, check, "-O0", *SANITIZERS, cuda=cuda).returncode == 0
+
+        with ThreadPoolExecutor(2) as pool:
+            passed = list(pool.map(passes, mistakes))
+        return list(compress(mistakes, passed))
+
     def _object(
         self, sources: Path, definitions: Sequence[str], flags: Sequence[str], file: str
     ) -> Path:
@@ -105,6 +136,9 @@ class Drivers:
         key = hashlib.sha256(b"\0".join([text, *map(str.encode, flags)])).hexdigest()
         compiled = self.objects / f"{key}.o"
         if not compiled.exists():
-            command = [self.compiler, *WARNINGS, *flags, *source, "-c", "-o", str(compiled)]
+            new = sources / f"{file}.o"
+            command = [self.compiler, *WARNINGS, *flags, *source, "-c", "-o", new.name]
             subprocess.run(command, cwd=sources, check=True)
+            # At once, for another thread may want it too.
+            new.replace(compiled)
         return compiled
