@@ -79,8 +79,8 @@ class Linearised(GradientAttack):
         longest: Of a step, before the overshoot; None for as far as the boundary is.
         keep_rival: Keep to the rival that is nearest at first, as the trust-region attack does, not
             choose among the 9 likeliest at every step.
-        adaptive: Let the longest step follow how true the gradient was, as Yao et al. (2019) do;
-            a rival is then kept.
+        adaptive: Let the longest step follow how true the gradient was, as Yao et al. (2019) do.
+            It takes a rival that is kept.
     """
 
     steps: int = STEPS
@@ -106,7 +106,8 @@ class Linearised(GradientAttack):
             rows, points, near, radius = rows[left], points[left], near[left], radius[left]
             step = near.step(torch.minimum(near.distance, radius), OVERSHOOT, NUDGE)
             ahead = search.ball[rows].project(points + step)
-            gap, promised = near.gap, promise(near.gradient, ahead - points)
+            if self.adaptive:
+                gap, promised = near.gap, promise(near.gradient, ahead - points)
             points = ahead
             if self.keep_rival:
                 rivals = near.rival[:, None]
