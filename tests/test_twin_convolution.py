@@ -58,6 +58,16 @@ CONV = [
     ((2, 3, 9, 8), (4, 3, 1, 1), 'auto_pad = "SAME_UPPER", strides = [3, 2]'),
     ((1, 2, 5, 6, 4), (2, 2, 2, 3, 1), "pads = [1, 0, 0, 1, 1, 0], strides = [1, 2, 1]"),
     ((1, 4, 5, 6, 4), (4, 1, 3, 3, 3), "group = 4, pads = [1, 1, 1, 1, 1, 1]"),
+    # Patches beside each other: exactly, with a rest, and where they are not quite that.
+    ((2, 3, 16, 24), (4, 3, 8, 8), "strides = [8, 8]"),
+    ((2, 3, 33, 15), (4, 3, 16, 4), 'strides = [16, 4], auto_pad = "VALID"'),
+    ((2, 3, 130), (4, 3, 64), "strides = [64]"),
+    ((2, 1, 9, 4, 9), (2, 1, 4, 4, 4), "strides = [4, 4, 4]"),
+    ((2, 4, 16, 24), (6, 2, 8, 8), "group = 2, strides = [8, 8]"),
+    ((2, 3, 16, 24), (4, 3, 8, 8), "strides = [8, 8], pads = [4, 4, 4, 4]"),
+    ((2, 3, 16, 24), (4, 3, 8, 8), "strides = [8, 8], pads = [4, 0, 4, 0]"),
+    ((2, 3, 16, 24), (4, 3, 8, 8), "strides = [8, 7]"),
+    ((2, 3, 32, 32), (4, 3, 8, 8), "strides = [8, 8], dilations = [2, 2]"),
 ]
 
 
@@ -129,6 +139,30 @@ def test_a_plain_convolution_is_one_call_of_pytorch(op: str, attributes: str, st
         w = normal(3, 3, 2, 2)
     model = node_model(op, 22, {"x": x, "w": w, "b": b}, "x w b", attributes=attributes)
     assert step in to_torch(with_weights(model, w=w, b=b)).source
+
+
+def test_patches_beside_each_other_have_the_gradients_of_a_convolution() -> None:
+    """A transformer's patches are multiplied by a matrix; windows of another kind are not."""
+    x, w, b = normal(2, 3, 19, 24), normal(5, 3, 8, 12), normal(5)
+    model = node_model(
+        "Conv", 22, {"x": x, "w": w, "b": b}, "x w b", attributes="strides = [8, 12]"
+    )
+    twin = to_torch(with_weights(model, w=w, b=b))
+    assert "convolve_patches(v0, self.w, self.b)" in twin.source
+    given = torch.from_numpy(x).requires_grad_()
+    wanted = torch.conv2d(given, twin.w, twin.b, (8, 12))
+    found = twin(given)
+    torch.testing.assert_close(found, wanted)
+    slope = torch.from_numpy(normal(*wanted.shape))
+    inputs = [given, twin.w, twin.b]
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, slope),
+        torch.autograd.grad(wanted, inputs, slope),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    model = node_model("Conv", 22, {"x": x, "w": w}, "x w", attributes="strides = [8, 11]")
+    assert "conv2d" in to_torch(with_weights(model, w=w)).source
 
 
 def test_what_is_refused() -> None:
