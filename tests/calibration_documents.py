@@ -102,7 +102,7 @@ def document(**changes: Any) -> Document:
             "drop_limit": 0.0071,
         },
         "curve": copy.deepcopy(CURVE),
-        "race": [{"samples": 64, "left": [0.25, 0.5]}, {"samples": 128, "left": [0.25]}],
+        "race": [{"samples": 64, "left": [0.25, 0.5]}, {"samples": 200, "left": [0.5]}],
         "warnings": ["The model ends in a Softmax."],
         "environment": {"versions": {"torch": "2.13.0"}, "device": "cpu", "seed": 7},
         "parity": {"samples": 61, "largest_difference": 3.1e-6, "flips": 2, "agrees": True},

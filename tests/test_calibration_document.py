@@ -70,7 +70,7 @@ def findings(only_after: int, only_before: int, candidates: int = 1, lost: int =
         candidates=candidates,
         clean=curve[1].clean,
         worst=(weak, strong),
-        heats=[(64, [0.25, 0.5]), (128, (0.25,))],
+        heats=[(64, [0.25, 0.5]), (200, (0.25,))],
     )
 
 
@@ -290,7 +290,7 @@ def test_settings_data_and_race_are_told() -> None:
     assert ("d1", N, ATTACKED) == tuple(document["data"][k] for k in ("sha256", "n", "attacked"))
     assert [
         {"samples": 64, "left": [0.25, 0.5]},
-        {"samples": 128, "left": [0.25]},
+        {"samples": 200, "left": [0.25]},
     ] == document["race"]
     assert 7 == document["environment"]["seed"]
     assert document["refinement"] is None

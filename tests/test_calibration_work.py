@@ -199,12 +199,21 @@ def test_the_last_phases_are_known_exactly() -> None:
     others = STAGES["all"] - STAGES["smooth"]
     assert {"all": 2 * 744 * others} == at_most().comparison()
     assert {"all": (744 + 1000) * others} == at_most(sites=3).comparison()
+    assert {"all": 744 * others} == at_most().comparison(confirmed=True)
     assert {"all": 2 * 744 * STAGES["all"]} == at_most(race="native").comparison()
     assert {
         "all": 8 * 256 * others + 2 * 744 * others,
         "smooth": 8 * 256 * STAGES["smooth"],
         "clean": 8 * SAMPLES,
     } == at_most().curve()
+
+
+def test_a_winner_may_be_compared_with_one_that_raced_less() -> None:
+    """Of the winner the attacks of the race are known, of the other they may not be."""
+    more = at_most().confirmation() - at_most().refinement()
+    assert {"all": 1000 * (2 * STAGES["all"] - STAGES["smooth"])} == more
+    native = at_most(race="native")
+    assert native.refinement() == native.confirmation()
 
 
 def test_a_refinement_is_each_site_alone_and_two_offers() -> None:
@@ -222,8 +231,8 @@ def test_of_a_race_half_stay_and_two_join_beside_each() -> None:
     for left, untried, joining in ((3, 10, 6), (3, 4, 4), (1, 0, 0)):
         attacked = 64 * (left + 1) + 128 * joining
         passes = {"clean": untried * SAMPLES, "smooth": attacked * STAGES["smooth"]}
-        assert Counter(passes) + few.refinement() == few.heat(64, left, untried)
-    assert few.refinement() == few.heat(128, 3, 0)
+        assert Counter(passes) + few.confirmation() == few.heat(64, left, untried)
+    assert few.confirmation() == few.heat(128, 3, 0)
 
 
 def test_candidates_that_join_late_are_more_work() -> None:
@@ -231,7 +240,7 @@ def test_candidates_that_join_late_are_more_work() -> None:
     three = at_most(attacked=256)
     at_once = 64 * 3 + 128 * 4 + 128 * 4
     later = 64 * 3 + 128 * 2 + 128 * 3 + 256 * 2
-    attacked = (three.heat(64, 2, 4) - three.refinement())["smooth"] / STAGES["smooth"]
+    attacked = (three.heat(64, 2, 4) - three.confirmation())["smooth"] / STAGES["smooth"]
     assert at_once < later <= attacked
 
 
@@ -323,6 +332,7 @@ class Noted(Work):
 )
 def test_no_phase_takes_more_than_was_told(attacked: int, settings: dict[str, Any]) -> None:
     """Of no kind of work, wherever the edge is and whichever candidates stay."""
+    confirmations = 0
     for seed in range(12):
         chosen = Settings(**{"max_drop": 0.05, **settings})
         attacks: Attacks = "native" if chosen.objective == "paper" else "smooth"
@@ -337,7 +347,9 @@ def test_no_phase_takes_more_than_was_told(attacked: int, settings: dict[str, An
         Search(settings=chosen, sites=SITES, first_strength=0.5, at_most=bound, work=noted).run(
             measured
         )
-        assert {"race", "curve"} < {phase for phase, _, _ in noted.told}
+        phases = {phase for phase, _, _ in noted.told}
+        assert {"race", "curve"} < phases
+        confirmations += "confirmation" in phases
         for phase, most, before in noted.told:
             for kind in get_args(Kind):
                 assert measured.done[kind] - before[kind] <= most.get(kind, 0), (phase, kind)
@@ -345,6 +357,7 @@ def test_no_phase_takes_more_than_was_told(attacked: int, settings: dict[str, An
         assert "comparison" == last
         if not chosen.refine:
             assert most == measured.done - before
+    assert bool(confirmations) == (settings.get("objective") != "paper")
 
 
 @pytest.mark.parametrize(
@@ -381,8 +394,10 @@ def test_the_work_adds_up(
     refined = ["refinement"] if "refine" in settings else []
     first = [] if "strengths" in settings else ["strengths to try"]
     heats = ["race, 64 samples"]
-    phases = [*first, "edge of the budget", "race", *heats, *refined, "curve", "comparison"]
-    assert phases == told.whats
+    # Where a larger jump than the smallest wins.
+    confirmed = ["confirmation"] if "confirmation" in told.whats else []
+    middle = ["edge of the budget", "race", *heats, *confirmed, *refined]
+    assert [*first, *middle, "curve", "comparison"] == told.whats
     for most, before in expected:
         for kind in get_args(Kind):
             assert done[kind] - before[kind] <= most.get(kind, 0)

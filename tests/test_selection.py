@@ -17,6 +17,7 @@ from onnxfit.calibration.selection import (
     Mask,
     Race,
     boundary,
+    confirmed,
     heats,
     last_inside,
 )
@@ -208,6 +209,19 @@ def test_ties_go_to_the_smaller_strength(attacked: int) -> None:
     for start in (0, 1, 3, 9, 19):
         masks = {t: low if i < start else high for i, t in enumerate(STRENGTHS)}
         assert STRENGTHS[start] == Race(STRENGTHS, Table({0.0: low, **masks})).run()
+
+
+@pytest.mark.parametrize(("right", "expected"), [(150, STRENGTHS[0]), (151, STRENGTHS[9])])
+def test_a_winner_must_beat_the_smallest_under_all_attacks(right: int, expected: float) -> None:
+    """A larger jump that hides something from the attacks of the race wins that alone."""
+    n = 300
+    masks = {t: np.arange(n) % 6 < (5 if t >= STRENGTHS[9] else 3) for t in (0.0, *STRENGTHS)}
+    race = Race(STRENGTHS, Table(masks))
+    winner = race.run()
+    assert STRENGTHS[9] == winner
+    everything = Table({STRENGTHS[0]: np.arange(n) < 150, winner: np.arange(n) < right})
+    assert expected == confirmed(race, winner, everything)
+    assert {STRENGTHS[0]: n, winner: n} == everything.asked
 
 
 def test_a_candidate_outside_the_budget_never_runs() -> None:

@@ -42,11 +42,11 @@ class AtMost:
             passes: How many may be needed to find the strengths to try.
         """
         race = max(self._raced(inside) for inside in range(1, self.strengths + 1))
-        return self._with(1 + passes + self.strengths, race) + self.refinement()
+        return self._with(1 + passes + self.strengths, race) + self.confirmation()
 
     def begin(self, inside: int) -> Amounts:
         """Return what is left before a race of so many candidates."""
-        return self._with(inside, self._raced(inside)) + self.refinement()
+        return self._with(inside, self._raced(inside)) + self.confirmation()
 
     def heat(self, done: int, left: int, untried: int) -> Amounts:
         """Return what is left after a heat.
@@ -57,10 +57,17 @@ class AtMost:
             untried: How many did not race yet.
         """
         race = _joining(self.attacked, done, left, untried)
-        return self._with(untried, race) + self.refinement()
+        return self._with(untried, race) + self.confirmation()
+
+    def confirmation(self) -> Amounts:
+        """Return what is left after the race, whose winner may be compared with the smallest."""
+        if self.race != "smooth":
+            return self.refinement()
+        winner, smallest = self._others, self.stages["all"]
+        return Counter({"all": self.attacked * (winner + smallest)}) + self.refinement()
 
     def refinement(self) -> Amounts:
-        """Return what is left after the race: each site alone, and two offers for each."""
+        """Return what is left before a refinement: each site alone, and two offers for each."""
         candidates, judged = self.sites * (1 + len(LARGER)), min(JUDGED_ON, self.attacked)
         others = self.attacked - judged if self.sites else 0
         return self._with(candidates, candidates * judged + others) + self.curve()
@@ -71,9 +78,15 @@ class AtMost:
         every: Amounts = Counter({"all": shown * common * self._others})
         return self._with(shown, shown * common) + every + self.comparison()
 
-    def comparison(self) -> Amounts:
-        """Return what is left when two candidates are compared; refined ones are on no curve."""
-        known = min(COMMON, self.attacked) * (1 if self.sites else 2)
+    def comparison(self, confirmed: bool = False) -> Amounts:
+        """Return what is left when two candidates are compared; refined ones are on no curve.
+
+        Args:
+            confirmed: The strength was chosen after all attacks on all samples.
+        """
+        known = common = min(COMMON, self.attacked)
+        if not self.sites:
+            known += self.attacked if confirmed else common
         return Counter({"all": (2 * self.attacked - known) * self._others})
 
     @property

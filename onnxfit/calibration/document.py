@@ -61,7 +61,7 @@ class Findings:
         candidate: What was found: that strength, or one for each site.
         refined: How the strengths of the sites were found, where they were asked for.
         candidates: How many strengths inside the budget there were to choose among.
-        heats: Those of the race but for the last.
+        heats: Those of the race; the last one has its winner.
         clean: Which of all samples are right with the jumps that were found: those of the chosen
             strength, or refined ones.
         worst: Under all attacks, surrogates included, for the network before hardening and for

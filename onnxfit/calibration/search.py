@@ -1,4 +1,4 @@
-"""The search for the jumps: strengths to try, a race, a refinement, the curve, the comparison."""
+"""The search for the jumps: strengths, a race, a refinement, the curve, the comparison."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ from onnxfit.calibration.at_most import Amounts, AtMost
 from onnxfit.calibration.curve import Attacked, measure_curve
 from onnxfit.calibration.document import Findings, Heat
 from onnxfit.calibration.refinement import Refined, refine
-from onnxfit.calibration.selection import Race, boundary
+from onnxfit.calibration.selection import Race, boundary, confirmed
 from onnxfit.calibration.settings import Settings
 from onnxfit.calibration.strengths import MOST_ASKED, strengths_to_try
 from onnxfit.calibration.work import Work
@@ -49,13 +49,21 @@ class Search:
         if edge < 0:
             raise DataError(f"no jump meets the budget, not even at the strength {strengths[0]:g}")
         race, heats = self._race(strengths[: edge + 1], measured)
-        chosen = race.run()
+        winner = race.run()
+        heats.append((measured.attacked, [winner]))
+        # The paper's objective goes by native gradients to the end.
+        doubted = winner != race.smallest and self.settings.objective != "paper"
+        if doubted:
+            self._next("confirmation", self.at_most.confirmation)
+            chosen = confirmed(race, winner, measured.with_all_attacks())
+        else:
+            chosen = winner
         refined = self._refined(chosen, strengths[edge], measured) if self.settings.refine else None
         candidate = chosen if refined is None else refined.strengths
         self._next("curve", self.at_most.curve)
         curve = measure_curve(strengths, race, chosen, measured)
         # After the curve, whose adversarial points are tried on both.
-        self._next("comparison", self.at_most.comparison)
+        self._next("comparison", self.at_most.comparison, doubted)
         worst = measured.with_all_attacks().robust([0.0, candidate], measured.attacked)
         return Findings(
             curve=curve,

@@ -157,6 +157,11 @@ class Race:
             running = sorted({*running, *self._joining(new)})
         return self.strengths[self._leader(running)]
 
+    @property
+    def smallest(self) -> float:
+        """The smallest strength that took part."""
+        return min(strength for strength in self.robust if strength > 0)
+
     def _joining(self, numbers: Iterable[int]) -> list[int]:
         return sorted(i for i in numbers if self.inside(self.strengths[i]))
 
@@ -177,6 +182,20 @@ class Race:
     def _may_be_better(self, robust: Mask, best: Mask) -> bool:
         more, fewer = int((robust & ~best).sum()), int((best & ~robust).sum())
         return paired_difference(more, fewer, len(best), self.confidence)[1] >= 0
+
+
+def confirmed(race: Race, winner: float, everything: Measured) -> float:
+    """Return the winner of a race if under all attacks it beats the smallest that raced, else that.
+
+    A race has few attacks. A larger jump may win by what it hides from these alone.
+
+    Args:
+        race: It is over.
+        winner: What it returned.
+        everything: Tells which samples stay right under all attacks.
+    """
+    found = everything.robust([race.smallest, winner], everything.attacked)
+    return winner if found[winner].sum() > found[race.smallest].sum() else race.smallest
 
 
 def first_candidates(count: int, attacked: int) -> tuple[set[int], int]:
