@@ -64,7 +64,8 @@ class AtMost:
         if self.race != "smooth":
             return self.refinement()
         winner, smallest = self._others, self.stages["all"]
-        return Counter({"all": self.attacked * (winner + smallest)}) + self.refinement()
+        both: Amounts = Counter({"all": self.attacked * (winner + smallest)})
+        return both + self.refinement()
 
     def refinement(self) -> Amounts:
         """Return what is left before a refinement: each site alone, and two offers for each."""
