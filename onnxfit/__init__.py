@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from onnxfit.compilation.compiler import compile
     from onnxfit.doctor import diagnose
     from onnxfit.files import load, save
+    from onnxfit.finetuning.finetuner import finetune
     from onnxfit.hardening import restore, retrofit
     from onnxfit.inspection import inspect
     from onnxfit.native_library import library_path, register
@@ -33,6 +34,7 @@ _HOMES = {
     "compile": "compilation.compiler",
     "diagnose": "doctor",
     "find_sites": "sites",
+    "finetune": "finetuning.finetuner",
     "inspect": "inspection",
     "library_path": "native_library",
     "load": "files",
@@ -59,6 +61,7 @@ __all__ = [
     "compile",
     "diagnose",
     "find_sites",
+    "finetune",
     "inspect",
     "library_path",
     "load",

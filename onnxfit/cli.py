@@ -19,6 +19,7 @@ from onnxfit.cli_attack import attack
 from onnxfit.cli_calibrate import calibrate
 from onnxfit.cli_compile import compile_verb
 from onnxfit.cli_files import check_output, check_outside, stem, write_model
+from onnxfit.cli_finetune import finetune
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -347,6 +348,7 @@ def gradients(
 main.add_command(attack)
 main.add_command(calibrate)
 main.add_command(compile_verb)
+main.add_command(finetune)
 main.add_command(verify)
 
 

@@ -36,9 +36,9 @@ NATIVE_ONLY = (
 )
 
 
-def threat_options(verb: Any) -> Any:
-    """Give a verb the options of what an attacker may do."""
-    options = (
+def threat_options(verb: Any, *, quantize: bool = True) -> Any:
+    """Give a verb the options of what an attacker may do; ``quantize``: of 8 bits, too."""
+    options = [
         click.option(
             "--eps",
             callback=positive,
@@ -61,7 +61,9 @@ def threat_options(verb: Any) -> Any:
             show_default=True,
             help="Where twin and file compute.",
         ),
-    )
+    ]
+    if not quantize:
+        del options[2]
     for option in reversed(options):
         verb = option(verb)
     return verb

@@ -48,6 +48,8 @@ _METADATA_KEYS = (
     "calibration",
     rewrites.KEY.removeprefix(_METADATA_PREFIX),
 )
+# What is told of weights stays when jumps are taken back.
+FINETUNING = "finetuning"
 
 
 def retrofit(  # noqa: PLR0913 - the options of the verb
@@ -126,23 +128,36 @@ def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
         base_dir: Folder of the external data, which is then checked to be there.
 
     Raises:
-        ModelError: The model cannot be read or holds no JumpReLU.
+        ModelError: The model cannot be read or holds no JumpReLU, or its weights were fine-tuned
+            since.
     """
     plain, _ = own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(plain, folder)
     found = list(scan(plain))
-    if not is_hardened(plain, found):
+    hardened = is_hardened(plain, found)
+    _check_not_finetuned(plain, hardened)
+    if not hardened:
         raise ModelError(_PLAIN)
     take_back(plain, found)
     return plain
+
+
+def _check_not_finetuned(model: ModelProto, hardened: bool) -> None:
+    """Refuse to restore a model whose weights were trained after it was hardened, or alone."""
+    tuned = provenance(model).get(FINETUNING)
+    if isinstance(tuned, dict) and (tuned.get("hardened") or not hardened):
+        raise ModelError(
+            "the weights were fine-tuned, and the file does not hold the earlier ones: take the "
+            f"model it was made of, SHA-256 {tuned.get('source_sha256')}"
+        )
 
 
 def provenance(model: ModelProto) -> dict[str, Any]:
     """Return what a hardened file tells of its making, ``onnxfit.`` cut from the keys."""
     record: dict[str, Any] = {}
     for entry in model.metadata_props:
-        if _is_ours(entry.key):
+        if _is_ours(entry.key) or entry.key == _METADATA_PREFIX + FINETUNING:
             key = entry.key.removeprefix(_METADATA_PREFIX)
             try:
                 structured = entry.value.startswith(("{", "["))
@@ -166,8 +181,27 @@ def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:
     """
     if not is_hardened(model, list(scan(rewrites.unrewritten(model)))):
         raise ModelError(_PLAIN)
-    key = f"{_METADATA_PREFIX}calibration"
-    content = json.dumps(finite(summary), allow_nan=False)
+    _replace_record(model, "calibration", summary)
+
+
+def record_finetuning(model: ModelProto, source_sha256: str, summary: Mapping[str, Any]) -> None:
+    """Write into a model how its weights were trained further, in place of an earlier record.
+
+    :func:`provenance` returns it under ``finetuning``. It outlives hardening and restoring, for
+    the weights stay; a model that was hardened before cannot be restored any more.
+
+    Args:
+        model: The model, which is changed.
+        source_sha256: Of the model that it was made of.
+        summary: What JSON can hold; NaN and infinities become null.
+    """
+    hardened = is_hardened(model, list(scan(rewrites.unrewritten(model))))
+    known = {"source_sha256": source_sha256, "hardened": hardened}
+    _replace_record(model, FINETUNING, {**known, **summary})
+
+
+def _replace_record(model: ModelProto, name: str, summary: Mapping[str, Any]) -> None:
+    key, content = _METADATA_PREFIX + name, json.dumps(finite(summary), allow_nan=False)
     remove_where(model.metadata_props, lambda entry: entry.key == key)
     model.metadata_props.add(key=key, value=content)
 

@@ -216,7 +216,11 @@ def _check_classes(data: Dataset, classes: int, logit: int | None) -> None:
 
 
 def gradient_of(
-    total: torch.Tensor, leaf: torch.Tensor, *, retain_graph: bool = False
+    total: torch.Tensor,
+    leaf: torch.Tensor,
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
 ) -> torch.Tensor:
     """Return the gradient of a sum with respect to what it was computed from.
 
@@ -224,13 +228,20 @@ def gradient_of(
         total: The sum.
         leaf: What it was computed from.
         retain_graph: Keep the graph for another gradient.
+        create_graph: Make the gradient part of a graph; the other one is kept then.
 
     Raises:
         ModelError: It does not depend on it.
     """
     gradient = None
     if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, retain_graph=retain_graph, allow_unused=True)
+        (gradient,) = torch.autograd.grad(
+            total,
+            leaf,
+            retain_graph=retain_graph or create_graph,
+            create_graph=create_graph,
+            allow_unused=True,
+        )
     if gradient is None:
         raise ModelError("no gradient reaches the model's input: its logits do not depend on it")
     return gradient

@@ -1,0 +1,216 @@
+"""The verb ``finetune``: train the weights of a model further."""
+
+import dataclasses
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxfit.cli_attack import threat_options
+from onnxfit.cli_files import check_different, check_output, check_outside, write_model
+from onnxfit.cli_options import (
+    DataOptions,
+    as_json,
+    copy_option,
+    data_options,
+    force_option,
+    model_argument,
+    number,
+    positive,
+    required_output,
+)
+from onnxfit.cli_output import print_json, print_pairs, print_table, progress
+
+# Written out, so that --help need not import torch; a test compares them with the terms.
+METHODS = ("adversarial", "trades", "jacobian", "sensitivity", "j-sigr")
+AUGMENTATIONS = ("shift", "flip", "cutout", "tv")
+NOTHING_KEPT, INTERRUPTED = 1, 130
+
+
+def _methods(
+    _: click.Context, __: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, float] | None:
+    """Read NAME=WEIGHT, or NAME for a weight of 1."""
+    from onnxfit.cli_options import parse_number
+
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _equals, weight = text.partition("=")
+        if name not in METHODS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)}.")
+        if name in found:
+            raise click.BadParameter(f"{name!r} is given twice.")
+        found[name] = parse_number(weight) if _equals else 1.0
+        if found[name] <= 0:
+            raise click.BadParameter(f"the weight of {name} is not above 0.")
+    return found or None
+
+
+def _augment(
+    _: click.Context, __: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    if "none" in texts:
+        if len(texts) > 1:
+            raise click.BadParameter("'none' goes with nothing else.")
+        return ()
+    return texts or None
+
+
+@click.command()
+@model_argument
+@data_options
+@click.option(
+    "--val",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="VAL",
+    help="Other data of the same form: they say which weights are kept.",
+)
+@required_output("File to write.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    callback=_methods,
+    metavar="NAME[=WEIGHT]",
+    help=f"Term of the loss, may be repeated: {', '.join(METHODS)}. By default adversarial=1.",
+)
+@functools.partial(threat_options, quantize=False)
+@click.option(
+    "--max-drop",
+    callback=number,
+    default="0.005",
+    show_default=True,
+    metavar="X",
+    help="Largest drop of clean accuracy on VAL.",
+)
+@click.option("--jump", callback=number, metavar="NUMBER", help="Give every site this jump first.")
+@click.option(
+    "--augment",
+    multiple=True,
+    callback=_augment,
+    type=click.Choice([*AUGMENTATIONS, "none"]),
+    help="Make new samples of the images, may be repeated; by default shift.",
+)
+@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over DATA.")
+@click.option("--learning-rate", callback=positive, metavar="X", help="Of Adam, at its height.")
+@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rate.")
+@click.option("--weight-decay", callback=number, metavar="X", help="Of AdamW.")
+@click.option(
+    "--averaging",
+    callback=number,
+    metavar="EPOCHS",
+    help="Average the weights over so many epochs; 0: no average.",
+)
+@click.option(
+    "--projections",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Random projections of the Jacobian for each sample; 0: all of it.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End after so many checks without progress.",
+)
+@click.option(
+    "--val-limit",
+    "validation_limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Attack no more samples of VAL than these.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help='Go on from OUT + ".checkpoint", which every check of VAL writes and the end deletes.',
+)
+@copy_option
+@force_option
+@as_json
+def finetune(
+    model: Path,
+    data: DataOptions,
+    val: Path,
+    output: Path,
+    resume: bool,
+    copy_data: bool,
+    force: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train the weights of MODEL further on DATA so that it withstands attacks.
+
+    Only the values of weights change. Ctrl-C writes the best so far. Keep a third set of samples
+    to verify the result with.
+    """
+    from onnxfit.files import load
+    from onnxfit.finetuning.finetuner import finetune as tune
+    from onnxfit.finetuning.settings import Settings
+
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
+    check_output([model, data.path, val], output, force)
+    for folder in (path for path in (data.path, val) if path.is_dir()):
+        check_outside(output, folder)
+    check_different([output, checkpoint])
+    given = {key: value for key, value in options.items() if value is not None}
+    given |= {"mean": data.mean, "std": data.std, "seed": data.seed, "batch_size": data.batch_size}
+    try:
+        settings = Settings(**given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    write_model(load(model), output, model.parent, copy_data=copy_data, dry_run=True)
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    held_out = dataclasses.replace(data, path=val, limit=None)
+    found = tune(
+        model,
+        data.open,
+        held_out.open,
+        checkpoint=checkpoint,
+        begin=progress,
+        **dataclasses.asdict(settings),
+    )
+    document = found.document
+    document["output"] = None if found.model is None else str(output)
+    if found.model is not None:
+        write_model(found.model, output, model.parent, copy_data=copy_data)
+    if as_json:
+        print_json(document)
+    else:
+        _print(document)
+    if document["stopped"] == "interrupted":
+        sys.exit(INTERRUPTED)
+    if found.model is None or document["stopped"].startswith("diverged"):
+        sys.exit(NOTHING_KEPT)
+
+
+def _print(document: dict[str, Any]) -> None:
+    """Print the checks and what came of them."""
+    rows = [["epoch", "loss", "clean", "robust", "budget"]]
+    for record in document["history"]:
+        rows.append(
+            [
+                str(record["epoch"]),
+                f"{record['loss']:.3f}",
+                f"{record['clean']:.1%}",
+                f"{record['robust']:.1%}",
+                "inside" if record["inside"] else "outside",
+            ]
+        )
+    print_table(rows)
+    before, after = document["before"], document["after"] or document["before"]
+    print_pairs(
+        {
+            "clean": f"{before['clean']['accuracy']:.2%} → {after['clean']['accuracy']:.2%}",
+            "robust": f"{before['robust']['accuracy']:.1%} → {after['robust']['accuracy']:.1%}",
+            "stopped": document["stopped"],
+            "time": f"{document['seconds']:.0f} s",
+        }
+    )
+    click.echo(document["headline"])
+    if document["output"]:
+        click.echo(f"wrote {document['output']}")

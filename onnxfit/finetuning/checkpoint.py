@@ -1,0 +1,57 @@
+"""The file that an interrupted training goes on from."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onnxfit.errors import DataError
+from onnxfit.replacing import replacing
+
+
+class Checkpoint:
+    """A file with the state of a training, replaced as a whole.
+
+    Args:
+        path: Where it lies, or None to keep nothing.
+        run: The fingerprint of what the training depends on: files, settings, versions.
+    """
+
+    def __init__(self, path: Path | None, run: str) -> None:
+        self._path, self._run = path, run
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state of tensors, numbers and texts."""
+        if self._path is None:
+            return
+        with replacing(self._path) as temporary:
+            torch.save({"run": self._run, "state": state}, temporary)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state that was kept, None where there is no file.
+
+        Raises:
+            DataError: The file is damaged, or of another training.
+        """
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            kept = torch.load(self._path, map_location="cpu", weights_only=True)
+            run, state = kept["run"], kept["state"]
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise DataError(f"{self._path} is no checkpoint: {error}") from error
+        except pickle.UnpicklingError as error:
+            raise DataError(f"{self._path} is no checkpoint") from error
+        if run != self._run:
+            raise DataError(
+                f"{self._path} is of another training: other files, settings or versions; "
+                "delete it, or repeat the command that made it"
+            )
+        found: dict[str, Any] = state
+        return found
+
+    def remove(self) -> None:
+        """Delete the file; the training is over."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""How a fine-tuning is made."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from onnxfit.attacks.ball import NORMS
+from onnxfit.finetuning.augmentation import KINDS
+from onnxfit.finetuning.terms import TERMS
+
+Schedule = Literal["cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a fine-tuning is made.
+
+    Attributes:
+        methods: The weight of each term of the loss by its name, above 0.
+        eps: Largest perturbation in units of the bounds and the norm; None for 8/255.
+        norm: ``linf`` or ``l2``.
+        max_drop: Largest drop of the clean accuracy on the validation data, as a fraction.
+        jump: The jump that all sites get before the training; None to leave them as they are.
+        epochs: Passes over the training data at most.
+        learning_rate: Of Adam, at its height.
+        schedule: ``cosine``: up for a twentieth of the time, then down to 0; or ``constant``.
+        weight_decay: Of AdamW.
+        averaging: Epochs over which weights are averaged exponentially; 0 for none.
+        steps: Of the search for adversarial points in each step of the training.
+        projections: Random projections of the Jacobian for each sample; 0 for all of it.
+        augment: What is made of the training samples: ``shift``, ``flip``, ``cutout``, ``tv``;
+            None for ``shift`` where the samples are images.
+        patience: Checks without progress after which the training ends; None to make all epochs.
+        validation_limit: Validation samples that are attacked at a check.
+        batch_size: Samples of a step.
+        mean: Subtracted from samples before the model.
+        std: Divides after that.
+        seed: Of everything random.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    methods: Mapping[str, float] = field(default_factory=lambda: {"adversarial": 1.0})
+    eps: float | None = None
+    norm: Any = "linf"
+    max_drop: float = 0.005
+    jump: float | None = None
+    epochs: int = 100
+    learning_rate: float = 3e-3
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.0
+    averaging: float = 5.0
+    steps: int = 7
+    projections: int = 1
+    augment: Sequence[str] | None = None
+    patience: int | None = None
+    validation_limit: int = 1000
+    batch_size: int = 100
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError: One is out of its range.
+        """
+        self._check_methods()
+        for name, known in (("norm", NORMS), ("schedule", get_args(Schedule))):
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(f"expected a {name} of {' or '.join(known)}, got {given!r}")
+        for name in ("eps", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"expected {name} > 0, got {value}")
+        for name in ("weight_decay", "averaging"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
+        if not 0 <= self.max_drop <= 1:
+            raise ValueError(f"expected a max_drop from 0 to 1, got {self.max_drop}")
+        for name, least in (
+            ("epochs", 1),
+            ("steps", 1),
+            ("projections", 0),
+            ("patience", 1),
+            ("validation_limit", 1),
+            ("batch_size", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"expected {name} >= {least}, got {value}")
+        for kind in self.augment or ():
+            if kind not in KINDS:
+                raise ValueError(f"expected augment of {', '.join(KINDS)}, got {kind!r}")
+
+    def _check_methods(self) -> None:
+        if not self.methods:
+            raise ValueError("expected at least one method")
+        for name, weight in self.methods.items():
+            if name not in TERMS:
+                raise ValueError(f"there is no method {name!r}, there are {', '.join(TERMS)}")
+            if not 0 < weight < math.inf:
+                raise ValueError(f"expected a weight of {name} > 0, got {weight}")
+            if TERMS[name].share and weight > 1:
+                raise ValueError(f"expected a weight of {name} of at most 1, got {weight}")
+
+    @property
+    def radius(self) -> float:
+        """The eps that is used."""
+        return 8 / 255 if self.eps is None else self.eps

@@ -1,0 +1,226 @@
+"""The epochs of a fine-tuning: steps down the loss, and the average of the weights on the way."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from onnxfit.attacks.layout import laid_out, select
+from onnxfit.attacks.surrogates import scales_of, surrogate
+from onnxfit.errors import ModelError
+from onnxfit.finetuning.augmentation import augmented
+from onnxfit.finetuning.settings import Settings
+from onnxfit.finetuning.terms import TERMS
+from onnxfit.finetuning.terms.jacobian import Jacobian
+from onnxfit.finetuning.terms.term import Batch, Term, Threat
+from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.twin.precision import full_precision
+
+# Share of all steps in which the learning rate and the radius grow from 0.
+_WARM_UP = 0.05
+# The slope by which a search sees across a jump (docs/robustness.md): a share of the site's scale.
+_TAU = 0.1
+
+
+class Diverged(ModelError):
+    """The loss is no longer a finite number."""
+
+
+class Trainer:
+    """Trains the parameters of a module.
+
+    Args:
+        model: From samples, N×… in the data's units, to logits; its parameters are trained.
+        x: Training samples, N×…, within the bounds.
+        y: Their classes, N integers.
+        settings: How.
+        bounds: Of the samples.
+        augment: What is made of the samples.
+
+    Attributes:
+        model: The module.
+        epoch: How many epochs are done.
+        weights: What is trained, by name.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        settings: Settings,
+        bounds: tuple[float, float],
+        augment: Sequence[str],
+    ) -> None:
+        self.model, self.settings, self.epoch = model, settings, 0
+        self._x, self._y, self._augment = laid_out(x), y, augment
+        self._terms = [(_term(name, settings), w) for name, w in settings.methods.items()]
+        self._bounds = bounds
+        self.weights = dict(model.named_parameters())
+        for weight in self.weights.values():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+            weight.requires_grad_()
+        self._averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self._optimizer = torch.optim.AdamW(
+            self.weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._step = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps an epoch has; samples that fill no batch wait for the next epoch."""
+        return max(1, len(self._x) // self.settings.batch_size)
+
+    def run_epoch(self, advance: Callable[[int], object] = lambda count: None) -> float:
+        """Train on all samples once; return the mean loss.
+
+        Args:
+            advance: Is called with the number of samples of each step.
+
+        Raises:
+            Diverged: The loss is no finite number; the message names the step and the first
+                activation that is not finite.
+        """
+        size, total = self.settings.batch_size, 0.0
+        order = torch.randperm(len(self._x), generator=self._generator)
+        with full_precision(), self._seeing_jumps():
+            for step in range(self.steps_per_epoch):
+                rows = order[step * size : (step + 1) * size].to(self._x.device)
+                total += self._descend(select(self._x, rows), self._y[rows])
+                advance(len(rows))
+        self.epoch += 1
+        return total / self.steps_per_epoch
+
+    def _descend(self, x: torch.Tensor, y: torch.Tensor) -> float:
+        """Make one step on some samples; return the loss before it."""
+        if self._augment:
+            x = laid_out(augmented(x, self._augment, self._generator))
+        share = self._progress / _WARM_UP
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate()
+        threat = Threat(
+            eps=self.settings.radius * min(1.0, share + 1 / self._total),
+            norm=self.settings.norm,
+            bounds=self._bounds,
+            steps=self.settings.steps,
+        )
+        if any(term.differentiates for term, _ in self._terms):
+            x = x.detach().requires_grad_()
+        batch = Batch(model=self.model, x=x, y=y, threat=threat, generator=self._generator)
+        loss = self.loss(batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss is {value} at step {self._step} (epoch {self.epoch + 1})"
+                f"{_where(self.model, x)}: take a smaller learning rate or smaller weights"
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        gradients = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
+        for weight, gradient in zip(self.weights.values(), gradients, strict=True):
+            weight.grad = gradient
+        self._optimizer.step()
+        self._step += 1
+        self._average()
+        return value
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Return the cross-entropy, or what takes its place in part, and the other terms."""
+        shares = sum(weight for term, weight in self._terms if term.share)
+        loss = torch.zeros((), dtype=batch.x.dtype, device=batch.x.device)
+        if shares < 1:
+            loss = loss + (1 - shares) * functional.cross_entropy(batch.logits, batch.y)
+        for term, weight in self._terms:
+            loss = loss + weight * term(batch)
+        return loss
+
+    @property
+    def _total(self) -> int:
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def _progress(self) -> float:
+        return self._step / self._total
+
+    def _rate(self) -> float:
+        rate = self.settings.learning_rate * min(1.0, self._progress / _WARM_UP + 1 / self._total)
+        if self.settings.schedule == "constant":
+            return rate
+        return rate * (1 + math.cos(math.pi * self._progress)) / 2
+
+    def _average(self) -> None:
+        """Move the averages towards the weights; at first they follow closely."""
+        horizon = max(1.0, self.settings.averaging * self.steps_per_epoch)
+        share = max(1 / horizon, 9 / (10 + self._step))
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                self._averages[name].lerp_(weight, share)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the module the averages of its weights for the length of a ``with`` block."""
+        trained = {name: weight.data for name, weight in self.weights.items()}
+        for name, weight in self.weights.items():
+            weight.data = self._averages[name]
+        try:
+            yield
+        finally:
+            for name, weight in self.weights.items():
+                weight.data = trained[name]
+
+    @contextlib.contextmanager
+    def _seeing_jumps(self) -> Iterator[None]:
+        """Let gradients see across jumps; where there is none they are what they are."""
+        if not any(site.jump is not None and site.jump.any() for site in jump_relus(self.model)):
+            yield
+            return
+        some = select(self._x, torch.arange(min(len(self._x), 256), device=self._x.device))
+        with surrogate(self.model, "smooth", _TAU, scales_of(self.model, some)):
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """Return what :meth:`resume` goes on from."""
+        return {
+            "epoch": self.epoch,
+            "step": self._step,
+            "weights": {name: weight.detach().clone() for name, weight in self.weights.items()},
+            "averages": {name: value.clone() for name, value in self._averages.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.epoch, self._step = state["epoch"], state["step"]
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+                self._averages[name].copy_(state["averages"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])
+
+
+def _term(name: str, settings: Settings) -> Term:
+    return Jacobian(settings.projections) if name == Jacobian.name else TERMS[name]()
+
+
+def _where(model: torch.nn.Module, x: torch.Tensor) -> str:
+    """Name the first activation that is not finite, as the end of a clause."""
+    bad: list[str] = []
+
+    def look(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        del inputs
+        if not output.isfinite().all():
+            bad.append(module.site)
+
+    with contextlib.ExitStack() as hooks, torch.no_grad():
+        for site in jump_relus(model):
+            hooks.enter_context(site.register_forward_hook(look))
+        logits = model(x)
+    if bad:
+        return f", first at the site {bad[0]!r}"
+    return "" if logits.isfinite().all() else ", first in the logits"

@@ -1,0 +1,432 @@
+"""Fine-tuning: the epochs, the choice by validation data, what is written and what is refused."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+import onnxfit  # noqa: E402
+from onnxfit.errors import DataError, ModelError  # noqa: E402
+from onnxfit.finetuning import finetuner as finetuner_module  # noqa: E402
+from onnxfit.finetuning.finetuner import Finetuned, finetune  # noqa: E402
+from onnxfit.finetuning.settings import Settings  # noqa: E402
+from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
+from onnxfit.hardening import provenance  # noqa: E402
+from onnxfit.twin.classifier import Classifier  # noqa: E402
+
+Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+QUICK: dict[str, Any] = {
+    "eps": 0.05,
+    "epochs": 12,
+    "batch_size": 25,
+    "learning_rate": 0.02,
+    "averaging": 1.0,
+    "max_drop": 0.02,
+    "steps": 4,
+}
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17], doc_string: "kept">
+network (float[N, 6] x) => (float[N, 3] logits)
+{
+    hidden = Gemm<transB = 1>(x, w1, b1)
+    active = Relu(hidden)
+    seen = MatMul(active, w2)
+    logits = Add(seen, b2)
+}
+"""
+
+
+def blobs(n: int, seed: int) -> Arrays:
+    """Draw samples of three classes within 0 and 1, some of them between two classes."""
+    random = np.random.default_rng(seed)
+    centres = np.array([[0.3, 0.5], [0.7, 0.4], [0.5, 0.75]])
+    y = np.arange(n) % 3
+    x = np.concatenate([centres[y] + random.normal(0, 0.06, (n, 2)), random.random((n, 4))], 1)
+    return x.clip(0, 1).astype(np.float32), y.astype(np.int64)
+
+
+def network(seed: int = 0, **changes: NDArray[Any]) -> onnx.ModelProto:
+    """Make a network of two layers, trained for accuracy alone."""
+    random = np.random.default_rng(seed)
+    model = onnx.parser.parse_model(TEXT)
+    weights = {
+        "w1": random.normal(0, 0.8, (16, 6)),
+        "b1": random.normal(0, 0.1, 16),
+        "w2": random.normal(0, 0.4, (16, 3)),
+        "b2": np.zeros(3),
+    }
+    for name, value in {**weights, **changes}.items():
+        array = np.asarray(value, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "author", "somebody"
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained() -> onnx.ModelProto:
+    """Return a network that was trained for accuracy, by the tool itself without any search."""
+    settings = {**QUICK, "methods": {"jacobian": 1e-6}, "max_drop": 1.0, "epochs": 30}
+    found = finetune(network(), blobs(300, 0), blobs(300, 1), **settings).model
+    assert found is not None
+    del found.metadata_props[1:]
+    return found
+
+
+def tuned(model: onnx.ModelProto, **settings: Any) -> Finetuned:
+    """Fine-tune quickly."""
+    return finetune(model, blobs(300, 0), blobs(300, 1), **{**QUICK, **settings})
+
+
+def values(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the weights by name."""
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def test_it_becomes_more_robust_within_the_budget(trained: onnx.ModelProto) -> None:
+    """More samples stay right under attack, beyond noise, and hardly fewer without one."""
+    found = tuned(trained)
+    document = found.document
+    assert document["difference"]["robust"]["ci95"][0] > 0.02
+    assert document["difference"]["clean"]["accuracy"] >= -QUICK["max_drop"]
+    assert document["headline"].startswith("On validation data the fine-tuned model is more robust")
+    # Judged by what ONNX Runtime makes of the file, on points made for the new weights.
+    assert found.model is not None
+    x, y = blobs(300, 2)
+    twin = Classifier(found.model)
+    attack = onnxfit.attacks.PGD(eps=QUICK["eps"], steps=20)
+    logits = onnxfit.session(found.model).run(None, {"x": attack(twin, x, y)})[0]
+    before = onnxfit.session(trained).run(None, {"x": attack(Classifier(trained), x, y)})[0]
+    assert (logits.argmax(1) == y).mean() > (before.argmax(1) == y).mean() + 0.03
+
+
+def test_only_values_of_weights_change(trained: onnx.ModelProto) -> None:
+    """Graph, names, opsets, texts and metadata stay; one record is added."""
+    model = tuned(trained, epochs=2, max_drop=1.0).model
+    assert model is not None
+    assert all((values(model)[name] != value).any() for name, value in values(trained).items())
+    assert ["author", "onnxfit.finetuning"] == [entry.key for entry in model.metadata_props]
+    plain = copy.deepcopy(model)
+    del plain.metadata_props[1:]
+    for tensor, source in zip(plain.graph.initializer, trained.graph.initializer, strict=True):
+        assert tensor.dims == source.dims
+        tensor.raw_data = source.raw_data
+    assert trained == plain
+
+
+def test_what_it_was_made_of_is_recorded(trained: onnx.ModelProto) -> None:
+    """How, on which data, from which file, and what it brought on the validation data."""
+    found = tuned(trained, epochs=2, max_drop=1.0, methods={"trades": 2.0}, seed=3)
+    assert found.model is not None
+    record = provenance(found.model)["finetuning"]
+    assert found.document["model"]["sha256"] == record["source_sha256"]
+    assert {"trades": 2.0} == record["methods"]
+    assert (2, 3, False) == (record["epochs"], record["seed"], record["hardened"])
+    data = found.document["data"]
+    assert {name: data[name]["sha256"] for name in ("train", "validation")} == record["data"]
+    assert found.document["after"]["robust"]["accuracy"] == record["after"]["robust"]
+
+
+def test_fine_tuned_weights_cannot_be_restored(trained: onnx.ModelProto) -> None:
+    """The reason and the file to take are named; hardening it afterwards can be taken back."""
+    model = tuned(trained, epochs=1, max_drop=1.0).model
+    assert model is not None
+    with pytest.raises(ModelError, match=r"weights were fine-tuned.*SHA-256 [0-9a-f]{64}"):
+        onnxfit.restore(model)
+    assert model == onnxfit.restore(onnxfit.retrofit(model, 0.1))
+    hard = tuned(onnxfit.retrofit(trained, 0.1), epochs=1, max_drop=1.0).model
+    assert hard is not None
+    with pytest.raises(ModelError, match="weights were fine-tuned"):
+        onnxfit.restore(hard)
+
+
+def test_jumps_stay_in_place(trained: onnx.ModelProto) -> None:
+    """With a jump the sites are hardened first; those of a hardened model are kept."""
+    found = tuned(trained, epochs=2, max_drop=1.0, jump=0.2).model
+    assert found is not None
+    assert [0.2] == [pytest.approx(site.jump) for site in onnxfit.find_sites(found)]
+    assert (values(found)["w1"] != values(trained)["w1"]).any()
+    again = tuned(onnxfit.retrofit(trained, 0.3), epochs=1, max_drop=1.0).model
+    assert again is not None
+    assert [0.3] == [pytest.approx(site.jump) for site in onnxfit.find_sites(again)]
+
+
+def test_the_same_seed_gives_the_same_weights(trained: onnx.ModelProto) -> None:
+    """Another seed gives others."""
+    one, same, other = (
+        tuned(trained, epochs=2, max_drop=1.0, seed=seed).model for seed in (5, 5, 6)
+    )
+    assert one == same
+    assert one is not None
+    assert other is not None
+    assert (values(one)["w1"] != values(other)["w1"]).any()
+
+
+class _Interrupting:
+    """A progress that ends the program, as Ctrl-C does, after so many samples."""
+
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def __call__(self, total: float, what: str) -> "_Interrupting":
+        return self
+
+    def __enter__(self) -> Callable[..., None]:
+        return self._advance
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _advance(self, count: float, *_: object) -> None:
+        self._left -= int(count)
+        if self._left < 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interruption_keeps_the_best_so_far(trained: onnx.ModelProto) -> None:
+    """Where nothing was kept yet it is an interruption like any other."""
+    found = tuned(trained, max_drop=1.0, begin=_Interrupting(5 * 300))
+    assert "interrupted" == found.document["stopped"]
+    assert found.model is not None
+    assert 5 == len(found.document["history"])
+    with pytest.raises(KeyboardInterrupt):
+        tuned(trained, begin=_Interrupting(100))
+
+
+def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Path) -> None:
+    """In the end the weights are those of a training that was never interrupted."""
+    checkpoint = tmp_path / "m.checkpoint"
+    settings = {"epochs": 6, "max_drop": 1.0, "augment": ()}
+    whole = tuned(trained, **settings)
+    with pytest.MonkeyPatch.context() as patch:
+        # As if the process was killed: what follows the last check is lost.
+        patch.setattr(finetuner_module, "KeyboardInterrupt", RuntimeError, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(trained, **settings, begin=_Interrupting(3 * 300 + 80), checkpoint=checkpoint)
+    assert checkpoint.exists()
+    again = tuned(trained, **settings, checkpoint=checkpoint)
+    assert whole.model == again.model
+    for key in ("history", "before", "after", "headline"):
+        assert whole.document[key] == again.document[key]
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    trained: onnx.ModelProto, tmp_path: Path
+) -> None:
+    """So is a file that is none."""
+    checkpoint = tmp_path / "m.checkpoint"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuner_module, "KeyboardInterrupt", RuntimeError, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(trained, begin=_Interrupting(2 * 300), checkpoint=checkpoint)
+    with pytest.raises(DataError, match="is of another training"):
+        tuned(trained, seed=1, checkpoint=checkpoint)
+    checkpoint.write_bytes(b"nothing")
+    with pytest.raises(DataError, match="is no checkpoint"):
+        tuned(trained, checkpoint=checkpoint)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(trained: onnx.ModelProto) -> None:
+    """The step and the site are named; what was kept before is given back."""
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at step \d .*, first in the logits"):
+        tuned(trained, learning_rate=1e30)
+    done = 0
+    descend = Trainer._descend
+
+    def failing(self: Trainer, x: Any, y: Any) -> float:
+        nonlocal done
+        done += 1
+        if done > 40:
+            for weight in self.weights.values():
+                weight.data.fill_(math.nan)
+        return descend(self, x, y)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_descend", failing)
+        found = tuned(trained, max_drop=1.0)
+    words = "diverged: the loss is nan at step 40 (epoch 4), first at the site 'active': take"
+    assert found.document["stopped"].startswith(words)
+    assert found.model is not None
+    assert all(np.isfinite(value).all() for value in values(found.model).values())
+
+
+def test_without_weights_in_the_budget_nothing_is_given(trained: onnx.ModelProto) -> None:
+    """The document says so, and keeps what was measured."""
+    found = tuned(trained, epochs=2, max_drop=0.0, eps=0.5)
+    assert found.model is None
+    assert (
+        "No check kept the budget of clean accuracy: no weights are written."
+        == (found.document["headline"])
+    )
+    assert [False, False] == [record["inside"] for record in found.document["history"]]
+    assert found.document["after"] is None
+
+
+def test_the_best_check_is_what_is_kept(trained: onnx.ModelProto) -> None:
+    """Of those inside the budget the one with most samples right under attack."""
+    document = tuned(trained, max_drop=0.03).document
+    inside = [record for record in document["history"] if record["inside"]]
+    assert 12 == len(document["history"]) >= len(inside) > 0
+    assert max(record["robust"] for record in inside) == document["after"]["robust"]["accuracy"]
+
+
+def test_patience_ends_a_training(trained: onnx.ModelProto) -> None:
+    """After so many checks without progress."""
+    document = tuned(trained, epochs=200, patience=2, max_drop=0.0, eps=0.5).document
+    assert "no progress" == document["stopped"]
+    # A check every ten epochs.
+    assert 20 == document["epochs"]
+
+
+def test_weights_are_averaged_over_epochs() -> None:
+    """As a moving average whose first steps follow closely; 0 takes them as they are."""
+    x, y = (torch.from_numpy(array) for array in blobs(100, 0))
+    for averaging, steps in ((1.0, 4), (0.0, 1)):
+        settings = Settings(**{**QUICK, "averaging": averaging})
+        twin = Classifier(network())
+        trainer = Trainer(twin, x, y, settings, (0.0, 1.0), ())
+        expected = {name: w.detach().clone() for name, w in trainer.weights.items()}
+        for step in range(8):
+            trainer._descend(x[:25], y[:25])
+            share = max(1 / steps, 9 / (11 + step))
+            for name, weight in trainer.weights.items():
+                expected[name] += share * (weight.detach() - expected[name])
+        last = {name: w.detach().clone() for name, w in trainer.weights.items()}
+        with trainer.averaged():
+            for name, weight in trainer.weights.items():
+                torch.testing.assert_close(weight.detach(), expected[name])
+                if not averaging:
+                    torch.testing.assert_close(weight.detach(), last[name])
+        for name, weight in trainer.weights.items():
+            assert (weight == last[name]).all()
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    """For a twentieth of the time up, then down as a cosine; or it stays."""
+    x, y = (torch.from_numpy(array) for array in blobs(100, 0))
+    rates = {}
+    for schedule in ("cosine", "constant"):
+        settings = Settings(**{**QUICK, "epochs": 50, "schedule": schedule})
+        trainer = Trainer(Classifier(network()), x, y, settings, (0.0, 1.0), ())
+        found = []
+        for step in range(200):
+            trainer._step = step
+            found.append(trainer._rate())
+        rates[schedule] = np.array(found) / QUICK["learning_rate"]
+    assert rates["constant"][0] < 0.2
+    assert (rates["constant"][10:] == 1).all()
+    assert 0.9 < rates["cosine"].max() <= 1
+    assert (np.diff(rates["cosine"][12:]) < 0).all()
+    assert rates["cosine"][-1] < 1e-3
+
+
+def test_statistics_of_a_batch_norm_stay() -> None:
+    """Its scale and shift are trained; mean and variance are not."""
+    text = TEXT.replace(
+        "active = Relu(hidden)", "n = BatchNormalization(hidden, g, s, m, v)\n active = Relu(n)"
+    )
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(network().graph.initializer)
+    extra = {"g": np.ones(16), "s": np.zeros(16), "m": np.full(16, 0.1), "v": np.full(16, 2.0)}
+    for name, value in extra.items():
+        tensor = onnx.numpy_helper.from_array(value.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+    found = tuned(model, epochs=2, max_drop=1.0).model
+    assert found is not None
+    before, after = values(model), values(found)
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert {"w1", "b1", "w2", "b2", "g", "s"} == changed
+
+
+def test_a_weight_that_two_layers_share_stays_one() -> None:
+    """Both layers have its new value."""
+    text = TEXT.replace("MatMul(active, w2)", "MatMul(twice, w2)").replace(
+        "seen =",
+        "again = MatMul(active, w)\n twice = Relu(again)\n last = MatMul(twice, w)\n seen =",
+    )
+    model = onnx.parser.parse_model(text.replace("MatMul(twice, w2)", "MatMul(last, w2)"))
+    model.graph.initializer.extend(network().graph.initializer)
+    shared = np.random.default_rng(0).normal(0, 0.3, (16, 16)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(shared, "w"))
+    found = tuned(model, epochs=2, max_drop=1.0)
+    assert found.model is not None
+    assert (values(found.model)["w"] != shared).any()
+    assert found.document["parity"]["agrees"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 500}, r"has 300 samples, fewer than a batch of 500"),
+        ({"augment": ("flip",)}, r"augment takes images of 1 or 3 channels, the samples are 6"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data(change: dict[str, Any], message: str) -> None:
+    """They are refused before anything is computed."""
+    with pytest.raises(DataError, match=message):
+        tuned(network(), **change)
+
+
+def test_data_that_cannot_be_trained_on() -> None:
+    """A single class, labels that the model has no logit for, samples of another shape."""
+    x, y = blobs(300, 0)
+    held_out = blobs(300, 1)
+    with pytest.raises(DataError, match="all samples are of class 1"):
+        finetune(network(), (x, np.ones_like(y)), held_out, **QUICK)
+    with pytest.raises(DataError, match=r"label of sample \d+ is 7, but the model has 3 classes"):
+        finetune(network(), (x, y), (held_out[0], held_out[1] + 5), **QUICK)
+    with pytest.raises(DataError, match="takes samples of shape 6; those of the data are 5"):
+        finetune(network(), (x[:, :5], y), held_out, **QUICK)
+
+
+def test_models_that_cannot_be_trained() -> None:
+    """Half precision, and a network without weights."""
+    half = onnx.parser.parse_model(TEXT.replace("float[", "float16["))
+    for name, value in values(network()).items():
+        tensor = onnx.numpy_helper.from_array(value.astype(np.float16), name)
+        half.graph.initializer.append(tensor)
+    with pytest.raises(ModelError, match="computes in float16: fine-tune the float32 model"):
+        tuned(half)
+    bare = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        bare (float[N, 6] x) => (float[N, 6] y) { y = Relu(x) }
+        """
+    )
+    with pytest.raises(ModelError, match="no floating-point weight that could be trained"):
+        tuned(bare)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": {}}, "expected at least one method"),
+        ({"methods": {"magic": 1.0}}, "there is no method 'magic', there are adversarial, trades"),
+        ({"methods": {"trades": 0.0}}, "expected a weight of trades > 0, got 0"),
+        ({"methods": {"adversarial": 1.5}}, "weight of adversarial of at most 1, got 1.5"),
+        ({"norm": "l1"}, "expected a norm of linf or l2, got 'l1'"),
+        ({"schedule": "step"}, "expected a schedule of cosine or constant, got 'step'"),
+        ({"eps": 0.0}, "expected eps > 0, got 0.0"),
+        ({"learning_rate": math.inf}, "expected learning_rate > 0, got inf"),
+        ({"averaging": -1.0}, "expected averaging >= 0, got -1.0"),
+        ({"max_drop": 1.5}, "expected a max_drop from 0 to 1, got 1.5"),
+        ({"epochs": 0}, "expected epochs >= 1, got 0"),
+        ({"projections": -1}, "expected projections >= 0, got -1"),
+        ({"augment": ("blur",)}, "expected augment of shift, flip, cutout, tv, got 'blur'"),
+    ],
+)
+def test_a_setting_out_of_range(change: dict[str, Any], message: str) -> None:
+    """One sentence names it."""
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
