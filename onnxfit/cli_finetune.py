@@ -144,15 +144,16 @@ def finetune(
 ) -> None:
     """Train the weights of MODEL further on DATA so that it withstands attacks.
 
-    Only the values of weights change. Ctrl-C writes the best so far. Keep a third set of samples
-    to verify the result with.
+    Only the values of weights change. Ctrl-C writes the best so far, and --resume goes on from
+    there. Keep a third set of samples to verify the result with.
     """
     from onnxfit.files import load
     from onnxfit.finetuning.finetuner import finetune as tune
     from onnxfit.finetuning.settings import Settings
 
     checkpoint = output.with_name(f"{output.name}.checkpoint")
-    check_output([model, data.path, val], output, force)
+    going_on = resume and checkpoint.exists()
+    check_output([model, data.path, val], output, force or going_on)
     for folder in (path for path in (data.path, val) if path.is_dir()):
         check_outside(output, folder)
     check_different([output, checkpoint])
@@ -163,7 +164,7 @@ def finetune(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(load(model), output, model.parent, copy_data=copy_data, dry_run=True)
-    if not resume:
+    if not going_on:
         checkpoint.unlink(missing_ok=True)
     held_out = dataclasses.replace(data, path=val, limit=None)
     found = tune(

@@ -150,6 +150,19 @@ def test_fine_tuned_weights_cannot_be_restored(trained: onnx.ModelProto) -> None
         onnxfit.restore(hard)
 
 
+def test_verifying_on_data_that_were_trained_on_is_warned_about(trained: onnx.ModelProto) -> None:
+    """On the training samples and on those that chose the weights, not on others."""
+    model = tuned(trained, epochs=1, max_drop=1.0).model
+    assert model is not None
+    warned = []
+    for seed in (0, 1, 2):
+        found = onnxfit.verify(model, blobs(300, seed), suite="quick", eps=0.05, steps=2)
+        warned.append(
+            any("weights were fine-tuned on this" in w for w in found.document["warnings"])
+        )
+    assert [True, True, False] == warned
+
+
 def test_jumps_stay_in_place(trained: onnx.ModelProto) -> None:
     """With a jump the sites are hardened first; those of a hardened model are kept."""
     found = tuned(trained, epochs=2, max_drop=1.0, jump=0.2).model

@@ -30,6 +30,10 @@ from onnxfit.verification.target import Target, classes_of
 # How often the validation data is attacked on the way.
 CHECKS = 20
 PARITY_SAMPLES = 64
+# The part of the loss that the samples themselves get: at most, and after a check outside the
+# budget so much more, after one inside so much less.
+MOST_CLEAN, MORE_CLEAN, LESS_CLEAN = 0.5, 0.1, 0.05
+INTERRUPTED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +76,7 @@ def finetune(  # noqa: PLR0913 - the options of the verb
         bounds: Smallest and largest value of a sample, where ``data`` is no dataset.
         base_dir: Folder of the external data of a model that is no path.
         checkpoint: A file that keeps the state of the training, so that the next call goes on from
-            there; it is deleted in the end.
+            there; it is deleted in the end, but not where Ctrl-C ended the training.
         begin: Is called with the work to be done, in samples, and a name.
         **settings: Those of :class:`onnxfit.finetuning.settings.Settings`: ``methods``, ``eps``,
             ``norm``, ``max_drop``, ``jump``, ``epochs`` and more.
@@ -197,7 +201,8 @@ class Finetuner:
             record_finetuning(model, self._target.sha256, finite(summary(document)))
             self._check_written(model, document)
         document["seconds"] = time.perf_counter() - began
-        kept.remove()
+        if stopped != INTERRUPTED:
+            kept.remove()
         return Finetuned(model, document)
 
     def _follow(self, course: "_Course", kept: Checkpoint) -> str:
@@ -216,7 +221,7 @@ class Finetuner:
         except KeyboardInterrupt:
             if course.best is None:
                 raise
-            return "interrupted"
+            return INTERRUPTED
         except Diverged as error:
             if course.best is None:
                 raise
@@ -301,7 +306,11 @@ class _Course:
         self._loss = self.trainer.run_epoch(advance)
 
     def check(self) -> None:
-        """Measure the averaged weights, and keep them if they are the best within the budget."""
+        """Measure the averaged weights, and keep them if they are the best within the budget.
+
+        While the budget is exceeded, the samples themselves get a larger part of the loss.
+        """
+        clean_share = self.trainer.clean_share
         with self.trainer.averaged():
             worth = self._validator.measure(self._model)
             drop = float(self.before.clean.mean() - worth.clean.mean())
@@ -311,6 +320,8 @@ class _Course:
                 self.best = {n: w.detach().clone() for n, w in self.trainer.weights.items()}
                 self.best_worth = worth
         self._since = 0 if inside and better else self._since + 1
+        share = self.trainer.clean_share + (-LESS_CLEAN if inside else MORE_CLEAN)
+        self.trainer.clean_share = min(max(share, 0.0), MOST_CLEAN)
         self.records.append(
             {
                 "epoch": self.trainer.epoch,
@@ -318,6 +329,7 @@ class _Course:
                 "clean": float(worth.clean.mean()),
                 "robust": float(worth.robust.mean()),
                 "inside": inside,
+                "clean_share": clean_share,
             }
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from onnxfit.attacks.layout import laid_out, select
 from onnxfit.attacks.surrogates import scales_of, surrogate
@@ -44,6 +43,8 @@ class Trainer:
         model: The module.
         epoch: How many epochs are done.
         weights: What is trained, by name.
+        clean_share: What part of the loss is the cross-entropy of the samples themselves, whatever
+            the methods: the rest is theirs.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Trainer:
         augment: Sequence[str],
     ) -> None:
         self.model, self.settings, self.epoch = model, settings, 0
+        self.clean_share = 0.0
         self._x, self._y, self._augment = laid_out(x), y, augment
         self._terms = [(_term(name, settings), w) for name, w in settings.methods.items()]
         self._bounds = bounds
@@ -130,12 +132,11 @@ class Trainer:
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Return the cross-entropy, or what takes its place in part, and the other terms."""
-        shares = sum(weight for term, weight in self._terms if term.share)
-        loss = torch.zeros((), dtype=batch.x.dtype, device=batch.x.device)
-        if shares < 1:
-            loss = loss + (1 - shares) * functional.cross_entropy(batch.logits, batch.y)
+        rest = 1 - self.clean_share
+        clean = 1 - rest * sum(weight for term, weight in self._terms if term.share)
+        loss = clean * batch.cross_entropy if clean > 0 else batch.x.new_zeros(())
         for term, weight in self._terms:
-            loss = loss + weight * term(batch)
+            loss = loss + rest * weight * term(batch)
         return loss
 
     @property
@@ -187,6 +188,7 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "step": self._step,
+            "clean_share": self.clean_share,
             "weights": {name: weight.detach().clone() for name, weight in self.weights.items()},
             "averages": {name: value.clone() for name, value in self._averages.items()},
             "optimizer": self._optimizer.state_dict(),
@@ -196,6 +198,7 @@ class Trainer:
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
         self.epoch, self._step = state["epoch"], state["step"]
+        self.clean_share = state["clean_share"]
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["weights"][name])

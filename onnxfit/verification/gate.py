@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
-from onnxfit.hardening import provenance
+from onnxfit.hardening import FINETUNING, provenance
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.curve import Curve
@@ -42,6 +42,11 @@ from onnxfit.verification.target import Target, classes_of
 # Passes that a gradient is averaged over where the model has randomness inside.
 EOT = 10
 PARITY_SAMPLES = 64
+
+SEEN = (
+    "The {} on this very data, so that the model looks better on it than on other data: verify on "
+    "data that the {} has not seen."
+)
 
 
 def verify(
@@ -206,7 +211,7 @@ class Gate:
                 "std": list(settings.std),
             },
             "warnings": [
-                *self._calibrated_on(),
+                *self._made_on(),
                 *(
                     warning
                     for side, target in self.targets.items()
@@ -217,15 +222,16 @@ class Gate:
             "command": self.command,
         }
 
-    def _calibrated_on(self) -> list[str]:
-        """Say where the jumps were chosen by what they do to these very samples."""
-        calibrated = provenance(self.targets["model"].model).get("calibration")
-        if not isinstance(calibrated, dict) or calibrated.get("data_sha256") != self.data.sha256:
-            return []
-        return [
-            "The jumps were calibrated on this very data, so that the model looks better on it "
-            "than on other data: verify on data that the calibration has not seen."
-        ]
+    def _made_on(self) -> list[str]:
+        """Say where jumps were chosen or weights trained by what they do to these very samples."""
+        record, warnings = provenance(self.targets["model"].model), []
+        calibrated, tuned = (record.get(key) for key in ("calibration", FINETUNING))
+        if isinstance(calibrated, dict) and calibrated.get("data_sha256") == self.data.sha256:
+            warnings.append(SEEN.format("jumps were calibrated", "calibration"))
+        seen = tuned.get("data") if isinstance(tuned, dict) else None
+        if isinstance(seen, dict) and self.data.sha256 in seen.values():
+            warnings.append(SEEN.format("weights were fine-tuned", "fine-tuning"))
+        return warnings
 
     def _unjudged(self, document: Document) -> list[str]:
         """Say what the verdict does not rest on."""

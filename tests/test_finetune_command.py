@@ -1,0 +1,180 @@
+"""The verb ``finetune`` as a user runs it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from command import Command, runner
+from support import MODELS
+
+torch = pytest.importorskip("torch")
+
+from onnxfit import cli_finetune  # noqa: E402
+from onnxfit.finetuning import finetuner  # noqa: E402
+from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
+from onnxfit.finetuning.terms import TERMS  # noqa: E402
+from onnxfit.hardening import provenance  # noqa: E402
+
+DIGITS = MODELS / "digits_cnn.onnx"
+DATA = ("--data", MODELS / "digits_val.npz", "--val", MODELS / "digits_test.npz")
+QUICK = ("--eps", "0.1", "--epochs", "2", "--steps", "2", "--val-limit", "60")
+GENTLE = ("--learning-rate", "1e-4")
+
+
+@pytest.fixture
+def onnxfit_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line."""
+    return runner(capsys)
+
+
+def test_the_tuned_model_is_written(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Status 0; what is printed is one document, and nothing else lies beside the file."""
+    out = tmp_path / "out.onnx"
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, "-o", out, "--json")
+    assert 0 == ran.status, ran.err
+    document: dict[str, Any] = json.loads(ran.out)
+    assert [out] == list(tmp_path.iterdir())
+    onnx.checker.check_model(str(out), full_check=True)
+    assert str(out) == document["output"]
+    assert [1, 2] == [record["epoch"] for record in document["history"]]
+    assert ["shift"] == document["augment"]
+    assert {"adversarial": 1.0} == document["methods"] == document["methods"]
+    assert document["data"]["train"]["sha256"] != document["data"]["validation"]["sha256"]
+    record = provenance(onnx.load(out))["finetuning"]
+    assert document["after"]["clean"]["accuracy"] == record["after"]["clean"]
+
+
+def test_checks_are_printed(tmp_path: Path, onnxfit_command: Command) -> None:
+    """As a table, with what they came to in a sentence."""
+    out = tmp_path / "out.onnx"
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, "-o", out)
+    assert 0 == ran.status, ran.err
+    lines = [line.split() for line in ran.out.splitlines() if line.strip()]
+    assert ["epoch", "loss", "clean", "robust", "budget"] == lines[0]
+    assert ["1", "2"] == [line[0] for line in lines if line[-1:] in (["inside"], ["outside"])]
+    assert "On validation data the fine-tuned model is" in ran.out
+    assert ran.out.endswith(f"wrote {out}\n")
+
+
+def test_nothing_is_written_outside_the_budget(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Status 1, and the reason."""
+    out = tmp_path / "out.onnx"
+    harsh = ("--learning-rate", "0.05", "--max-drop", "0")
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *harsh, "-o", out)
+    assert 1 == ran.status
+    assert ran.out.endswith("No check kept the budget of clean accuracy: no weights are written.\n")
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_ctrl_c_writes_the_best_so_far(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Status 130, as of every verb that is interrupted."""
+    run_epoch = finetuner._Course.run_epoch
+
+    def interrupted(self: Any, advance: Any) -> None:
+        if self.trainer.epoch == 2:
+            raise KeyboardInterrupt
+        run_epoch(self, advance)
+
+    monkeypatch.setattr(finetuner._Course, "run_epoch", interrupted)
+    out = tmp_path / "out.onnx"
+    more = ("--epochs", "9", "--max-drop", "1")
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, *more, "-o", out)
+    assert 130 == ran.status
+    assert "interrupted" in ran.out
+    onnx.checker.check_model(str(out), full_check=True)
+    monkeypatch.undo()
+    ran = onnxfit_command(
+        "finetune", DIGITS, *DATA, *QUICK, *GENTLE, *more, "-o", out, "--resume", "--json"
+    )
+    assert 0 == ran.status, ran.err
+    assert 9 == json.loads(ran.out)["epochs"]
+    assert [out] == list(tmp_path.iterdir())
+
+
+def test_resume_goes_on(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the checkpoint beside the file; without it from the beginning."""
+    out, settings = tmp_path / "out.onnx", (*QUICK, *GENTLE, "--max-drop", "1", "--epochs", "3")
+    epochs: list[int] = []
+    run_epoch = finetuner._Course.run_epoch
+
+    def noted(self: Any, advance: Any) -> None:
+        if epochs == [0, 1]:
+            epochs.append(-1)
+            raise OSError(5, "the disk is gone")
+        epochs.append(self.trainer.epoch)
+        run_epoch(self, advance)
+
+    monkeypatch.setattr(finetuner._Course, "run_epoch", noted)
+    command = ("finetune", DIGITS, *DATA, *settings, "-o", out)
+    assert 2 == onnxfit_command(*command).status
+    assert [tmp_path / "out.onnx.checkpoint"] == list(tmp_path.iterdir())
+    assert 0 == onnxfit_command(*command, "--resume").status
+    assert [0, 1, -1, 2] == epochs
+    assert [out] == list(tmp_path.iterdir())
+    assert 0 == onnxfit_command(*command, "--force").status
+    assert [0, 1, -1, 2, 0, 1, 2] == epochs
+
+
+def test_what_click_offers_is_what_there_is() -> None:
+    """The names are written out there, so that --help need not import torch."""
+    assert tuple(TERMS) == cli_finetune.METHODS
+    assert tuple(KINDS) == cli_finetune.AUGMENTATIONS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "magic=1"), "'magic' is none of adversarial, trades, jacobian"),
+        (("--method", "trades=x"), "'x' is not a number."),
+        (("--method", "trades=0"), "the weight of trades is not above 0."),
+        (("--method", "trades", "--method", "trades=2"), "'trades' is given twice."),
+        (("--method", "adversarial=2"), "a weight of adversarial of at most 1, got 2.0"),
+        (("--augment", "none", "--augment", "flip"), "'none' goes with nothing else."),
+        (("--eps", "0"), "0 is not above 0."),
+        (("--max-drop", "2"), "expected a max_drop from 0 to 1, got 2.0"),
+        (("--batch-size", "1000"), "has 450 samples, fewer than a batch of 1000"),
+        (("--jump", "-1"), "-1 is not a finite number of at least 0."),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """Status 2, nothing written."""
+    out = tmp_path / "out.onnx"
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *arguments, "-o", out)
+    assert 2 == ran.status
+    assert message in ran.err
+    assert "Traceback" not in ran.err
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_files_are_not_confused(tmp_path: Path, onnxfit_command: Command) -> None:
+    """An existing file needs --force; neither model nor data is overwritten."""
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"mine")
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, "-o", out)
+    assert (2, b"mine") == (ran.status, out.read_bytes())
+    assert "exists; give --force to replace it" in ran.err
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, "-o", DIGITS, "--force")
+    assert 2 == ran.status
+    assert "is the input" in ran.err
+
+
+def test_labels_are_needed(tmp_path: Path, onnxfit_command: Command) -> None:
+    """The file that has none is named."""
+    bare = tmp_path / "bare.npz"
+    with np.load(MODELS / "digits_val.npz") as data:
+        np.savez(bare, x=data["x"])
+    ran = onnxfit_command(
+        "finetune", DIGITS, "--data", bare, *DATA[2:], *QUICK, "-o", tmp_path / "out.onnx"
+    )
+    assert 2 == ran.status
+    assert "bare.npz" in ran.err
+    assert [bare] == list(tmp_path.iterdir())
