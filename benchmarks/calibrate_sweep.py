@@ -90,10 +90,14 @@ class Network:
 
 # Both are needed for enough samples.
 _DIGITS = tuple(MODELS / f"digits_{part}.npz" for part in ("val", "test"))
-DIGITS = Network(name="digits_cnn", model=MODELS / "digits_cnn.onnx", data=_DIGITS, eps=0.1)
-DIGITS_PGD = Network(
-    name="digits_cnn_pgd", model=MODELS / "digits_cnn_pgd.onnx", data=_DIGITS, eps=0.1
-)
+
+
+def digits(name: str) -> Network:
+    """Return a network of ``models/``."""
+    return Network(name=name, model=MODELS / f"{name}.onnx", data=_DIGITS, eps=0.1)
+
+
+DIGITS, DIGITS_PGD = digits("digits_cnn"), digits("digits_cnn_pgd")
 LENET = Network(
     name="LeNet",
     model=DERIVED / "jumprelu_lenet_baseline.onnx",
