@@ -1,5 +1,5 @@
 # make demo   harden a trained network and run it with and without the custom-op library
-# make test   run the tests
+# make test   run the tests, a file at a time on each core
 # make lint   check style and types
 # make bench  measure what the CPU can show, on a quiet machine: half an hour; ARGS=--write keeps it
 # Each sets up what it needs in .venv.
@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python examples/demo.py
 
 test: .venv/installed
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: .venv/linters
 	$(BIN)/ruff check .

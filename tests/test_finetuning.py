@@ -95,19 +95,19 @@ def values(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
 
 def test_it_becomes_more_robust_within_the_budget(trained: onnx.ModelProto) -> None:
     """More samples stay right under attack, beyond noise, and hardly fewer without one."""
-    found = tuned(trained)
+    found = tuned(trained, eps=0.08, epochs=30)
     document = found.document
-    assert document["difference"]["robust"]["ci95"][0] > 0.02
+    assert document["difference"]["robust"]["ci95"][0] > 0.05
     assert document["difference"]["clean"]["accuracy"] >= -QUICK["max_drop"]
     assert document["headline"].startswith("On validation data the fine-tuned model is more robust")
     # Judged by what ONNX Runtime makes of the file, on points made for the new weights.
     assert found.model is not None
-    x, y = blobs(300, 2)
+    x, y = blobs(600, 2)
     twin = Classifier(found.model)
-    attack = onnxfit.attacks.PGD(eps=QUICK["eps"], steps=20)
+    attack = onnxfit.attacks.PGD(eps=0.08, steps=20)
     logits = onnxfit.session(found.model).run(None, {"x": attack(twin, x, y)})[0]
     before = onnxfit.session(trained).run(None, {"x": attack(Classifier(trained), x, y)})[0]
-    assert (logits.argmax(1) == y).mean() > (before.argmax(1) == y).mean() + 0.03
+    assert (logits.argmax(1) == y).mean() > (before.argmax(1) == y).mean() + 0.05
 
 
 def test_only_values_of_weights_change(trained: onnx.ModelProto) -> None:

@@ -315,7 +315,7 @@ class _Course:
             worth = self._validator.measure(self._model)
             drop = float(self.before.clean.mean() - worth.clean.mean())
             inside = drop <= self._settings.max_drop + 1e-12
-            better = self.best_worth is None or worth.robust.sum() > self.best_worth.robust.sum()
+            better = self.best_worth is None or worth.value > self.best_worth.value
             if inside and better:
                 self.best = {n: w.detach().clone() for n, w in self.trainer.weights.items()}
                 self.best_worth = worth

@@ -45,7 +45,7 @@ class Settings:
     norm: Any = "linf"
     max_drop: float = 0.005
     jump: float | None = None
-    epochs: int = 100
+    epochs: int = 60
     learning_rate: float = 3e-3
     schedule: Schedule = "cosine"
     weight_decay: float = 0.0
@@ -55,7 +55,7 @@ class Settings:
     augment: Sequence[str] | None = None
     patience: int | None = None
     validation_limit: int = 1000
-    batch_size: int = 100
+    batch_size: int = 64
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
     seed: int = 0

@@ -29,6 +29,11 @@ class Worth:
     clean: Mask
     robust: Mask
 
+    @property
+    def value(self) -> tuple[int, int]:
+        """What is compared: how many stay right under attack, and of equal ones without one."""
+        return int(self.robust.sum()), int(self.clean.sum())
+
 
 class Validator:
     """Measures networks on the same samples with the same attacks.
