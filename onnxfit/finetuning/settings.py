@@ -45,7 +45,7 @@ class Settings:
     norm: Any = "linf"
     max_drop: float = 0.005
     jump: float | None = None
-    epochs: int = 60
+    epochs: int = 100
     learning_rate: float = 3e-3
     schedule: Schedule = "cosine"
     weight_decay: float = 0.0

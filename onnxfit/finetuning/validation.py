@@ -30,9 +30,13 @@ class Worth:
     robust: Mask
 
     @property
-    def value(self) -> tuple[int, int]:
-        """What is compared: how many stay right under attack, and of equal ones without one."""
-        return int(self.robust.sum()), int(self.clean.sum())
+    def value(self) -> float:
+        """What is compared: the sum of robust and clean accuracy.
+
+        Robust accuracies differ by less than their noise at the end of a training, and then it is
+        the clean one that decides.
+        """
+        return float(self.robust.mean() + self.clean.mean())
 
 
 class Validator:
