@@ -20,6 +20,7 @@ from onnxfit.cli_calibrate import calibrate
 from onnxfit.cli_compile import compile_verb
 from onnxfit.cli_files import check_output, check_outside, stem, write_model
 from onnxfit.cli_finetune import finetune
+from onnxfit.cli_jacobian import jacobian
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -349,6 +350,7 @@ main.add_command(attack)
 main.add_command(calibrate)
 main.add_command(compile_verb)
 main.add_command(finetune)
+main.add_command(jacobian)
 main.add_command(verify)
 
 

@@ -38,6 +38,9 @@ NATIVE_ONLY = (
 
 def threat_options(verb: Any, *, quantize: bool = True) -> Any:
     """Give a verb the options of what an attacker may do; ``quantize``: of 8 bits, too."""
+    eight_bits = click.option(
+        "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
+    )
     options = [
         click.option(
             "--eps",
@@ -48,9 +51,7 @@ def threat_options(verb: Any, *, quantize: bool = True) -> Any:
         click.option(
             "--norm", type=click.Choice(["linf", "l2"]), help="Its norm, by default linf."
         ),
-        click.option(
-            "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
-        ),
+        *([eight_bits] if quantize else []),
         click.option(
             "--steps", type=click.IntRange(min=1), metavar="N", help="Steps along the gradient."
         ),
@@ -62,8 +63,6 @@ def threat_options(verb: Any, *, quantize: bool = True) -> Any:
             help="Where twin and file compute.",
         ),
     ]
-    if not quantize:
-        del options[2]
     for option in reversed(options):
         verb = option(verb)
     return verb

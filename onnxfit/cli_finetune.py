@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxfit.cli_attack import threat_options
-from onnxfit.cli_files import check_different, check_output, check_outside, write_model
+from onnxfit.cli_files import check_output, check_outside, write_model
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -18,6 +18,7 @@ from onnxfit.cli_options import (
     force_option,
     model_argument,
     number,
+    parse_number,
     positive,
     required_output,
 )
@@ -26,23 +27,25 @@ from onnxfit.cli_output import print_json, print_pairs, print_table, progress
 # Written out, so that --help need not import torch; a test compares them with the terms.
 METHODS = ("adversarial", "trades", "jacobian", "sensitivity", "j-sigr")
 AUGMENTATIONS = ("shift", "flip", "cutout", "tv")
-NOTHING_KEPT, INTERRUPTED = 1, 130
+# A term of gradients, a hundred times as large as the cross-entropy, has no usual weight.
+WEIGHTS = {"adversarial": 1.0, "trades": 6.0}
+NOTHING_KEPT = 1
 
 
 def _methods(
     _: click.Context, __: click.Parameter, texts: tuple[str, ...]
 ) -> dict[str, float] | None:
-    """Read NAME=WEIGHT, or NAME for a weight of 1."""
-    from onnxfit.cli_options import parse_number
-
+    """Read NAME=WEIGHT, or a NAME that has a usual weight."""
     found: dict[str, float] = {}
     for text in texts:
-        name, _equals, weight = text.partition("=")
+        name, equals, weight = text.partition("=")
         if name not in METHODS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)}.")
         if name in found:
             raise click.BadParameter(f"{name!r} is given twice.")
-        found[name] = parse_number(weight) if _equals else 1.0
+        if not equals and name not in WEIGHTS:
+            raise click.BadParameter(f"{name} needs a weight, such as {name}=0.001.")
+        found[name] = parse_number(weight) if equals else WEIGHTS[name]
         if found[name] <= 0:
             raise click.BadParameter(f"the weight of {name} is not above 0.")
     return found or None
@@ -74,7 +77,7 @@ def _augment(
     "methods",
     multiple=True,
     callback=_methods,
-    metavar="NAME[=WEIGHT]",
+    metavar="NAME=WEIGHT",
     help=f"Term of the loss, may be repeated: {', '.join(METHODS)}. By default adversarial=1.",
 )
 @functools.partial(threat_options, quantize=False)
@@ -126,7 +129,7 @@ def _augment(
 @click.option(
     "--resume",
     is_flag=True,
-    help='Go on from OUT + ".checkpoint", which every check of VAL writes and the end deletes.',
+    help='Go on from OUT + ".checkpoint", which every check of VAL writes.',
 )
 @copy_option
 @force_option
@@ -154,9 +157,9 @@ def finetune(
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     going_on = resume and checkpoint.exists()
     check_output([model, data.path, val], output, force or going_on)
+    check_output([model, data.path, val], checkpoint, force or resume)
     for folder in (path for path in (data.path, val) if path.is_dir()):
         check_outside(output, folder)
-    check_different([output, checkpoint])
     given = {key: value for key, value in options.items() if value is not None}
     given |= {"mean": data.mean, "std": data.std, "seed": data.seed, "batch_size": data.batch_size}
     try:
@@ -164,14 +167,15 @@ def finetune(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(load(model), output, model.parent, copy_data=copy_data, dry_run=True)
-    if not going_on:
-        checkpoint.unlink(missing_ok=True)
+    if resume and not going_on:
+        click.echo(f"There is no {checkpoint}: the training begins anew.", err=True)
     held_out = dataclasses.replace(data, path=val, limit=None)
     found = tune(
         model,
         data.open,
         held_out.open,
         checkpoint=checkpoint,
+        resume=resume,
         begin=progress,
         **dataclasses.asdict(settings),
     )
@@ -179,12 +183,17 @@ def finetune(
     document["output"] = None if found.model is None else str(output)
     if found.model is not None:
         write_model(found.model, output, model.parent, copy_data=copy_data)
+    if found.interruption is None:
+        checkpoint.unlink(missing_ok=True)
+    for warning in document["warnings"]:
+        click.echo(warning, err=True)
     if as_json:
         print_json(document)
     else:
         _print(document)
-    if document["stopped"] == "interrupted":
-        sys.exit(INTERRUPTED)
+    if found.interruption is not None:
+        # Ctrl-C or SIGTERM, each with its status.
+        raise found.interruption
     if found.model is None or document["stopped"].startswith("diverged"):
         sys.exit(NOTHING_KEPT)
 
@@ -203,11 +212,12 @@ def _print(document: dict[str, Any]) -> None:
             ]
         )
     print_table(rows)
-    before, after = document["before"], document["after"] or document["before"]
+    sides = [document[side] for side in ("before", "after") if document[side] is not None]
+    clean, robust = ([side[key]["accuracy"] for side in sides] for key in ("clean", "robust"))
     print_pairs(
         {
-            "clean": f"{before['clean']['accuracy']:.2%} → {after['clean']['accuracy']:.2%}",
-            "robust": f"{before['robust']['accuracy']:.1%} → {after['robust']['accuracy']:.1%}",
+            "clean": " → ".join(f"{accuracy:.2%}" for accuracy in clean),
+            "robust": " → ".join(f"{accuracy:.1%}" for accuracy in robust),
             "stopped": document["stopped"],
             "time": f"{document['seconds']:.0f} s",
         }

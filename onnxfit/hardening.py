@@ -196,7 +196,10 @@ def record_finetuning(model: ModelProto, source_sha256: str, summary: Mapping[st
         summary: What JSON can hold; NaN and infinities become null.
     """
     hardened = is_hardened(model, list(scan(rewrites.unrewritten(model))))
-    known = {"source_sha256": source_sha256, "hardened": hardened}
+    known: dict[str, Any] = {"source_sha256": source_sha256, "hardened": hardened}
+    earlier = provenance(model).get(FINETUNING)
+    if isinstance(earlier, dict):
+        known["earlier"] = earlier
     _replace_record(model, FINETUNING, {**known, **summary})
 
 

@@ -1,6 +1,8 @@
 """The verb ``finetune`` as a user runs it."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from support import MODELS
 torch = pytest.importorskip("torch")
 
 from onnxfit import cli_finetune  # noqa: E402
-from onnxfit.finetuning import finetuner  # noqa: E402
 from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
+from onnxfit.finetuning.course import Course  # noqa: E402
 from onnxfit.finetuning.terms import TERMS  # noqa: E402
 from onnxfit.hardening import provenance  # noqa: E402
 
@@ -41,7 +43,7 @@ def test_the_tuned_model_is_written(tmp_path: Path, onnxfit_command: Command) ->
     assert str(out) == document["output"]
     assert [1, 2] == [record["epoch"] for record in document["history"]]
     assert ["shift"] == document["augment"]
-    assert {"adversarial": 1.0} == document["methods"] == document["methods"]
+    assert {"adversarial": 1.0} == document["methods"]
     assert document["data"]["train"]["sha256"] != document["data"]["validation"]["sha256"]
     record = provenance(onnx.load(out))["finetuning"]
     assert document["after"]["clean"]["accuracy"] == record["after"]["clean"]
@@ -55,7 +57,7 @@ def test_checks_are_printed(tmp_path: Path, onnxfit_command: Command) -> None:
     lines = [line.split() for line in ran.out.splitlines() if line.strip()]
     assert ["epoch", "loss", "clean", "robust", "budget"] == lines[0]
     assert ["1", "2"] == [line[0] for line in lines if line[-1:] in (["inside"], ["outside"])]
-    assert "On validation data the fine-tuned model is" in ran.out
+    assert "Of 60 validation samples APGD, 20 steps within 0.1 (linf), leaves" in ran.out
     assert ran.out.endswith(f"wrote {out}\n")
 
 
@@ -73,19 +75,20 @@ def test_ctrl_c_writes_the_best_so_far(
     tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Status 130, as of every verb that is interrupted."""
-    run_epoch = finetuner._Course.run_epoch
+    run_epoch = Course.run_epoch
 
     def interrupted(self: Any, advance: Any) -> None:
         if self.trainer.epoch == 2:
             raise KeyboardInterrupt
         run_epoch(self, advance)
 
-    monkeypatch.setattr(finetuner._Course, "run_epoch", interrupted)
+    monkeypatch.setattr(Course, "run_epoch", interrupted)
     out = tmp_path / "out.onnx"
-    more = ("--epochs", "9", "--max-drop", "1")
+    more = ("--epochs", "9", "--max-drop", "1", "--val-limit", "20")
     ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, *more, "-o", out)
     assert 130 == ran.status
     assert "interrupted" in ran.out
+    assert ran.err.endswith("Interrupted.\n")
     onnx.checker.check_model(str(out), full_check=True)
     monkeypatch.undo()
     ran = onnxfit_command(
@@ -102,7 +105,7 @@ def test_resume_goes_on(
     """From the checkpoint beside the file; without it from the beginning."""
     out, settings = tmp_path / "out.onnx", (*QUICK, *GENTLE, "--max-drop", "1", "--epochs", "3")
     epochs: list[int] = []
-    run_epoch = finetuner._Course.run_epoch
+    run_epoch = Course.run_epoch
 
     def noted(self: Any, advance: Any) -> None:
         if epochs == [0, 1]:
@@ -111,15 +114,84 @@ def test_resume_goes_on(
         epochs.append(self.trainer.epoch)
         run_epoch(self, advance)
 
-    monkeypatch.setattr(finetuner._Course, "run_epoch", noted)
+    monkeypatch.setattr(Course, "run_epoch", noted)
     command = ("finetune", DIGITS, *DATA, *settings, "-o", out)
     assert 2 == onnxfit_command(*command).status
     assert [tmp_path / "out.onnx.checkpoint"] == list(tmp_path.iterdir())
+    ran = onnxfit_command(*command)
+    assert 2 == ran.status
+    assert "out.onnx.checkpoint exists; give --force to replace it" in ran.err
     assert 0 == onnxfit_command(*command, "--resume").status
     assert [0, 1, -1, 2] == epochs
     assert [out] == list(tmp_path.iterdir())
-    assert 0 == onnxfit_command(*command, "--force").status
+    ran = onnxfit_command(*command, "--force", "--resume")
+    assert 0 == ran.status
+    assert "out.onnx.checkpoint: the training begins anew." in ran.err
     assert [0, 1, -1, 2, 0, 1, 2] == epochs
+
+
+def test_the_training_outlives_a_full_disk(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint stays until the model is written."""
+
+    def failing(*_: Any, **options: Any) -> None:
+        if not options.get("dry_run"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cli_finetune, "write_model", failing)
+    out = tmp_path / "out.onnx"
+    command = ("finetune", DIGITS, *DATA, *QUICK, *GENTLE, "-o", out)
+    assert 2 == onnxfit_command(*command).status
+    assert [tmp_path / "out.onnx.checkpoint"] == list(tmp_path.iterdir())
+    monkeypatch.undo()
+    monkeypatch.setattr(Course, "run_epoch", None)
+    assert 0 == onnxfit_command(*command, "--resume").status
+    assert [out] == list(tmp_path.iterdir())
+
+
+def test_sigterm_has_its_own_status(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best weights so far are written all the same."""
+    run_epoch = Course.run_epoch
+
+    def terminated(self: Any, advance: Any) -> None:
+        if self.trainer.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        run_epoch(self, advance)
+
+    monkeypatch.setattr(Course, "run_epoch", terminated)
+    out = tmp_path / "out.onnx"
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, "--max-drop", "1", "-o", out)
+    assert 143 == ran.status
+    assert out.exists()
+
+
+def test_the_checkpoint_takes_no_files_place(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Neither that of the model nor that of the data, and no other one's without --force."""
+    model = tmp_path / "out.onnx.checkpoint"
+    model.write_bytes(DIGITS.read_bytes())
+    for force in ((), ("--force",), ("--resume",)):
+        ran = onnxfit_command("finetune", model, *DATA, *QUICK, "-o", tmp_path / "out.onnx", *force)
+        assert 2 == ran.status
+        assert "is the input" in ran.err
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, "-o", tmp_path / "out.onnx")
+    assert (2, DIGITS.read_bytes()) == (ran.status, model.read_bytes())
+    assert [model] == list(tmp_path.iterdir())
+
+
+def test_warnings_are_shown(tmp_path: Path, onnxfit_command: Command) -> None:
+    """On stderr, of data that say less than they seem to."""
+    same = ("--data", MODELS / "digits_val.npz", "--val", MODELS / "digits_val.npz")
+    out = tmp_path / "out.onnx"
+    tight = ("--max-drop", "0.001")
+    ran = onnxfit_command("finetune", DIGITS, *same, *QUICK, *tight, "-o", out, "--json")
+    warnings = json.loads(ran.out)["warnings"]
+    assert warnings == ran.err.splitlines()
+    assert ["The weights are trained and", "One of the 450 validation s"] == [
+        warning[:27] for warning in warnings
+    ]
 
 
 def test_what_click_offers_is_what_there_is() -> None:
@@ -134,6 +206,7 @@ def test_what_click_offers_is_what_there_is() -> None:
         (("--method", "magic=1"), "'magic' is none of adversarial, trades, jacobian"),
         (("--method", "trades=x"), "'x' is not a number."),
         (("--method", "trades=0"), "the weight of trades is not above 0."),
+        (("--method", "jacobian"), "jacobian needs a weight, such as jacobian=0.001."),
         (("--method", "trades", "--method", "trades=2"), "'trades' is given twice."),
         (("--method", "adversarial=2"), "a weight of adversarial of at most 1, got 2.0"),
         (("--augment", "none", "--augment", "flip"), "'none' goes with nothing else."),

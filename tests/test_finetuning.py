@@ -1,8 +1,10 @@
 """Fine-tuning: the epochs, the choice by validation data, what is written and what is refused."""
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,20 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 import onnxfit  # noqa: E402
+from onnxfit.attacks.apgd import APGD  # noqa: E402
+from onnxfit.data import from_arrays  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
 from onnxfit.finetuning import finetuner as finetuner_module  # noqa: E402
 from onnxfit.finetuning.finetuner import Finetuned, finetune  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
+from onnxfit.finetuning.terms.adversarial import Adversarial  # noqa: E402
+from onnxfit.finetuning.terms.jacobian import Jacobian  # noqa: E402
+from onnxfit.finetuning.terms.term import Batch, Threat  # noqa: E402
 from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
+from onnxfit.finetuning.validation import Validator  # noqa: E402
 from onnxfit.hardening import provenance  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
+from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -99,7 +108,7 @@ def test_it_becomes_more_robust_within_the_budget(trained: onnx.ModelProto) -> N
     document = found.document
     assert document["difference"]["robust"]["ci95"][0] > 0.05
     assert document["difference"]["clean"]["accuracy"] >= -QUICK["max_drop"]
-    assert document["headline"].startswith("On validation data the fine-tuned model is more robust")
+    assert "Of 300 validation samples APGD, 20 steps within 0.08 (linf)" in document["headline"]
     # Judged by what ONNX Runtime makes of the file, on points made for the new weights.
     assert found.model is not None
     x, y = blobs(600, 2)
@@ -141,7 +150,8 @@ def test_fine_tuned_weights_cannot_be_restored(trained: onnx.ModelProto) -> None
     """The reason and the file to take are named; hardening it afterwards can be taken back."""
     model = tuned(trained, epochs=1, max_drop=1.0).model
     assert model is not None
-    with pytest.raises(ModelError, match=r"weights were fine-tuned.*SHA-256 [0-9a-f]{64}"):
+    source = hashlib.sha256(trained.SerializeToString()).hexdigest()
+    with pytest.raises(ModelError, match=f"weights were fine-tuned.*SHA-256 {source}"):
         onnxfit.restore(model)
     assert model == onnxfit.restore(onnxfit.retrofit(model, 0.1))
     hard = tuned(onnxfit.retrofit(trained, 0.1), epochs=1, max_drop=1.0).model
@@ -165,10 +175,23 @@ def test_verifying_on_data_that_were_trained_on_is_warned_about(trained: onnx.Mo
 
 def test_jumps_stay_in_place(trained: onnx.ModelProto) -> None:
     """With a jump the sites are hardened first; those of a hardened model are kept."""
-    found = tuned(trained, epochs=2, max_drop=1.0, jump=0.2).model
+    result = tuned(trained, epochs=2, max_drop=1.0, jump=0.9)
+    found = result.model
     assert found is not None
-    assert [0.2] == [pytest.approx(site.jump) for site in onnxfit.find_sites(found)]
+    assert [0.9] == [pytest.approx(site.jump) for site in onnxfit.find_sites(found)]
     assert (values(found)["w1"] != values(trained)["w1"]).any()
+    # Compared with the model as it was given, from which the budget is counted.
+    assert tuned(trained, epochs=1).document["before"] == result.document["before"]
+    assert result.document["with_jumps"] != result.document["before"]
+    assert (
+        hashlib.sha256(trained.SerializeToString()).hexdigest()
+        == (provenance(found)["finetuning"]["source_sha256"])
+    )
+    document = onnxfit.verify(
+        found, blobs(60, 2), baseline=trained, suite="quick", steps=2
+    ).document
+    assert "for the baseline" in document["headline"]
+    assert "harden" not in document["headline"]
     again = tuned(onnxfit.retrofit(trained, 0.3), epochs=1, max_drop=1.0).model
     assert again is not None
     assert [0.3] == [pytest.approx(site.jump) for site in onnxfit.find_sites(again)]
@@ -210,6 +233,7 @@ def test_an_interruption_keeps_the_best_so_far(trained: onnx.ModelProto) -> None
     """Where nothing was kept yet it is an interruption like any other."""
     found = tuned(trained, max_drop=1.0, begin=_Interrupting(5 * 300))
     assert "interrupted" == found.document["stopped"]
+    assert isinstance(found.interruption, KeyboardInterrupt)
     assert found.model is not None
     assert 5 == len(found.document["history"])
     with pytest.raises(KeyboardInterrupt):
@@ -219,7 +243,7 @@ def test_an_interruption_keeps_the_best_so_far(trained: onnx.ModelProto) -> None
 def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Path) -> None:
     """In the end the weights are those of a training that was never interrupted."""
     checkpoint = tmp_path / "m.checkpoint"
-    settings = {"epochs": 6, "max_drop": 1.0, "augment": ()}
+    settings = {"epochs": 6, "max_drop": 0.004}
     whole = tuned(trained, **settings)
     with pytest.MonkeyPatch.context() as patch:
         # As if the process was killed: what follows the last check is lost.
@@ -227,11 +251,10 @@ def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Pat
         with pytest.raises(KeyboardInterrupt):
             tuned(trained, **settings, begin=_Interrupting(3 * 300 + 80), checkpoint=checkpoint)
     assert checkpoint.exists()
-    again = tuned(trained, **settings, checkpoint=checkpoint)
+    again = tuned(trained, **settings, checkpoint=checkpoint, resume=True)
     assert whole.model == again.model
     for key in ("history", "before", "after", "headline"):
         assert whole.document[key] == again.document[key]
-    assert not checkpoint.exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(
@@ -244,10 +267,10 @@ def test_a_checkpoint_of_another_training_is_refused(
         with pytest.raises(KeyboardInterrupt):
             tuned(trained, begin=_Interrupting(2 * 300), checkpoint=checkpoint)
     with pytest.raises(DataError, match="is of another training"):
-        tuned(trained, seed=1, checkpoint=checkpoint)
+        tuned(trained, seed=1, checkpoint=checkpoint, resume=True)
     checkpoint.write_bytes(b"nothing")
     with pytest.raises(DataError, match="is no checkpoint"):
-        tuned(trained, checkpoint=checkpoint)
+        tuned(trained, checkpoint=checkpoint, resume=True)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(trained: onnx.ModelProto) -> None:
@@ -268,7 +291,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(trained: onnx.ModelProto) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_descend", failing)
         found = tuned(trained, max_drop=1.0)
-    words = "diverged: the loss is nan at step 40 (epoch 4), first at the site 'active': take"
+    words = "diverged: the loss is nan at step 41 (epoch 4), first at the site 'active': take"
     assert found.document["stopped"].startswith(words)
     assert found.model is not None
     assert all(np.isfinite(value).all() for value in values(found.model).values())
@@ -411,8 +434,20 @@ def test_models_that_cannot_be_trained() -> None:
     for name, value in values(network()).items():
         tensor = onnx.numpy_helper.from_array(value.astype(np.float16), name)
         half.graph.initializer.append(tensor)
-    with pytest.raises(ModelError, match="computes in float16: fine-tune the float32 model"):
+    with pytest.raises(ModelError, match="computes in float16: fine-tune it in float32"):
         tuned(half)
+    # Only inside.
+    mixed = onnx.parser.parse_model(
+        TEXT.replace(
+            "hidden = Gemm<transB = 1>(x, w1, b1)",
+            "h = Cast<to = 10>(x)\ng = Gemm<transB = 1>(h, w1, b1)\n hidden = Cast<to = 1>(g)",
+        )
+    )
+    for name, value in values(network()).items():
+        kind = np.float16 if name in ("w1", "b1") else np.float32
+        mixed.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(kind), name))
+    with pytest.raises(ModelError, match="computes in float16: fine-tune it in float32"):
+        tuned(mixed)
     bare = onnx.parser.parse_model(
         """
         <ir_version: 8, opset_import: ["" : 17]>
@@ -445,3 +480,180 @@ def test_a_setting_out_of_range(change: dict[str, Any], message: str) -> None:
     """One sentence names it."""
     with pytest.raises(ValueError, match=message):
         Settings(**change)
+
+
+@dataclass
+class Seen:
+    """Notes what a term is given at each step."""
+
+    batches: list[Batch] = field(default_factory=list)
+    modes: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Note what the adversarial term is given."""
+    found = Seen()
+    compute = Adversarial.__call__
+
+    def noted(self: Adversarial, batch: Batch) -> Any:
+        found.batches.append(batch)
+        found.modes += [site.backward_mode for site in jump_relus(batch.model)]
+        return compute(self, batch)
+
+    monkeypatch.setattr(Adversarial, "__call__", noted)
+    return found
+
+
+def test_terms_are_given_the_threat(trained: onnx.ModelProto, seen: Seen) -> None:
+    """Norm, bounds and steps as asked for; the radius grows for a twentieth of the time."""
+    x, y = blobs(300, 0)
+    data = (2 * x - 1, y)
+    wide = {"norm": "l2", "eps": 0.3, "epochs": 5}
+    train, held_out = (from_arrays(*data, bounds=(-1.0, 1.0)) for _ in range(2))
+    finetune(trained, train, held_out, **{**QUICK, **wide, "max_drop": 1.0})
+    threats = [batch.threat for batch in seen.batches]
+    assert {("l2", (-1.0, 1.0), 4)} == {(t.norm, t.bounds, t.steps) for t in threats}
+    assert 60 == len(threats)
+    assert 0 < threats[0].eps < threats[1].eps < 0.3
+    assert {0.3} == {threat.eps for threat in threats[3:]}
+
+
+def test_the_search_sees_across_jumps(trained: onnx.ModelProto, seen: Seen) -> None:
+    """By a smooth gate; where there is no jump gradients are what they are."""
+    tuned(trained, epochs=1, max_drop=1.0)
+    assert {"true"} == set(seen.modes)
+    seen.modes.clear()
+    tuned(trained, epochs=1, max_drop=1.0, jump=0.2)
+    assert {"smooth"} == set(seen.modes)
+
+
+def test_checks_see_across_jumps(trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two losses, and with jumps by the native slope and two smooth gates as well."""
+    used: list[tuple[str, str, str]] = []
+    attack = APGD._attack
+
+    def noted(self: APGD, search: Any) -> None:
+        used.append((self.loss, self.backward, self.norm))
+        attack(self, search)
+
+    monkeypatch.setattr(APGD, "_attack", noted)
+    tuned(trained, epochs=1, max_drop=1.0)
+    assert {("ce", "true", "linf"), ("margin", "true", "linf")} == set(used)
+    used.clear()
+    tuned(trained, epochs=1, max_drop=1.0, jump=0.2, norm="l2")
+    slopes = {(loss, mode, "l2") for loss in ("ce", "margin") for mode in ("true", "smooth")}
+    assert slopes == set(used)
+
+
+def test_images_are_made_anew(seen: Seen) -> None:
+    """Shifted by default; not where nothing is asked for."""
+    text = TEXT.replace("float[N, 6] x", "float[N, 1, 4, 15] x").replace(
+        "Gemm<transB = 1>(x, w1, b1)", "Gemm<transB = 1>(flat, w1, b1)"
+    )
+    model = onnx.parser.parse_model(text.replace("hidden =", "flat = Flatten(x)\n hidden ="))
+    weights = network(w1=np.random.default_rng(0).normal(0, 0.2, (16, 60))).graph.initializer
+    model.graph.initializer.extend(weights)
+    random = np.random.default_rng(0)
+    x, y = random.random((50, 1, 4, 15)).astype(np.float32), np.arange(50) % 3
+    known = {tuple(sample.ravel().tolist()) for sample in x}
+    for augment, shares in ((None, (0.1, 0.6)), ((), (1.0, 1.0))):
+        seen.batches.clear()
+        found = finetune(
+            model, (x, y), (x, y), **{**QUICK, "epochs": 4, "max_drop": 1.0, "augment": augment}
+        )
+        assert (["shift"] if augment is None else []) == found.document["augment"]
+        samples = [tuple(s) for batch in seen.batches for s in batch.x.flatten(1).tolist()]
+        same = sum(sample in known for sample in samples) / len(samples)
+        assert shares[0] <= same <= shares[1]
+
+
+def test_the_budget_steers_the_loss(trained: onnx.ModelProto) -> None:
+    """Outside it the methods give up a part of the loss, step by step to half."""
+    outside = tuned(trained, eps=0.5, max_drop=0.0, epochs=8).document["history"]
+    assert [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5] == [
+        pytest.approx(record["clean_share"]) for record in outside
+    ]
+    inside = tuned(trained, max_drop=1.0, epochs=3).document["history"]
+    assert [0.0, 0.0, 0.0] == [record["clean_share"] for record in inside]
+
+
+def test_the_loss_is_a_sum_of_its_terms() -> None:
+    """Adversarial training takes the place of the cross-entropy, others are added."""
+    x, y = (torch.from_numpy(array) for array in blobs(60, 0))
+
+    def losses(methods: dict[str, float], clean_share: float) -> tuple[float, float, float]:
+        settings = Settings(**{**QUICK, "methods": methods, "projections": 0})
+        trainer = Trainer(Classifier(network()), x, y, settings, (0.0, 1.0), ())
+        trainer.clean_share = clean_share
+        parts = []
+        for take in (trainer.loss, Adversarial(), Jacobian(0)):
+            batch = Batch(
+                model=trainer.model,
+                x=x.clone().requires_grad_(),
+                y=y,
+                threat=Threat(eps=0.05),
+                generator=torch.Generator().manual_seed(0),
+            )
+            parts.append(float(take(batch).detach()))
+        cross_entropy = float(batch.cross_entropy.detach())
+        adversarial, jacobian = parts[1:]
+        rest = 1 - clean_share
+        share = methods.get("adversarial", 0.0) * rest
+        expected = (1 - share) * cross_entropy + share * adversarial
+        return parts[0], expected + rest * methods.get("jacobian", 0.0) * jacobian, share
+
+    for methods in ({"adversarial": 1.0}, {"adversarial": 0.5, "jacobian": 0.1}, {"jacobian": 1.0}):
+        for clean_share in (0.0, 0.3):
+            found, expected, _ = losses(methods, clean_share)
+            assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_of_nan_is_worth_nothing() -> None:
+    """NaN is no class, not even class 0."""
+    model = network(b2=np.full(3, np.nan))
+    x, y = (torch.from_numpy(array) for array in blobs(60, 0))
+    rows = np.arange(20)
+    worth = Validator(x, y, rows, Settings(eps=0.1), (0.0, 1.0)).measure(Classifier(model))
+    assert not worth.clean.any()
+    assert not worth.robust.any()
+
+
+def test_weights_that_gradients_do_not_reach() -> None:
+    """One sentence, not torch's."""
+    text = TEXT.replace(
+        "logits = Add(seen, b2)", "p = Cast<to = 7>(seen)\n logits = Cast<to = 1>(p)"
+    )
+    model = onnx.parser.parse_model(text)
+    for tensor in network().graph.initializer[:3]:
+        model.graph.initializer.append(tensor)
+    with pytest.raises(ModelError, match=r"gradient"):
+        tuned(model)
+
+
+def test_tuning_twice_keeps_both_records(trained: onnx.ModelProto) -> None:
+    """So that verify still warns of the first data."""
+    once = tuned(trained, epochs=1, max_drop=1.0).model
+    assert once is not None
+    twice = finetune(once, blobs(300, 4), blobs(300, 5), **{**QUICK, "epochs": 1, "max_drop": 1.0})
+    assert twice.model is not None
+    warned = [
+        any(
+            "weights were fine-tuned on this" in warning
+            for warning in onnxfit.verify(
+                twice.model, blobs(300, seed), suite="quick", eps=0.05, steps=2
+            ).document["warnings"]
+        )
+        for seed in (0, 1, 4, 5, 6)
+    ]
+    assert [True, True, True, True, False] == warned
+
+
+def test_the_document_has_what_defines_the_result(trained: onnx.ModelProto) -> None:
+    """All settings, and the bounds that eps is in units of."""
+    document = tuned(trained, epochs=1, max_drop=1.0).document
+    assert document["settings"]["learning_rate"] == QUICK["learning_rate"]
+    assert [0.0, 1.0] == document["data"]["validation"]["bounds"]
+    assert [] == document["warnings"]
+    found = finetune(trained, blobs(300, 0), blobs(2, 1), **{**QUICK, "epochs": 1}).document
+    assert "The validation data has no sample of class 2." in found["warnings"]

@@ -13,10 +13,16 @@ from onnxfit.attacks.fab import FAB
 from onnxfit.attacks.gradient import BIM, FGSM, PGD
 from onnxfit.attacks.hop_skip_jump import HopSkipJump
 from onnxfit.attacks.noise import RandomNoise
+from onnxfit.attacks.procedural import chessboard, perlin
 from onnxfit.attacks.square import Square
 from onnxfit.attacks.surrogates import scales_of
 from onnxfit.attacks.transfer import Transfer
 from onnxfit.attacks.trust_region import TrustRegion
+from onnxfit.attacks.universal import (
+    UniversalEvasion,
+    UniversalPerturbation,
+    universal_evasion_rate,
+)
 
 __all__ = [
     "APGD",
@@ -32,6 +38,11 @@ __all__ = [
     "TargetedAPGD",
     "Transfer",
     "TrustRegion",
+    "UniversalEvasion",
+    "UniversalPerturbation",
     "as_art_classifier",
+    "chessboard",
+    "perlin",
     "scales_of",
+    "universal_evasion_rate",
 ]

@@ -110,7 +110,7 @@ class Attack(ABC):
             DataError: The samples or labels are not what they should be.
             ModelError: The module does not return logits, or no gradient reaches its input.
         """
-        x, y = _checked(inputs, labels, self.bounds)
+        x, y = checked(inputs, labels, self.bounds)
         device = device_of(model)
         with full_precision(), evaluated(model), weights_laid_out(model, x):
             search = Search(self, model, x.to(device), y.to(device), scales, advance)
@@ -209,6 +209,16 @@ class GradientAttack(Attack):
         return self.eot
 
 
+def above_0(name: str, value: float) -> None:
+    """Refuse a number that is not above 0.
+
+    Raises:
+        ValueError: It is not, or not finite.
+    """
+    if not 0 < value < math.inf:
+        raise ValueError(f"expected {name} > 0, got {value}")
+
+
 def at_least(name: str, value: float, least: float) -> None:
     """Check a setting.
 
@@ -219,7 +229,7 @@ def at_least(name: str, value: float, least: float) -> None:
         raise ValueError(f"expected {name} >= {least}, got {value}")
 
 
-def _checked(
+def checked(
     inputs: torch.Tensor | NDArray[Any], labels: torch.Tensor | NDArray[Any], bounds: Bounds
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return samples and labels as tensors.
@@ -227,7 +237,7 @@ def _checked(
     Raises:
         DataError: They are not samples within the bounds and one class each.
     """
-    x, y = _tensor(inputs), _tensor(labels)
+    x, y = as_tensor(inputs), as_tensor(labels)
     if x.dtype not in (torch.float32, torch.float64) or x.dim() < 2:
         raise DataError(
             f"expected float32 or float64 samples N×…, got {x.dtype} of shape {tuple(x.shape)}"
@@ -253,7 +263,7 @@ def _checked(
     return x, y
 
 
-def _tensor(values: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+def as_tensor(values: torch.Tensor | NDArray[Any]) -> torch.Tensor:
     """Return a tensor that no graph leads to, of an array of any byte order and strides."""
     if isinstance(values, torch.Tensor):
         return values.detach()

@@ -1,33 +1,27 @@
 """What is known of a fine-tuning, as JSON has it."""
 
-from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 from onnxfit.data import Dataset
+from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.settings import Settings
-from onnxfit.finetuning.validation import STEPS, Mask, Worth
+from onnxfit.finetuning.validation import LOSSES, STEPS, Mask, Worth
 from onnxfit.verification.statistics import mcnemar, paired_difference, wilson
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
 
 Document = dict[str, Any]
-# What was measured at a check.
-Record = dict[str, Any]
 
 NOTHING = "No check kept the budget of clean accuracy: no weights are written."
 
 
 def describe(
-    records: Sequence[Record],
-    before: Worth,
-    after: Worth | None,
-    settings: Settings,
-    target: Target,
-    train: Dataset,
-    validation: Dataset,
+    course: Course, settings: Settings, given: Target, train: Dataset, validation: Dataset
 ) -> Document:
-    """Return the document; ``after`` is None where no weights were kept."""
+    """Return the document."""
+    before, after = course.before, None if course.best is None else course.best.worth
     difference = None if after is None else _difference(before, after)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -37,16 +31,28 @@ def describe(
         "norm": settings.norm,
         "jump": settings.jump,
         "max_drop": settings.max_drop,
-        "model": target.record(),
+        "settings": dataclasses.asdict(settings),
+        "model": given.record(),
         "data": {
-            name: {"path": data.path, "sha256": data.sha256, "n": data.n}
+            name: {
+                "path": data.path,
+                "sha256": data.sha256,
+                "n": data.n,
+                "bounds": list(data.bounds),
+            }
             for name, data in (("train", train), ("validation", validation))
         },
-        "attack": {"name": "apgd-ce", "steps": STEPS, "attacked": len(before.robust)},
+        "attack": {
+            "name": "apgd",
+            "losses": list(LOSSES),
+            "steps": STEPS,
+            "attacked": len(before.robust),
+        },
         "before": _side(before),
+        "with_jumps": None if settings.jump is None else _side(course.start),
         "after": None if after is None else _side(after),
         "difference": difference,
-        "history": list(records),
+        "history": list(course.records),
     }
 
 
@@ -55,6 +61,7 @@ def summary(document: Document) -> Document:
     keys = ("methods", "eps", "norm", "jump", "max_drop", "epochs", "augment")
     found = {key: document[key] for key in keys}
     found["data"] = {name: each["sha256"] for name, each in document["data"].items()}
+    found["bounds"] = document["data"]["train"]["bounds"]
     found["seed"] = document["environment"]["seed"]
     for side in ("before", "after"):
         found[side] = {key: document[side][key]["accuracy"] for key in ("clean", "robust")}
@@ -87,17 +94,15 @@ def _difference(before: Worth, after: Worth) -> Document:
 def _headline(
     before: Worth, after: Worth | None, difference: Document | None, settings: Settings
 ) -> str:
+    """Say what was measured; whether that is more robust is for other data and attacks to say."""
     if after is None or difference is None:
         return NOTHING
     low, high = (100 * limit for limit in difference["robust"]["ci95"])
     change, clean = (100 * difference[key]["accuracy"] for key in ("robust", "clean"))
-    word = "no more robust beyond noise"
-    if low > 0 or high < 0:
-        word = "more robust" if low > 0 else "less robust"
     return (
-        f"On validation data the fine-tuned model is {word}: {after.robust.mean():.1%} of "
-        f"{len(after.robust)} samples stay right within {settings.radius:g} ({settings.norm}), "
-        f"before {before.robust.mean():.1%} ({change:+.1f} points, 95 % interval {low:+.1f} to "
-        f"{high:+.1f}); clean accuracy changes by {clean:+.2f} points. The same data chose the "
-        "weights: verify the file on other data."
+        f"Of {len(after.robust)} validation samples APGD, {STEPS} steps within {settings.radius:g} "
+        f"({settings.norm}), leaves {after.robust.mean():.1%} right, before "
+        f"{before.robust.mean():.1%}: {change:+.1f} points (95 % interval, not corrected for the "
+        f"choice among checks: {low:+.1f} to {high:+.1f}); clean accuracy changes by {clean:+.2f} "
+        "points. The same data chose the weights: verify the file on other data."
     )

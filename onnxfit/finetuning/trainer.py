@@ -15,7 +15,7 @@ from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.terms import TERMS
 from onnxfit.finetuning.terms.jacobian import Jacobian
 from onnxfit.finetuning.terms.term import Batch, Term, Threat
-from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.twin.jump_relu import has_jumps, jump_relus
 from onnxfit.twin.precision import full_precision
 
 # Share of all steps in which the learning rate and the radius grow from 0.
@@ -74,6 +74,11 @@ class Trainer:
         self._step = 0
 
     @property
+    def is_finite(self) -> bool:
+        """Whether no weight is infinite or NaN."""
+        return all(bool(weight.isfinite().all()) for weight in self.weights.values())
+
+    @property
     def steps_per_epoch(self) -> int:
         """How many steps an epoch has; samples that fill no batch wait for the next epoch."""
         return max(1, len(self._x) // self.settings.batch_size)
@@ -118,10 +123,12 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise Diverged(
-                f"the loss is {value} at step {self._step} (epoch {self.epoch + 1})"
+                f"the loss is {value} at step {self._step + 1} (epoch {self.epoch + 1})"
                 f"{_where(self.model, x)}: take a smaller learning rate or smaller weights"
             )
         self._optimizer.zero_grad(set_to_none=True)
+        if not loss.requires_grad:
+            raise ModelError("the logits do not depend on any weight as far as gradients know")
         gradients = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
         for weight, gradient in zip(self.weights.values(), gradients, strict=True):
             weight.grad = gradient
@@ -176,10 +183,12 @@ class Trainer:
     @contextlib.contextmanager
     def _seeing_jumps(self) -> Iterator[None]:
         """Let gradients see across jumps; where there is none they are what they are."""
-        if not any(site.jump is not None and site.jump.any() for site in jump_relus(self.model)):
+        if not has_jumps(self.model):
             yield
             return
-        some = select(self._x, torch.arange(min(len(self._x), 256), device=self._x.device))
+        # Spread over all, which may be sorted by class.
+        rows = torch.linspace(0, len(self._x) - 1, min(len(self._x), 256)).long()
+        some = select(self._x, rows.to(self._x.device))
         with surrogate(self.model, "smooth", _TAU, scales_of(self.model, some)):
             yield
 

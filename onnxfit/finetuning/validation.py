@@ -1,20 +1,24 @@
 """What a network is worth on the validation data: clean accuracy, and what attacks leave."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.apgd import APGD
+from onnxfit.attacks.losses import Loss
 from onnxfit.attacks.surrogates import TAUS
 from onnxfit.finetuning.settings import Settings
-from onnxfit.twin.jump_relu import jump_relus
+from onnxfit.twin.jump_relu import has_jumps
 
 Mask = NDArray[np.bool_]
 
 # Of each attack. After so many the robust accuracy of a trained network hardly falls.
 STEPS = 20
+LOSSES: tuple[Loss, ...] = ("ce", "margin")
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,18 @@ class Worth:
     robust: Mask
 
     @property
-    def value(self) -> float:
+    def value(self) -> Fraction:
         """What is compared: the sum of robust and clean accuracy.
 
-        Robust accuracies differ by less than their noise at the end of a training, and then it is
-        the clean one that decides.
+        At the end of a training robust accuracies differ by less than their noise; it is the clean
+        one then that decides.
         """
-        return float(self.robust.mean() + self.clean.mean())
+        right = ((int(mask.sum()), len(mask)) for mask in (self.robust, self.clean))
+        return sum((Fraction(count, n) for count, n in right), Fraction())
+
+    def drop_to(self, other: "Worth") -> float:
+        """Return how much clean accuracy is lost from here to another network."""
+        return float(self.clean.mean() - other.clean.mean())
 
 
 class Validator:
@@ -66,37 +75,36 @@ class Validator:
         clean = self._right(model, self._x, self._y)
         robust = clean[self._rows]
         y = self._y[self._rows]
-        for backward, tau in self._slopes(model):
+        for attack in self._attacks(model):
             left = robust.nonzero().squeeze(1)
-            if not len(left):
-                break
-            attack = APGD(
-                eps=self._settings.radius,
-                norm=self._settings.norm,
-                bounds=self._bounds,
-                steps=STEPS,
-                seed=self._settings.seed,
-                backward=backward,
-                tau=tau,
-            )
             for part in left.split(self._settings.batch_size):
                 points = attack(model, self._x[self._rows[part]], y[part])
                 robust[part] = self._right(model, points, y[part])
         return Worth(clean.cpu().numpy(), robust.cpu().numpy())
 
-    @staticmethod
-    def _slopes(model: torch.nn.Module) -> list[tuple[str, float]]:
-        """Return the backward passes to attack with."""
-        jumps = [site.jump for site in jump_relus(model)]
-        if all(jump is not None and not jump.any() for jump in jumps):
-            return [("true", 1.0)]
-        return [("true", 1.0), *(("smooth", tau) for tau in TAUS[:2])]
+    def _attacks(self, model: torch.nn.Module) -> Iterator[APGD]:
+        """Yield the attacks: two losses, and where there are jumps as many smooth gates."""
+        slopes = [("true", 1.0)]
+        if has_jumps(model):
+            slopes += [("smooth", tau) for tau in TAUS[:2]]
+        for backward, tau in slopes:
+            for loss in LOSSES:
+                yield APGD(
+                    loss=loss,
+                    eps=self._settings.radius,
+                    norm=self._settings.norm,
+                    bounds=self._bounds,
+                    steps=STEPS,
+                    seed=self._settings.seed,
+                    backward=backward,
+                    tau=tau,
+                )
 
     def _right(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         size = self._settings.batch_size
         with torch.no_grad():
-            parts = [
-                model(part).argmax(1) == labels
-                for part, labels in zip(x.split(size), y.split(size), strict=True)
-            ]
-        return torch.cat(parts)
+            logits = torch.cat([model(part) for part in x.split(size)]) if len(x) else None
+        if logits is None:
+            return torch.zeros_like(y, dtype=torch.bool)
+        # NaN is no class.
+        return (logits.argmax(1) == y) & ~logits.isnan().any(1)

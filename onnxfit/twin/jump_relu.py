@@ -163,6 +163,11 @@ def backward(
             site.backward_mode, site.tau = earlier, width
 
 
+def has_jumps(module: torch.nn.Module) -> bool:
+    """Tell whether any jump in a module is not 0, or is given by each call."""
+    return any(site.jump is None or bool(site.jump.any()) for site in jump_relus(module))
+
+
 def jump_relus(module: torch.nn.Module) -> list[JumpReLU]:
     """Return the JumpReLUs in a module."""
     return [part for part in module.modules() if isinstance(part, JumpReLU)]

@@ -228,9 +228,12 @@ class Gate:
         calibrated, tuned = (record.get(key) for key in ("calibration", FINETUNING))
         if isinstance(calibrated, dict) and calibrated.get("data_sha256") == self.data.sha256:
             warnings.append(SEEN.format("jumps were calibrated", "calibration"))
-        seen = tuned.get("data") if isinstance(tuned, dict) else None
-        if isinstance(seen, dict) and self.data.sha256 in seen.values():
-            warnings.append(SEEN.format("weights were fine-tuned", "fine-tuning"))
+        while isinstance(tuned, dict):
+            seen = tuned.get("data")
+            if isinstance(seen, dict) and self.data.sha256 in seen.values():
+                warnings.append(SEEN.format("weights were fine-tuned", "fine-tuning"))
+                break
+            tuned = tuned.get("earlier")
         return warnings
 
     def _unjudged(self, document: Document) -> list[str]:

@@ -15,7 +15,7 @@ from onnxfit.deployed import Deployed
 from onnxfit.errors import ModelError, NativeLibraryError, ParityError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
-from onnxfit.hardening import provenance, restore, retrofit
+from onnxfit.hardening import FINETUNING, provenance, restore, retrofit
 from onnxfit.sites import find_sites
 from onnxfit.twin.classifier import Classifier, as_logits
 from onnxfit.twin.jump_relu import jump_relus
@@ -228,6 +228,10 @@ class Target:
     def was_made_of(self, other: "Target") -> bool:
         """Say whether another model is what this one was before it was hardened."""
         if not self.is_hardened:
+            return False
+        tuned = provenance(self.model).get(FINETUNING)
+        if isinstance(tuned, dict) and tuned.get("hardened"):
+            # Its weights are others as well.
             return False
         recorded = provenance(self.model).get("source_sha256")
         return other.sha256 in (recorded, read_with_digest(self._plain)[1])

@@ -114,6 +114,8 @@ def convolve_patches(
     """
     kernel = weight.shape[2:]
     sizes = [length // side for length, side in zip(x.shape[2:], kernel, strict=True)]
+    if 0 in sizes:
+        raise ValueError(f"the input, {tuple(x.shape)}, is smaller than the kernel {tuple(kernel)}")
     for axis, (count, side) in enumerate(zip(sizes, kernel, strict=True), start=2):
         if x.shape[axis] != count * side:
             x = x.narrow(axis, 0, count * side)
