@@ -95,9 +95,14 @@ class Case:
 
     def ordinary(self, *, frozen: bool = True) -> Any:
         """Make what other libraries attack, from pixels to logits, like :meth:`module`."""
+        twin = self.module(frozen=frozen)
         if self.by_hand is None:
-            return self.module(frozen=frozen)
-        return self._prepared(self.by_hand(self._file), frozen)
+            return twin
+        by_hand = self._prepared(self.by_hand(self._file), frozen)
+        x, _ = self.samples(100)
+        with torch.no_grad():
+            torch.testing.assert_close(by_hand(x), twin(x), rtol=1e-4, atol=1e-4)
+        return by_hand
 
     @property
     def _file(self) -> Path:

@@ -87,7 +87,7 @@ def jacobian(
     pairs of samples have in common. All of this is to first order. It takes a backward pass for
     each class of each sample.
     """
-    from onnxfit.jacobians import measure, work_of
+    from onnxfit.jacobians.measure import measure, work_of
     from onnxfit.verification.environment import versions
     from onnxfit.verification.target import Target, classes_of
 

@@ -13,6 +13,7 @@ import onnx
 import onnx.parser
 import pytest
 from numpy.typing import NDArray
+from support import MODELS
 
 torch = pytest.importorskip("torch")
 
@@ -20,7 +21,6 @@ import onnxfit  # noqa: E402
 from onnxfit.attacks.apgd import APGD  # noqa: E402
 from onnxfit.data import from_arrays  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
-from onnxfit.finetuning import finetuner as finetuner_module  # noqa: E402
 from onnxfit.finetuning.finetuner import Finetuned, finetune  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms.adversarial import Adversarial  # noqa: E402
@@ -229,6 +229,16 @@ class _Interrupting:
             raise KeyboardInterrupt
 
 
+class _Failing(_Interrupting):
+    """The same for a disk that is gone."""
+
+    def _advance(self, count: float, *_: object) -> None:
+        try:
+            super()._advance(count)
+        except KeyboardInterrupt:
+            raise OSError("the disk is gone") from None
+
+
 def test_an_interruption_keeps_the_best_so_far(trained: onnx.ModelProto) -> None:
     """Where nothing was kept yet it is an interruption like any other."""
     found = tuned(trained, max_drop=1.0, begin=_Interrupting(5 * 300))
@@ -245,11 +255,8 @@ def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Pat
     checkpoint = tmp_path / "m.checkpoint"
     settings = {"epochs": 6, "max_drop": 0.004}
     whole = tuned(trained, **settings)
-    with pytest.MonkeyPatch.context() as patch:
-        # As if the process was killed: what follows the last check is lost.
-        patch.setattr(finetuner_module, "KeyboardInterrupt", RuntimeError, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            tuned(trained, **settings, begin=_Interrupting(3 * 300 + 80), checkpoint=checkpoint)
+    with pytest.raises(OSError, match="gone"):
+        tuned(trained, **settings, begin=_Failing(3 * 300 + 80), checkpoint=checkpoint)
     assert checkpoint.exists()
     again = tuned(trained, **settings, checkpoint=checkpoint, resume=True)
     assert whole.model == again.model
@@ -257,15 +264,36 @@ def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Pat
         assert whole.document[key] == again.document[key]
 
 
+def test_images_go_on_where_they_were(tmp_path: Path) -> None:
+    """With convolutions, augmentation and a term of gradients the weights are the same, too."""
+    checkpoint = tmp_path / "m.checkpoint"
+    with np.load(MODELS / "digits_val.npz") as data:
+        x, y = data["x"][:120], data["y"][:120]
+    settings: dict[str, Any] = {
+        "methods": {"adversarial": 1.0, "jacobian": 1e-4},
+        "augment": ("shift", "cutout", "tv"),
+        "eps": 0.1,
+        "epochs": 4,
+        "batch_size": 30,
+        "steps": 1,
+        "max_drop": 1.0,
+        "validation_limit": 20,
+    }
+    arguments = (MODELS / "digits_cnn.onnx", (x, y), (x, y))
+    whole = finetune(*arguments, **settings)
+    with pytest.raises(OSError, match="gone"):
+        finetune(*arguments, **settings, checkpoint=checkpoint, begin=_Failing(2 * 120 + 40))
+    again = finetune(*arguments, **settings, checkpoint=checkpoint, resume=True)
+    assert whole.model == again.model
+
+
 def test_a_checkpoint_of_another_training_is_refused(
     trained: onnx.ModelProto, tmp_path: Path
 ) -> None:
     """So is a file that is none."""
     checkpoint = tmp_path / "m.checkpoint"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuner_module, "KeyboardInterrupt", RuntimeError, raising=False)
-        with pytest.raises(KeyboardInterrupt):
-            tuned(trained, begin=_Interrupting(2 * 300), checkpoint=checkpoint)
+    with pytest.raises(OSError, match="gone"):
+        tuned(trained, begin=_Failing(2 * 300), checkpoint=checkpoint)
     with pytest.raises(DataError, match="is of another training"):
         tuned(trained, seed=1, checkpoint=checkpoint, resume=True)
     checkpoint.write_bytes(b"nothing")
@@ -426,6 +454,9 @@ def test_data_that_cannot_be_trained_on() -> None:
         finetune(network(), (x, y), (held_out[0], held_out[1] + 5), **QUICK)
     with pytest.raises(DataError, match="takes samples of shape 6; those of the data are 5"):
         finetune(network(), (x[:, :5], y), held_out, **QUICK)
+    wider = from_arrays(*held_out, bounds=(-1.0, 1.0))
+    with pytest.raises(DataError, match=r"samples are within \(0.0, 1.0\), others \(-1.0, 1.0\)"):
+        finetune(network(), (x, y), wider, **QUICK)
 
 
 def test_models_that_cannot_be_trained() -> None:

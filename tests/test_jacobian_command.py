@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 from onnxfit import cli  # noqa: E402
 from onnxfit.cli_jacobian import BACKWARDS  # noqa: E402
 from onnxfit.data import open_data, sha256_of  # noqa: E402
-from onnxfit.jacobians import measure  # noqa: E402
+from onnxfit.jacobians.measure import measure  # noqa: E402
 from onnxfit.json_values import finite  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 

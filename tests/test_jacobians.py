@@ -13,21 +13,13 @@ torch = pytest.importorskip("torch")
 
 from attack_support import Jumping, digits_cnn, random_images  # noqa: E402
 
-from onnxfit import jacobians  # noqa: E402
 from onnxfit.attacks.surrogates import scales_of, surrogate  # noqa: E402
 from onnxfit.data import Dataset, from_arrays, open_data  # noqa: E402
 from onnxfit.errors import DataError, ModelError, ParityError  # noqa: E402
-from onnxfit.jacobians import (  # noqa: E402
-    draw_pairs,
-    gram_of,
-    jacobians_of,
-    largest_singular,
-    measure,
-    pair_metrics,
-    products_of,
-    spearman,
-    work_of,
-)
+from onnxfit.jacobians.measure import measure, work_of  # noqa: E402
+from onnxfit.jacobians.pairs import Pairs, draw_pairs, pair_metrics, spearman  # noqa: E402
+from onnxfit.jacobians.products import gram_of, jacobians_of, products_of  # noqa: E402
+from onnxfit.jacobians.stacked import MOST_STEPS, largest_singular  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 C, SHAPE, D = 4, (3, 2, 2), 12
@@ -105,7 +97,7 @@ def test_jacobians_are_exact() -> None:
 
 def test_gram_matrices_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """In double precision, whatever the columns of a part."""
-    monkeypatch.setattr(jacobians, "_COLUMNS", 5)
+    monkeypatch.setattr("onnxfit.jacobians.products._COLUMNS", 5)
     first, second = random_images(3, 2, 12), random_images(3, 4, 12)
     expected = first.double() @ second.double().mT
     torch.testing.assert_close(expected, gram_of(first, second))
@@ -131,7 +123,7 @@ def test_largest_singular_stops_at_its_tolerance() -> None:
     """A looser one takes fewer passes; MOST_STEPS are the most."""
     model, data = digits_cnn(), open_data(MODELS / "digits_test.npz", limit=60)
     loose, tight = (largest_singular(model, data, tolerance=limit) for limit in (1e-1, 1e-6))
-    assert loose.steps < tight.steps <= jacobians.MOST_STEPS
+    assert loose.steps < tight.steps <= MOST_STEPS
     assert loose.converged
     assert tight.sigma_max == pytest.approx(loose.sigma_max, rel=0.1)
     assert loose.sigma_max <= tight.sigma_max * (1 + 1e-6)
@@ -139,7 +131,7 @@ def test_largest_singular_stops_at_its_tolerance() -> None:
 
 def test_a_search_that_is_cut_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure is too small then, and the residual tells by how much it may be."""
-    monkeypatch.setattr(jacobians, "MOST_STEPS", 2)
+    monkeypatch.setattr("onnxfit.jacobians.stacked.MOST_STEPS", 2)
     data = open_data(MODELS / "digits_test.npz", limit=60)
     found = largest_singular(digits_cnn(), data)
     assert (2, False) == (found.steps, found.converged)
@@ -239,7 +231,7 @@ def test_memory_is_needed_for_a_batch_alone(monkeypatch: pytest.MonkeyPatch) -> 
     with Largest() as seen:
         measure(network(), data, pairs=20, batch_size=50)
     assert 50 * C * D == seen.numbers < 1000 * C * D / 10
-    monkeypatch.setattr(jacobians, "_MOST_NUMBERS", 10 * C * D)
+    monkeypatch.setattr("onnxfit.jacobians.measure._MOST_NUMBERS", 10 * C * D)
     with Largest() as seen:
         measure(network(), data, pairs=20, batch_size=50)
     # What is left are the hidden values of a batch.
@@ -398,7 +390,7 @@ def test_spearman_by_hand() -> None:
 
 def test_correlation_is_over_pairs_classified_correctly() -> None:
     """Pairs that are wrong already, or have no measure, do not count."""
-    pairs = jacobians.Pairs(
+    pairs = Pairs(
         rows=np.zeros((6, 2), np.int64),
         cosine=np.array([0.1, 0.2, 0.3, 0.9, np.nan, 0.4]),
         spectral_ratio=np.array([0.6, 0.6, 0.6, 0.6, 0.6, 0.6]),

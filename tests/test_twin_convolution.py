@@ -161,6 +161,8 @@ def test_patches_beside_each_other_have_the_gradients_of_a_convolution() -> None
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ModelError, match="smaller than the kernel"):
+        twin(given[:, :, :7])
     model = node_model("Conv", 22, {"x": x, "w": w}, "x w", attributes="strides = [8, 11]")
     assert "conv2d" in to_torch(with_weights(model, w=w)).source
 

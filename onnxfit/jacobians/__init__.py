@@ -1,0 +1,15 @@
+"""How large the Jacobians of a classifier are, and how much those of its samples have in common.
+
+A perturbation is universal where one δ moves many samples at once. To first order it moves the
+logits f by ``Σᵢ‖f(xᵢ + δ) − f(xᵢ)‖² ≈ ‖J̄δ‖² ≤ ‖δ‖²·σ_max(J̄)² ≤ ‖δ‖²·Σᵢ‖Jᵢ‖²_F``, where Jᵢ is the
+C×D Jacobian of the logits of sample i, and J̄ are all of them stacked, NC×D. This and the measures
+of pairs are those of Co, Rego and Lupu, "Jacobian regularization for mitigating universal
+adversarial perturbations" (2021, arXiv 2104.10459).
+
+``products``: Jacobians of a batch, and products with them. ``stacked``: σ_max(J̄). ``pairs``: what
+two samples have in common, and whether one perturbation fools both. ``measure``: the whole, from a
+model and data to the figures and their ``document``.
+
+Memory is needed for the Jacobians of a batch, and for the samples of the pairs; ``J̄`` is never
+made. Jacobians are in units of logits / the data's bounds.
+"""
