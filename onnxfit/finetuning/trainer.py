@@ -64,7 +64,8 @@ class Trainer:
         self.weights = dict(model.named_parameters())
         for weight in self.weights.values():
             if weight.dim() == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+                # Not ``contiguous``, which leaves the strides of a single channel as they are.
+                weight.data = weight.data.to(memory_format=torch.channels_last)
             weight.requires_grad_()
         self._averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self._optimizer = torch.optim.AdamW(
