@@ -87,7 +87,9 @@ def jacobian(
     pairs of samples have in common. All of this is to first order. It takes a backward pass for
     each class of each sample.
     """
+    from onnxfit.attacks import UniversalPerturbation
     from onnxfit.jacobians.measure import measure, work_of
+    from onnxfit.jacobians.universal import reached
     from onnxfit.verification.environment import versions
     from onnxfit.verification.target import Target, classes_of
 
@@ -118,7 +120,17 @@ def jacobian(
                 classify=target.predictions,
                 advance=advance,
             )
-        measured.append(found.document)
+        attack = UniversalPerturbation(
+            eps=eps,
+            norm=norm,
+            bounds=dataset.bounds,
+            backward=mode,
+            tau=tau,
+            batch_size=data.batch_size,
+            seed=data.seed,
+        )
+        universal = reached(attack, target.twin, target.deployed, dataset)
+        measured.append({**found.document, "universal": universal})
     document = {
         "schema_version": SCHEMA_VERSION,
         "model": {**target.record(), "hardened": target.is_hardened},
@@ -179,7 +191,8 @@ def _print(document: dict[str, Any]) -> None:
     )
     click.echo(
         "The bounds are of what one perturbation of all samples does to the logits, to first "
-        "order: a large one can do more. Joint success is of pairs that are classified correctly."
+        "order: a large one can do more. SGD-UAP is made of the very samples. Joint success is of "
+        "pairs that are classified correctly."
     )
 
 
@@ -194,12 +207,17 @@ def _together(record: dict[str, Any]) -> dict[str, str]:
             f"{pairs['both_fooled']} of {pairs['both_correct']}, {pairs['joint_success']:.1%} "
             f"(95 % interval {low:.1%} to {high:.1%})"
         )
+    universal = record["universal"]
+    low, high = universal["evasion_rate_ci95"]
     return {
         "σ_max, stacked": f"{_number(stacked['sigma_max'])} ({stacked['steps']} steps{told})",
         "Frobenius norm, stacked": _number(stacked["frobenius_norm"]),
         "largest l2 size of a perturbation": _number(stacked["l2_size"]),
         "bound of the mean squared change": _number(stacked["mean_squared_change_bound"]),
         "the same by Frobenius norms": _number(stacked["mean_squared_change_frobenius_bound"]),
+        "what SGD-UAP reaches": _number(universal["mean_squared_change"]),
+        "misclassified with it": f"{universal['evasion_rate']:.1%} (95 % interval {low:.1%} to "
+        f"{high:.1%})",
         "joint success of pairs": rate,
         "its rank correlation, cosine": _number(pairs["cosine"][SPEARMAN]),
         "its rank correlation, spectral ratio": _number(pairs["spectral_ratio"][SPEARMAN]),

@@ -15,9 +15,11 @@ import onnxfit
 torch = pytest.importorskip("torch")
 
 from onnxfit import cli  # noqa: E402
+from onnxfit.attacks import UniversalPerturbation  # noqa: E402
 from onnxfit.cli_jacobian import BACKWARDS  # noqa: E402
 from onnxfit.data import open_data, sha256_of  # noqa: E402
 from onnxfit.jacobians.measure import measure  # noqa: E402
+from onnxfit.jacobians.universal import reached  # noqa: E402
 from onnxfit.json_values import finite  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
@@ -64,7 +66,9 @@ def test_the_document(onnxfit_command: Command) -> None:
         document[key] for key in ("eps", "norm", "classes", "dimensions")
     )
     (found,) = document["jacobians"]
-    assert ["backward", "tau", "frobenius_norm", "spectral_norm", "stacked", "pairs"] == list(found)
+    measured = ["backward", "tau", "frobenius_norm", "spectral_norm", "stacked", "pairs"]
+    assert [*measured, "universal"] == list(found)
+    assert 40 == found["universal"]["samples"]
     quantiles = ["mean", "min", "p5", "p25", "median", "p75", "p95", "max", "undefined"]
     assert quantiles == list(found["frobenius_norm"]) == list(found["spectral_norm"])
     measures = [*quantiles, "spearman_with_joint_success"]
@@ -100,7 +104,13 @@ def test_the_figures_are_those_of_the_module(onnxfit_command: Command) -> None:
         tau=0.2,
         classify=target.predictions,
     )
+    universal = found.pop("universal")
     assert json.loads(json.dumps(finite(expected.document))) == found
+    attack = UniversalPerturbation(
+        eps=1.5, norm="l2", batch_size=64, seed=3, backward="smooth", tau=0.2
+    )
+    made = reached(attack, target.twin, target.deployed, open_data(TEST, limit=40))
+    assert json.loads(json.dumps(made)) == universal
     assert 0 < found["pairs"]["both_fooled"] < found["pairs"]["both_correct"]
     assert ("smooth", 0.2, 1.5) == (found["backward"], found["tau"], found["stacked"]["l2_size"])
 

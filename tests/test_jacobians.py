@@ -11,15 +11,17 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Jumping, digits_cnn, random_images  # noqa: E402
+from attack_support import Constant, Jumping, digits_cnn, random_images  # noqa: E402
 
 from onnxfit.attacks.surrogates import scales_of, surrogate  # noqa: E402
+from onnxfit.attacks.universal import UniversalPerturbation, apply  # noqa: E402
 from onnxfit.data import Dataset, from_arrays, open_data  # noqa: E402
 from onnxfit.errors import DataError, ModelError, ParityError  # noqa: E402
 from onnxfit.jacobians.measure import measure, work_of  # noqa: E402
 from onnxfit.jacobians.pairs import Pairs, draw_pairs, pair_metrics, spearman  # noqa: E402
 from onnxfit.jacobians.products import gram_of, jacobians_of, products_of  # noqa: E402
 from onnxfit.jacobians.stacked import MOST_STEPS, largest_singular  # noqa: E402
+from onnxfit.jacobians.universal import reached  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 C, SHAPE, D = 4, (3, 2, 2), 12
@@ -478,3 +480,19 @@ def test_unknown_settings_and_a_single_sample() -> None:
         measure(network(), samples(4), colour="red")
     with pytest.raises(DataError, match=r"^arrays has a single sample, of which there are no"):
         measure(network(), samples(1))
+
+
+def test_what_a_universal_perturbation_reaches() -> None:
+    """For a linear model at most the bound: a mean over the samples; the verdict is the file's."""
+    model, data = Matrix(matrix()), samples(50)
+    attack = UniversalPerturbation(eps=0.1, norm="l2", batch_size=16)
+    found = reached(attack, model, model, data)
+    bound = measure(model, data, pairs=10, eps=0.1, norm="l2").mean_squared_change_bound
+    assert 0.02 * bound < found["mean_squared_change"] <= bound
+    x, y = data.spread(50)
+    change = model(torch.from_numpy(apply(x, attack(model, x, y)))) - model(torch.from_numpy(x))
+    expected = float(change.detach().square().sum()) / 50
+    assert expected == pytest.approx(found["mean_squared_change"], rel=1e-5)
+    blind = reached(attack, model, Constant([1.0, 0.0, 0.0, 0.0]), data)
+    assert float((y != 0).mean()) == pytest.approx(blind["evasion_rate"])
+    assert 0 == blind["evasion_rate_of_correct"]

@@ -8,7 +8,8 @@ adversarial perturbations" (2021, arXiv 2104.10459).
 
 ``products``: Jacobians of a batch, and products with them. ``stacked``: σ_max(J̄). ``pairs``: what
 two samples have in common, and whether one perturbation fools both. ``measure``: the whole, from a
-model and data to the figures and their ``document``.
+model and data to the figures and their ``document``. ``universal``: what SGD-UAP reaches beside the
+bound.
 
 Memory is needed for the Jacobians of a batch, and for the samples of the pairs; ``J̄`` is never
 made. Jacobians are in units of logits / the data's bounds.
