@@ -27,7 +27,7 @@ from onnxfit.finetuning.terms.adversarial import Adversarial  # noqa: E402
 from onnxfit.finetuning.terms.jacobian import Jacobian  # noqa: E402
 from onnxfit.finetuning.terms.term import Batch, Threat  # noqa: E402
 from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
-from onnxfit.finetuning.validation import Validator  # noqa: E402
+from onnxfit.finetuning.validation import Validator, Worth  # noqa: E402
 from onnxfit.hardening import provenance  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
@@ -607,6 +607,26 @@ def test_the_budget_steers_the_loss(trained: onnx.ModelProto) -> None:
     ]
     inside = tuned(trained, max_drop=1.0, epochs=3).document["history"]
     assert [0.0, 0.0, 0.0] == [record["clean_share"] for record in inside]
+
+
+@pytest.mark.parametrize(
+    ("drop", "expected"), [(2, [0.0, 0.0, 0.0]), (3, [0.0, 0.1, 0.2]), (5, [0.0, 0.1, 0.2])]
+)
+def test_half_of_the_budget_is_aimed_at(
+    drop: int, expected: list[float], trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of a hundred samples may be lost: after three the samples count for more."""
+    worths = [0, drop, drop, drop]
+
+    def measured(*_: Any) -> Worth:
+        return Worth(np.arange(100) >= worths.pop(0), np.ones(10, np.bool_))
+
+    monkeypatch.setattr(Validator, "measure", measured)
+    found = tuned(trained, max_drop=0.04, epochs=3)
+    history = found.document["history"]
+    assert expected == [pytest.approx(record["clean_share"]) for record in history]
+    assert [drop <= 4] * 3 == [record["inside"] for record in history]
+    assert (found.model is not None) == (drop <= 4)
 
 
 def test_the_loss_is_a_sum_of_its_terms() -> None:

@@ -18,8 +18,8 @@ Record = dict[str, Any]
 
 # About how often the validation data is attacked on the way, at most once an epoch.
 CHECKS = 20
-# The part of the loss that the methods give up: at most, and after a check outside the budget so
-# much more, after one inside so much less.
+# The part of the loss that the methods give up: at most, and after a check with more than half of
+# the budget spent so much more, after another so much less.
 MOST_CLEAN, MORE_CLEAN, LESS_CLEAN = 0.5, 0.1, 0.05
 
 
@@ -102,12 +102,14 @@ class Course:
     def check(self) -> None:
         """Measure the averaged weights, and keep them if they are the best within the budget.
 
-        While the budget is exceeded, the samples themselves get a larger part of the loss.
+        While more than half of the budget is spent, the samples themselves get a larger part of the
+        loss: what is just inside on these samples may be outside on others.
         """
         trainer = self.trainer
         with trainer.averaged():
             worth = self._validator.measure(self._model)
-            inside = self.before.drop_to(worth) <= self._settings.max_drop + 1e-12
+            drop = self.before.drop_to(worth)
+            inside = drop <= self._settings.max_drop + 1e-12
             better = self.best is None or worth.value > self.best.worth.value
             if inside and better and trainer.is_finite:
                 weights = {name: w.detach().clone() for name, w in trainer.weights.items()}
@@ -125,7 +127,8 @@ class Course:
                 "clean_share": trainer.clean_share,
             }
         )
-        share = trainer.clean_share + (-LESS_CLEAN if inside else MORE_CLEAN)
+        spent = drop > self._settings.max_drop / 2
+        share = trainer.clean_share + (MORE_CLEAN if spent else -LESS_CLEAN)
         trainer.clean_share = min(max(share, 0.0), MOST_CLEAN)
 
     def load(self, best: Best) -> None:
