@@ -21,6 +21,8 @@ CHECKS = 20
 # The part of the loss that the methods give up: at most, and after a check with more than half of
 # the budget spent so much more, after another so much less.
 MOST_CLEAN, MORE_CLEAN, LESS_CLEAN = 0.5, 0.1, 0.05
+# Of a difference of two shares.
+_ROUNDING = 1e-12
 
 
 class Best(NamedTuple):
@@ -109,7 +111,8 @@ class Course:
         with trainer.averaged():
             worth = self._validator.measure(self._model)
             drop = self.before.drop_to(worth)
-            inside = drop <= self._settings.max_drop + 1e-12
+            budget = self._settings.max_drop
+            inside, well_inside = (drop <= most + _ROUNDING for most in (budget, budget / 2))
             better = self.best is None or worth.value > self.best.worth.value
             if inside and better and trainer.is_finite:
                 weights = {name: w.detach().clone() for name, w in trainer.weights.items()}
@@ -127,8 +130,7 @@ class Course:
                 "clean_share": trainer.clean_share,
             }
         )
-        spent = drop > self._settings.max_drop / 2
-        share = trainer.clean_share + (MORE_CLEAN if spent else -LESS_CLEAN)
+        share = trainer.clean_share + (-LESS_CLEAN if well_inside else MORE_CLEAN)
         trainer.clean_share = min(max(share, 0.0), MOST_CLEAN)
 
     def load(self, best: Best) -> None:
