@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from onnxfit.cli_files import check_output, check_outside
-from onnxfit.cli_options import DataOptions, as_json, data_options, model_argument, positive
+from onnxfit.cli_options import (
+    DataOptions,
+    as_json,
+    data_options,
+    device_option,
+    model_argument,
+    positive,
+)
 from onnxfit.cli_output import print_json, print_pairs, progress
 from onnxfit.errors import ModelError
 
@@ -55,13 +62,7 @@ def threat_options(verb: Any, *, quantize: bool = True) -> Any:
         click.option(
             "--steps", type=click.IntRange(min=1), metavar="N", help="Steps along the gradient."
         ),
-        click.option(
-            "--device",
-            type=click.Choice(["cpu", "cuda"]),
-            default="cpu",
-            show_default=True,
-            help="Where twin and file compute.",
-        ),
+        device_option,
     ]
     for option in reversed(options):
         verb = option(verb)

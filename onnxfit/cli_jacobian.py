@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from onnxfit.cli_options import DataOptions, as_json, data_options, model_argument, positive
+from onnxfit.cli_options import (
+    DataOptions,
+    as_json,
+    data_options,
+    device_option,
+    model_argument,
+    positive,
+)
 from onnxfit.cli_output import print_json, print_table, progress
 
 SCHEMA_VERSION = 1
@@ -62,13 +69,7 @@ LIKE_PROBABILITIES = "What the model gives looks like probabilities; it is taken
     metavar="SHARE",
     help="Width of the smooth gate.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where twin and file compute.",
-)
+@device_option
 @as_json
 def jacobian(
     model: Path,

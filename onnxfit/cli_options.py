@@ -68,6 +68,13 @@ def names_of_rewrites(
     return tuple(name.strip() for name in text.split(",")) if text else ()
 
 
+device_option = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where twin and file compute.",
+)
 copy_option = click.option(
     "--copy-data", is_flag=True, help="Copy external data to OUT's folder, make no hard link."
 )

@@ -15,8 +15,8 @@ from onnxfit.data import Dataset
 from onnxfit.verification.environment import versions
 from onnxfit.verification.headline import budget as reach
 from onnxfit.verification.headline import percent
-from onnxfit.verification.records import robust_share
-from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference, wilson
+from onnxfit.verification.records import accuracy_share, only, robust_share
+from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
@@ -206,8 +206,7 @@ def _side(clean: Mask, robust: Mask) -> Document:
 
 
 def _accuracy(right: Mask) -> Document:
-    count = int(right.sum())
-    return {"accuracy": count / len(right), "ci95": list(wilson(count, len(right)))}
+    return accuracy_share(int(right.sum()), len(right))
 
 
 def _point(point: Point, before: Point, budget: Budget) -> Document:
@@ -249,7 +248,7 @@ def _difference(findings: Findings, budget: Budget) -> Document:
 
 def _paired(after: Mask, before: Mask) -> Document:
     """Return a paired difference with its 95 % interval."""
-    n, more, fewer = len(after), int((after & ~before).sum()), int((before & ~after).sum())
+    n, (more, fewer) = len(after), only(after, before)
     return {
         "difference": (more - fewer) / n,
         "ci95": list(paired_difference(more, fewer, n)),

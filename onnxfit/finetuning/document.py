@@ -7,7 +7,8 @@ from onnxfit.data import Dataset
 from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.validation import LOSSES, STEPS, Mask, Worth
-from onnxfit.verification.statistics import mcnemar, paired_difference, wilson
+from onnxfit.verification.records import accuracy_share, only
+from onnxfit.verification.statistics import mcnemar, paired_difference
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
@@ -73,7 +74,7 @@ def _side(worth: Worth) -> Document:
 
 
 def _share(right: Mask) -> Document:
-    return {"accuracy": float(right.mean()), "ci95": list(wilson(int(right.sum()), len(right)))}
+    return accuracy_share(int(right.sum()), len(right))
 
 
 def _difference(before: Worth, after: Worth) -> Document:
@@ -82,7 +83,7 @@ def _difference(before: Worth, after: Worth) -> Document:
         ("clean", after.clean, before.clean),
         ("robust", after.robust, before.robust),
     ):
-        more, fewer = int((one & ~other).sum()), int((other & ~one).sum())
+        more, fewer = only(one, other)
         found[name] = {
             "accuracy": (more - fewer) / len(one),
             "ci95": list(paired_difference(more, fewer, len(one))),

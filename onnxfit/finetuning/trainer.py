@@ -108,11 +108,10 @@ class Trainer:
         """Make one step on some samples; return the loss before it."""
         if self._augment:
             x = laid_out(augmented(x, self._augment, self._generator))
-        share = self._progress / _WARM_UP
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         threat = Threat(
-            eps=self.settings.radius * min(1.0, share + 1 / self._total),
+            eps=self.settings.radius * self._warmth,
             norm=self.settings.norm,
             bounds=self._bounds,
             steps=self.settings.steps,
@@ -127,7 +126,6 @@ class Trainer:
                 f"the loss is {value} at step {self._step + 1} (epoch {self.epoch + 1})"
                 f"{_where(self.model, x)}: take a smaller learning rate or smaller weights"
             )
-        self._optimizer.zero_grad(set_to_none=True)
         if not loss.requires_grad:
             raise ModelError("the logits do not depend on any weight as far as gradients know")
         gradients = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
@@ -155,8 +153,13 @@ class Trainer:
     def _progress(self) -> float:
         return self._step / self._total
 
+    @property
+    def _warmth(self) -> float:
+        """The share of its height that the learning rate and the radius have reached."""
+        return min(1.0, self._progress / _WARM_UP + 1 / self._total)
+
     def _rate(self) -> float:
-        rate = self.settings.learning_rate * min(1.0, self._progress / _WARM_UP + 1 / self._total)
+        rate = self.settings.learning_rate * self._warmth
         if self.settings.schedule == "constant":
             return rate
         return rate * (1 + math.cos(math.pi * self._progress)) / 2

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxfit.attacks.apgd import APGD
 from onnxfit.attacks.losses import Loss
+from onnxfit.attacks.search import Search
 from onnxfit.attacks.surrogates import TAUS
 from onnxfit.finetuning.settings import Settings
 from onnxfit.twin.jump_relu import has_jumps
@@ -77,6 +78,8 @@ class Validator:
         y = self._y[self._rows]
         for attack in self._attacks(model):
             left = robust.nonzero().squeeze(1)
+            if not len(left):
+                break
             for part in left.split(self._settings.batch_size):
                 points = attack(model, self._x[self._rows[part]], y[part])
                 robust[part] = self._right(model, points, y[part])
@@ -103,8 +106,5 @@ class Validator:
     def _right(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         size = self._settings.batch_size
         with torch.no_grad():
-            logits = torch.cat([model(part) for part in x.split(size)]) if len(x) else None
-        if logits is None:
-            return torch.zeros_like(y, dtype=torch.bool)
-        # NaN is no class.
-        return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+            logits = torch.cat([model(part) for part in x.split(size)])
+        return ~Search.wrong(logits, y)

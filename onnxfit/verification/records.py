@@ -23,6 +23,11 @@ def robust_share(robust: int, n: int) -> Document:
     return {"robust_accuracy": robust / n, "ci95": list(wilson(robust, n))}
 
 
+def accuracy_share(correct: int, n: int) -> Document:
+    """Return a clean accuracy with its 95 % interval (Wilson)."""
+    return {"accuracy": correct / n, "ci95": list(wilson(correct, n))}
+
+
 def scored(campaign: Campaign, side: Side) -> Document:
     """Return clean accuracy, attacks, native robust accuracy and worst case of one model."""
     score, n = campaign.scores[side], campaign.data.n
@@ -55,7 +60,7 @@ def scored(campaign: Campaign, side: Side) -> Document:
     )
     native = robust_share(int(score.robust("native").sum()), n) if followed else None
     return {
-        "clean": {"accuracy": correct / n, "ci95": list(wilson(correct, n))},
+        "clean": accuracy_share(correct, n),
         "attacks": attacks,
         "native": native,
         "worst_case": robust_share(int(score.robust().sum()), n),
@@ -65,9 +70,9 @@ def scored(campaign: Campaign, side: Side) -> Document:
 def compared(campaign: Campaign, side: Side, other: Side) -> Document:
     """Return the paired differences of two models on the same samples."""
     a, b, n = campaign.scores[side], campaign.scores[other], campaign.data.n
-    only_a, only_b = _only(a.robust(), b.robust())
-    gained, lost = _only(a.correct, b.correct)
-    natively = _only(a.robust("native"), b.robust("native"))
+    only_a, only_b = only(a.robust(), b.robust())
+    gained, lost = only(a.correct, b.correct)
+    natively = only(a.robust("native"), b.robust("native"))
     return {
         "robust_accuracy": (only_a - only_b) / n,
         "ci95": list(paired_difference(only_a, only_b, n)),
@@ -110,7 +115,7 @@ def paper_records(
     sides = {side: _paper_side(clean[side], attacks[side]) for side in targets}
     model, same = sides["model"], "baseline" not in targets
     baseline = sides.get("baseline", model)
-    gained, lost = _only(clean["model"], clean.get("baseline", clean["model"]))
+    gained, lost = only(clean["model"], clean.get("baseline", clean["model"]))
     record = targets.get("baseline", targets["model"]).record()
     return {
         **model,
@@ -131,7 +136,7 @@ def _paper_side(correct: Mask, attacks: Sequence[Document]) -> Document:
     lowest = min(white, key=lambda record: record["accuracy"])
     share: dict[str, Any] = {"robust_accuracy": lowest["accuracy"], "ci95": lowest["ci95"]}
     return {
-        "clean": {"accuracy": right / n, "ci95": list(wilson(right, n))},
+        "clean": accuracy_share(right, n),
         "attacks": list(attacks),
         "native": share,
         "worst_case": None,
@@ -144,6 +149,6 @@ def _correct(target: Target, data: Dataset) -> Mask:
     )
 
 
-def _only(a: Mask, b: Mask) -> tuple[int, int]:
+def only(a: Mask, b: Mask) -> tuple[int, int]:
     """Count what is in the first alone, and what in the second alone."""
     return int((a & ~b).sum()), int((b & ~a).sum())
