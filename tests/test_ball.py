@@ -1,6 +1,7 @@
 """The points that attacks may use: exactly inside, whatever floats do."""
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,18 @@ def test_a_projection_is_inside(norm: Any, bounds: Any, dtype: Any) -> None:
             assert ball.contains(again).all()
         drawn = ball.random(torch.Generator().manual_seed(2))
         assert 0 == outside_in_doubles(ball, drawn), (eps, shape)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_projection_is_inside_by_fractions(dtype: Any) -> None:
+    """In exact arithmetic, of which double precision is only a stand-in, no value is farther."""
+    x = samples((0.0, 1.0), 4, 200, dtype=dtype)
+    for eps in EPSILONS[:-1]:
+        ball = Ball(x, eps, "linf", (-10.0, 10.0))
+        for far in (-20.0, 20.0):
+            points = ball.project(x + far).flatten().tolist()
+            for point, sample in zip(points, x.flatten().tolist(), strict=True):
+                assert abs(Fraction(point) - Fraction(sample)) <= Fraction(eps)
 
 
 @pytest.mark.parametrize("norm", NORMS)

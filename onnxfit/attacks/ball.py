@@ -252,10 +252,21 @@ def make_ball(
 
 def _toward(x: torch.Tensor, move: float) -> torch.Tensor:
     """Return ``x + move`` in the type of ``x``, and no more than ``move`` away from it."""
-    wide = x.double()
-    rounded = (wide + move).to(x.dtype)
-    beyond = (rounded - wide).abs_() > abs(move)
-    return torch.where(beyond, torch.nextafter(rounded, x), rounded)
+    # What the addition loses is computed without an error of its own (Knuth's TwoSum).
+    step = _rounded_to_zero(move, x.dtype)
+    moved = x + step
+    part = moved - x
+    lost = (x - (moved - part)).add_(step - part)
+    beyond = lost < 0 if move > 0 else lost > 0
+    return torch.where(beyond, torch.nextafter(moved, x), moved)
+
+
+def _rounded_to_zero(value: float, dtype: torch.dtype) -> float:
+    """Round to a number of the type that is no larger."""
+    near = torch.tensor(value, dtype=dtype)
+    if abs(near.item()) > abs(value):
+        near = torch.nextafter(near, torch.zeros((), dtype=dtype))
+    return near.item()
 
 
 def _rounded(bound: float, dtype: torch.dtype) -> float:

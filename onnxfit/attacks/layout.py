@@ -25,14 +25,19 @@ def select(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluated(model: torch.nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode for the length of a ``with`` block."""
+    """Put a module in evaluation mode, its weights constant, in a ``with`` block."""
     training = [part for part in model.modules() if part.training]
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
     model.eval()
+    for weight in learning:
+        weight.requires_grad = False
     try:
         yield
     finally:
         for part in training:
             part.training = True
+        for weight in learning:
+            weight.requires_grad = True
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.ops.strided_convolution import CONV, convolve_strided
 from onnxfit.twin.ops.windows import (
     SAME,
     Pads,
@@ -23,7 +24,6 @@ from onnxfit.twin.ops.windows import (
 )
 from onnxfit.twin.registry import converter
 
-CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 CONV_TRANSPOSE = {
     1: torch.conv_transpose1d,
     2: torch.conv_transpose2d,
@@ -84,6 +84,9 @@ def emit_conv(node: Node, x: Any, weight: Any, bias: Any, kernel: Sizes | None) 
     beside = window.strides == window.span == kernel and not any(begins)
     if beside and group == 1 and math.prod(kernel) >= PATCH:
         return node.emit(convolve_patches, x, weight, bias)
+    wide = all(a >= b for a, b in zip(kernel, window.strides, strict=True))
+    if group == 1 and wide and max(window.strides) > 1 and set(window.dilations) == {1}:
+        return node.emit(convolve_strided, x, weight, bias, window.strides, begins)
     function = CONV[len(kernel)]
     return node.emit(function, x, weight, bias, window.strides, begins, window.dilations, group)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from onnxfit.twin import batches, moving
 from onnxfit.twin.batches import Plan, Shape
 from onnxfit.twin.node import Node, Outputs
+from onnxfit.twin.ops.memory_layout import keeping_layout
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable
 
@@ -32,13 +33,18 @@ def reshaped(node: Node, target: Shape | Variable, allowzero: bool) -> Outputs:
         if plan is not None:
             return moving.emit(node, reshape_batch, x, target, allowzero, tuple(plan), *batch)
     if known is not None and (allowzero or 0 not in known):
-        return moving.emit(node, torch.reshape, x, known)
+        return moving.emit(node, reshape_to, x, known)
     return moving.emit(node, reshape_copying, x, target, allowzero)
+
+
+def reshape_to(x: Tensor, target: Shape) -> Tensor:
+    """Reshape to known sizes."""
+    return keeping_layout(x).reshape(target)
 
 
 def reshape_copying(x: Tensor, target: Shape, allowzero: bool) -> Tensor:
     """Reshape; 0 in the target stands for the input's size unless ``allowzero``."""
-    return x.reshape(target if allowzero else batches.copied(x.shape, target))
+    return reshape_to(x, target if allowzero else batches.copied(x.shape, target))
 
 
 def reshape_batch(
@@ -79,7 +85,7 @@ def flatten(node: Node) -> Outputs:
 def flattened(x: Tensor, axis: int) -> Tensor:
     """Make a matrix of what is before the axis and from it on."""
     if axis == 1 and x.dim() > 1:
-        return torch.flatten(x, 1)
+        return torch.flatten(keeping_layout(x), 1)
     return x.reshape(flat_shape(x, axis))
 
 

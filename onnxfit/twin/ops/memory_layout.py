@@ -1,0 +1,34 @@
+"""The order of an image's values in memory, which PyTorch's gradients do not keep by themselves."""
+
+from typing import Any
+
+import torch
+
+from onnxfit.twin.transforms import transformed
+
+
+def keeping_layout(x: torch.Tensor) -> torch.Tensor:
+    """Return images as they are, whose gradient comes in their layout.
+
+    That of a flattened image comes with the channels first. Where convolutions compute with the
+    channels last, each operator before would mix the two, at several times the cost.
+    """
+    apart = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if not apart or x.is_contiguous() or not (x.requires_grad and torch.is_grad_enabled()):
+        return x
+    if torch.compiler.is_compiling() or transformed():
+        return x
+    kept: torch.Tensor = _ChannelsLast.apply(x)
+    return kept
+
+
+class _ChannelsLast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        del ctx
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        del ctx
+        return grads[0].contiguous(memory_format=torch.channels_last)
