@@ -114,6 +114,11 @@ def _augment(
     help="Random projections of the Jacobian for each sample; 0: all of it.",
 )
 @click.option(
+    "--update-statistics",
+    is_flag=True,
+    help="Let the mean and variance of BatchNorms follow DATA.",
+)
+@click.option(
     "--patience",
     type=click.IntRange(min=1),
     metavar="N",

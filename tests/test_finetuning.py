@@ -31,6 +31,7 @@ from onnxfit.finetuning.validation import Validator, Worth  # noqa: E402
 from onnxfit.hardening import provenance  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
+from onnxfit.twin.ops.batch_normalization import learning_statistics  # noqa: E402
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -397,8 +398,8 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates["cosine"][-1] < 1e-3
 
 
-def test_statistics_of_a_batch_norm_stay() -> None:
-    """Its scale and shift are trained; mean and variance are not."""
+def with_batch_norm() -> onnx.ModelProto:
+    """Return the network with a BatchNorm before its activation."""
     text = TEXT.replace(
         "active = Relu(hidden)", "n = BatchNormalization(hidden, g, s, m, v)\n active = Relu(n)"
     )
@@ -408,11 +409,54 @@ def test_statistics_of_a_batch_norm_stay() -> None:
     for name, value in extra.items():
         tensor = onnx.numpy_helper.from_array(value.astype(np.float32), name)
         model.graph.initializer.append(tensor)
-    found = tuned(model, epochs=2, max_drop=1.0).model
-    assert found is not None
-    before, after = values(model), values(found)
+    return model
+
+
+@pytest.mark.parametrize(("update", "more"), [(False, set()), (True, {"m", "v"})])
+def test_statistics_of_a_batch_norm_stay_unless_asked(update: bool, more: set[str]) -> None:
+    """Its scale and shift are trained; mean and variance follow the data only where asked for."""
+    model = with_batch_norm()
+    found = tuned(model, epochs=2, max_drop=1.0, update_statistics=update)
+    assert found.model is not None
+    assert found.document["parity"]["agrees"]
+    before, after = values(model), values(found.model)
     changed = {name for name in before if (before[name] != after[name]).any()}
-    assert {"w1", "b1", "w2", "b2", "g", "s"} == changed
+    assert {"w1", "b1", "w2", "b2", "g", "s"} | more == changed
+
+
+def test_statistics_go_on_where_they_were(tmp_path: Path) -> None:
+    """Half of a training and the rest of it give the statistics of a whole one."""
+    settings: dict[str, Any] = {"epochs": 4, "max_drop": 1.0, "update_statistics": True}
+    whole = tuned(with_batch_norm(), **settings).model
+    kept = tmp_path / "kept"
+    with pytest.raises(OSError, match="gone"):
+        tuned(with_batch_norm(), checkpoint=kept, begin=_Failing(2 * 300 + 40), **settings)
+    rest = tuned(with_batch_norm(), checkpoint=kept, resume=True, **settings).model
+    assert whole is not None
+    assert whole == rest
+
+
+def test_statistics_are_learnt_as_by_pytorch() -> None:
+    """A batch is normalised by its own statistics, which enter the running ones by a tenth."""
+    twin = onnxfit.to_torch(with_batch_norm())
+    x = torch.from_numpy(blobs(50, 0)[0])
+    module = torch.nn.BatchNorm1d(16)
+    module.load_state_dict(
+        {"weight": twin.g, "bias": twin.s, "running_mean": twin.m, "running_var": twin.v},
+        strict=False,
+    )
+    hidden = torch.nn.functional.linear(x, twin.w1, twin.b1)
+    wanted = torch.nn.functional.relu(module(hidden)) @ twin.w2 + twin.b2
+    before = twin(x)
+    with learning_statistics():
+        torch.testing.assert_close(twin(x), wanted)
+        torch.testing.assert_close(twin.m, module.running_mean)
+        torch.testing.assert_close(twin.v, module.running_var)
+        twin.requires_grad_(False)
+        after = twin(x)
+    torch.testing.assert_close(twin.m, module.running_mean, rtol=0, atol=0)
+    assert (before != after).any()
+    torch.testing.assert_close(twin(x), after, rtol=0, atol=0)
 
 
 def test_a_weight_that_two_layers_share_stays_one() -> None:
@@ -479,6 +523,8 @@ def test_models_that_cannot_be_trained() -> None:
         mixed.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(kind), name))
     with pytest.raises(ModelError, match="computes in float16: fine-tune it in float32"):
         tuned(mixed)
+    with pytest.raises(ModelError, match="no BatchNormalization whose statistics could be updated"):
+        tuned(network(), update_statistics=True)
     bare = onnx.parser.parse_model(
         """
         <ir_version: 8, opset_import: ["" : 17]>
@@ -503,6 +549,7 @@ def test_models_that_cannot_be_trained() -> None:
         ({"averaging": -1.0}, "expected averaging >= 0, got -1.0"),
         ({"max_drop": 1.5}, "expected a max_drop from 0 to 1, got 1.5"),
         ({"epochs": 0}, "expected epochs >= 1, got 0"),
+        ({"epochs": 1.5}, "expected a whole number of epochs, got 1.5"),
         ({"projections": -1}, "expected projections >= 0, got -1"),
         ({"augment": ("blur",)}, "expected augment of shift, flip, cutout, tv, got 'blur'"),
     ],

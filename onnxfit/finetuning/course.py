@@ -26,7 +26,10 @@ _ROUNDING = 1e-12
 
 
 class Best(NamedTuple):
-    """The best weights of the checks inside the budget, by name, and what they are worth."""
+    """The best weights of the checks inside the budget, by name, and what they are worth.
+
+    Statistics that follow the data are among them.
+    """
 
     weights: dict[str, torch.Tensor]
     worth: Worth
@@ -115,7 +118,7 @@ class Course:
             inside, well_inside = (drop <= most + _ROUNDING for most in (budget, budget / 2))
             better = self.best is None or worth.value > self.best.worth.value
             if inside and better and trainer.is_finite:
-                weights = {name: w.detach().clone() for name, w in trainer.weights.items()}
+                weights = {name: w.detach().clone() for name, w in trainer.kept.items()}
                 self.best = Best(weights, worth)
                 self._since = 0
             else:
@@ -135,8 +138,8 @@ class Course:
 
     def load(self, best: Best) -> None:
         """Give the module the best weights."""
-        for name, weight in self.trainer.weights.items():
-            weight.data = best.weights[name]
+        for name, value in self.trainer.kept.items():
+            value.data = best.weights[name]
 
     def state(self) -> dict[str, Any]:
         """Return what :meth:`resume` goes on from."""

@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
+from onnxfit.element_types import every_graph
 from onnxfit.errors import DataError, ModelError
 from onnxfit.finetuning.checkpoint import Checkpoint
 from onnxfit.finetuning.course import Course
@@ -65,7 +66,7 @@ def finetune(  # noqa: PLR0913 - the options of the verb
     """Train the weights of a classifier further so that it withstands attacks.
 
     Graph, names, opsets and metadata stay; only the values of weights change, and a record of the
-    training is added. A BatchNorm keeps its statistics.
+    training is added. A BatchNorm keeps its statistics unless ``update_statistics`` is set.
 
     Args:
         model: A model or its path. A hardened one is trained with its jumps in place.
@@ -141,6 +142,11 @@ class Finetuner:
                 f"{train.path} has {train.n} samples, fewer than a batch of {settings.batch_size}"
             )
         _check_weights(target)
+        if settings.update_statistics and not _normalises(target.model):
+            raise ModelError(
+                "the model has no BatchNormalization whose statistics could be updated; what was "
+                "folded into the layer before has none"
+            )
         self._augment = self._kinds(train.shape)
 
     def _kinds(self, shape: tuple[int, ...]) -> Sequence[str]:
@@ -253,6 +259,12 @@ class Finetuner:
             std=settings.std,
             device=settings.device,
         )
+
+
+def _normalises(model: ModelProto) -> bool:
+    """Tell whether a model holds a BatchNorm."""
+    nodes = (node for graph in every_graph(model) for node in graph.node)
+    return any(node.op_type == "BatchNormalization" for node in nodes)
 
 
 def _check_weights(target: Target) -> None:

@@ -32,6 +32,7 @@ class Settings:
         augment: What is made of the training samples: ``shift``, ``flip``, ``cutout``, ``tv``;
             None for ``shift`` where the samples are images.
         patience: Checks without progress after which the training ends; None to make all epochs.
+        update_statistics: Whether the mean and variance of a BatchNorm follow the training data.
         validation_limit: Validation samples that are attacked at a check.
         batch_size: Samples of a step.
         mean: Subtracted from samples before the model.
@@ -54,6 +55,7 @@ class Settings:
     projections: int = 1
     augment: Sequence[str] | None = None
     patience: int | None = None
+    update_statistics: bool = False
     validation_limit: int = 1000
     batch_size: int = 64
     mean: Sequence[float] = (0.0,)
@@ -89,6 +91,8 @@ class Settings:
             ("batch_size", 1),
         ):
             value = getattr(self, name)
+            if value is not None and value != int(value):
+                raise ValueError(f"expected a whole number of {name}, got {value}")
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")
         for kind in self.augment or ():

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from onnxfit.finetuning.terms import TERMS
 from onnxfit.finetuning.terms.jacobian import Jacobian
 from onnxfit.finetuning.terms.term import Batch, Term, Threat
 from onnxfit.twin.jump_relu import has_jumps, jump_relus
+from onnxfit.twin.ops.batch_normalization import learning_statistics
 from onnxfit.twin.precision import full_precision
 
 # Share of all steps in which the learning rate and the radius grow from 0.
@@ -43,6 +45,7 @@ class Trainer:
         model: The module.
         epoch: How many epochs are done.
         weights: What is trained, by name.
+        kept: What a training changes, by name: the weights and the statistics that follow.
         clean_share: What part of the loss is the cross-entropy of the samples themselves, whatever
             the methods: the rest is theirs.
     """
@@ -67,7 +70,10 @@ class Trainer:
                 # Not ``contiguous``, which leaves the strides of a single channel as they are.
                 weight.data = weight.data.to(memory_format=torch.channels_last)
             weight.requires_grad_()
-        self._averages = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.kept: dict[str, torch.Tensor] = dict(self.weights)
+        if settings.update_statistics:
+            self.kept |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float32}
+        self._averages = {name: value.detach().clone() for name, value in self.kept.items()}
         self._optimizer = torch.optim.AdamW(
             self.weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -76,8 +82,8 @@ class Trainer:
 
     @property
     def is_finite(self) -> bool:
-        """Whether no weight is infinite or NaN."""
-        return all(bool(weight.isfinite().all()) for weight in self.weights.values())
+        """Whether no weight or statistic is infinite or NaN."""
+        return all(bool(value.isfinite().all()) for value in self.kept.values())
 
     @property
     def steps_per_epoch(self) -> int:
@@ -119,7 +125,9 @@ class Trainer:
         if any(term.differentiates for term, _ in self._terms):
             x = x.detach().requires_grad_()
         batch = Batch(model=self.model, x=x, y=y, threat=threat, generator=self._generator)
-        loss = self.loss(batch)
+        learning = learning_statistics() if self.settings.update_statistics else nullcontext()
+        with learning:
+            loss = self.loss(batch)
         value = loss.item()
         if not math.isfinite(value):
             raise Diverged(
@@ -169,20 +177,20 @@ class Trainer:
         horizon = max(1.0, self.settings.averaging * self.steps_per_epoch)
         share = max(1 / horizon, 9 / (10 + self._step))
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                self._averages[name].lerp_(weight, share)
+            for name, value in self.kept.items():
+                self._averages[name].lerp_(value, share)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Give the module the averages of its weights for the length of a ``with`` block."""
-        trained = {name: weight.data for name, weight in self.weights.items()}
-        for name, weight in self.weights.items():
-            weight.data = self._averages[name]
+        trained = {name: value.data for name, value in self.kept.items()}
+        for name, value in self.kept.items():
+            value.data = self._averages[name]
         try:
             yield
         finally:
-            for name, weight in self.weights.items():
-                weight.data = trained[name]
+            for name, value in self.kept.items():
+                value.data = trained[name]
 
     @contextlib.contextmanager
     def _seeing_jumps(self) -> Iterator[None]:
@@ -202,7 +210,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self._step,
             "clean_share": self.clean_share,
-            "weights": {name: weight.detach().clone() for name, weight in self.weights.items()},
+            "weights": {name: value.detach().clone() for name, value in self.kept.items()},
             "averages": {name: value.clone() for name, value in self._averages.items()},
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
@@ -213,8 +221,8 @@ class Trainer:
         self.epoch, self._step = state["epoch"], state["step"]
         self.clean_share = state["clean_share"]
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(state["weights"][name])
+            for name, value in self.kept.items():
+                value.copy_(state["weights"][name])
                 self._averages[name].copy_(state["averages"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from onnxfit.attacks.ball import make_ball, unit_steps
+from onnxfit.attacks.layout import evaluated
 from onnxfit.finetuning.terms.term import Batch
 from onnxfit.twin.gradients import gradient_of
 
@@ -28,8 +29,9 @@ def worst_points(batch: Batch, objective: Callable[[torch.Tensor], torch.Tensor]
     threat = batch.threat
     ball = make_ball(batch.x.detach(), threat.eps, threat.norm, threat.bounds)
     points, size = ball.random(batch.generator), _REACH * threat.eps / threat.steps
-    for _ in range(threat.steps):
-        leaf = points.requires_grad_()
-        slope = unit_steps(gradient_of(objective(batch.model(leaf)), leaf), threat.norm)
-        points = ball.project(leaf.detach().add(slope, alpha=size))
+    with evaluated(batch.model):
+        for _ in range(threat.steps):
+            leaf = points.requires_grad_()
+            slope = unit_steps(gradient_of(objective(batch.model(leaf)), leaf), threat.norm)
+            points = ball.project(leaf.detach().add(slope, alpha=size))
     return points

@@ -1,5 +1,8 @@
 """Batch normalization, at inference and in training mode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -10,6 +13,26 @@ from onnxfit.twin.node import Node, Outputs
 from onnxfit.twin.ops.normalization import epsilon, unspecified, widest
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable
+
+# The share of a batch in the running statistics, while they are learnt.
+_learning: ContextVar[float | None] = ContextVar("learning", default=None)
+
+
+@contextmanager
+def learning_statistics(share: float = 0.1) -> Iterator[None]:
+    """Let BatchNorms in inference form normalise by the batch, in a ``with`` block.
+
+    Their mean and variance, buffers of the twin, move towards those of each batch. Where their
+    scale is a constant, as in a search for adversarial points, they stay as they are.
+
+    Args:
+        share: How far, from 0 to 1.
+    """
+    token = _learning.set(share)
+    try:
+        yield
+    finally:
+        _learning.reset(token)
 
 
 @converter("BatchNormalization", since=7)
@@ -80,7 +103,8 @@ def batch_norm(
         return batch_norm(x.unsqueeze(1), scale, bias, mean, var, eps).squeeze(1)
     if mean.requires_grad or var.requires_grad:  # The file has one tensor for mean and bias.
         return given_statistics(x, scale, bias, mean, var, eps)
-    return functional.batch_norm(x, mean, var, scale, bias, False, 0.0, eps)
+    share = _learning.get() if scale.requires_grad else None
+    return functional.batch_norm(x, mean, var, scale, bias, share is not None, share or 0.0, eps)
 
 
 def mixed_batch_norm(
