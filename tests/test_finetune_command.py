@@ -251,3 +251,82 @@ def test_labels_are_needed(tmp_path: Path, onnxfit_command: Command) -> None:
     assert 2 == ran.status
     assert "bare.npz" in ran.err
     assert [bare] == list(tmp_path.iterdir())
+
+
+def test_weights_of_another_file(tmp_path: Path, onnxfit_command: Command) -> None:
+    """What is trained is in the model, what stays is in the file beside it, as it was."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    source, out = tmp_path / "in" / "m.onnx", tmp_path / "out" / "m.onnx"
+    onnx.save(
+        onnx.load(DIGITS),
+        source,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    before = (tmp_path / "in" / "weights.bin").read_bytes()
+    ran = onnxfit_command("finetune", source, *DATA, *QUICK, *GENTLE, "-o", out, "--copy-data")
+    assert 0 == ran.status, ran.err
+    assert {"m.onnx", "weights.bin"} == {path.name for path in out.parent.iterdir()}
+    assert before == (out.parent / "weights.bin").read_bytes()
+    assert before == (tmp_path / "in" / "weights.bin").read_bytes()
+    bare = onnx.load(out, load_external_data=False)
+    outside = {
+        t.name for t in bare.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL
+    }
+    assert outside
+    assert all(name.rpartition(".")[2] in ("running_mean", "running_var") for name in outside)
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, "-o", tmp_path / "whole.onnx")
+    assert 0 == ran.status, ran.err
+    whole = {
+        t.name: onnx.numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "whole.onnx").graph.initializer
+    }
+    for tensor in onnx.load(out).graph.initializer:
+        np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), whole[tensor.name])
+
+
+def test_probabilities_are_trained_by_the_logits_before(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """A Softmax at the end stays, and the weights come out as without it."""
+    model = onnx.load(DIGITS)
+    (logits,) = model.graph.output
+    model.graph.node.append(onnx.helper.make_node("Softmax", [logits.name], ["probabilities"]))
+    logits.name = "probabilities"
+    onnx.save(model, tmp_path / "soft.onnx")
+    written = {}
+    for name, source in (("soft", tmp_path / "soft.onnx"), ("plain", DIGITS)):
+        out = tmp_path / f"{name}.tuned.onnx"
+        ran = onnxfit_command("finetune", source, *DATA, *QUICK, *GENTLE, "-o", out)
+        assert 0 == ran.status, ran.err
+        written[name] = onnx.load(out)
+    assert "Softmax" == written["soft"].graph.node[-1].op_type
+    assert written["plain"].graph.initializer == written["soft"].graph.initializer
+
+
+def test_folders_of_images(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Samples may be image files, a folder for each class; the same come out as of arrays."""
+    image = pytest.importorskip("PIL.Image")
+    data: list[object] = []
+    arrays: list[object] = []
+    for option, name in (("--data", "digits_val"), ("--val", "digits_test")):
+        with np.load(MODELS / f"{name}.npz") as file:
+            x, y = np.rint(file["x"][:120] * 255).astype(np.uint8), file["y"][:120]
+        order = np.argsort(y, kind="stable")
+        for row in order:
+            folder = tmp_path / name / str(y[row])
+            folder.mkdir(parents=True, exist_ok=True)
+            image.fromarray(x[row, 0]).save(folder / f"{row:03}.png")
+        np.savez(tmp_path / f"{name}.npz", x=x[order], y=y[order])
+        data += [option, tmp_path / name]
+        arrays += [option, tmp_path / f"{name}.npz"]
+    weights = []
+    for number, given in enumerate((data, arrays)):
+        out = tmp_path / f"{number}.onnx"
+        loose = ("--max-drop", "1")
+        ran = onnxfit_command("finetune", DIGITS, *given, *QUICK, *GENTLE, *loose, "-o", out)
+        assert 0 == ran.status, ran.err
+        weights.append(onnx.load(out).graph.initializer)
+    assert weights[0] == weights[1]
