@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxfit.hardening import restore, retrofit
     from onnxfit.inspection import inspect
     from onnxfit.native_library import library_path, register
+    from onnxfit.passes.interpolating import interpolate
     from onnxfit.runtime import session
     from onnxfit.sites import Site, find_sites
     from onnxfit.twin.jump_relu import set_backward
@@ -36,6 +37,7 @@ _HOMES = {
     "find_sites": "sites",
     "finetune": "finetuning.finetuner",
     "inspect": "inspection",
+    "interpolate": "passes.interpolating",
     "library_path": "native_library",
     "load": "files",
     "parity": "twin.parity",
@@ -63,6 +65,7 @@ __all__ = [
     "find_sites",
     "finetune",
     "inspect",
+    "interpolate",
     "library_path",
     "load",
     "parity",

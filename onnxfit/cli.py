@@ -3,12 +3,11 @@
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,12 +27,11 @@ from onnxfit.cli_options import (
     data_options,
     force_option,
     model_argument,
-    names_of_rewrites,
-    number,
     output_option,
     required_output,
 )
 from onnxfit.cli_output import joined, print_json, print_pairs, print_sites, progress
+from onnxfit.cli_retrofit import retrofit
 from onnxfit.cli_verify import verify
 from onnxfit.errors import DataError, NativeLibraryError, OnnxfitError, ParityError
 
@@ -57,8 +55,6 @@ PROBABILITIES = (
     "The model ends in {}: its probabilities are taken as logits, so that losses and "
     "gradients are not those of the logits before it."
 )
-
-LOWERINGS = ("function", "custom", "standard")
 
 
 class Terminated(KeyboardInterrupt):
@@ -151,105 +147,7 @@ def inspect(model: Path, as_json: bool) -> None:
 
 @main.command()
 @model_argument
-@click.option(
-    "--jump", metavar="NUMBER", callback=number, help="Jump size of every site: 0.5 or 8/255."
-)
-@click.option(
-    "--jumps",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help='Jump sizes by site: {"site": 0.5, …}; nested lists for one per channel or element. '
-    "They go before --jump.",
-)
-@click.option("--include", multiple=True, metavar="REGEX", help="Harden only matching sites.")
-@click.option("--exclude", multiple=True, metavar="REGEX", help="Leave matching sites.")
-@click.option(
-    "--lowering",
-    type=click.Choice(LOWERINGS),
-    default=LOWERINGS[0],
-    show_default=True,
-    help="JumpReLU with a function as fallback, JumpReLU alone, or standard operators.",
-)
-@click.option(
-    "--optimize",
-    is_flag=True,
-    help="Rewrite the hardened model so that it computes the same with less work: twice, maxpool "
-    "and concat.",
-)
-@click.option(
-    "--rewrites",
-    callback=names_of_rewrites,
-    metavar="NAMES",
-    help="Rewrite it by these alone, of twice, add (for CUDA), maxpool and concat.",
-)
-@output_option('MODEL\'s stem + ".jump.onnx"')
-@copy_option
-@click.option("--dry-run", is_flag=True, help="Check and show everything, write nothing.")
-@force_option
-@as_json
-def retrofit(
-    model: Path,
-    jump: float | None,
-    jumps: Path | None,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    lowering: Any,
-    optimize: bool,
-    rewrites: tuple[str, ...] | None,
-    output: Path | None,
-    copy_data: bool,
-    dry_run: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Replace the activations of MODEL by JumpReLU.
-
-    A hardened MODEL gets new jumps; sites that are not named keep theirs.
-    """
-    from onnxfit.hardening import retrofit as harden
-    from onnxfit.inspection import inspect as look
-
-    if jump is None and jumps is None:
-        raise click.UsageError("Give --jump or --jumps.")
-    output = output or model.parent / f"{stem(model)}.jump.onnx"
-    check_output([model] if jumps is None else [model, jumps], output, force)
-    sizes = None if jumps is None else _read_jumps(jumps)
-    optimized = optimize if rewrites is None else rewrites
-    try:
-        hard = harden(
-            model,
-            jump,
-            jumps=sizes,
-            include=include,
-            exclude=exclude,
-            lowering=lowering,
-            optimize=optimized,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    write_model(hard, output, model.parent, copy_data=copy_data, dry_run=dry_run)
-    found = look(hard)
-    if as_json:
-        document = {"source": str(model), "path": str(output), "written": not dry_run}
-        print_json({**document, **dataclasses.asdict(found)})
-        return
-    print_sites(found)
-    standard = [site for site in found.sites if site.lowering == "standard"]
-    if standard and lowering == "function":
-        click.echo(
-            f"{len(standard)} of another element type than the rest took the standard lowering: "
-            "a file of this opset can hold one function for one type."
-        )
-    if optimized:
-        applied = found.provenance.get("rewrites", {})
-        counts = ", ".join(f"{name} {count}" for name, count in applied.items())
-        click.echo(f"rewrites: {counts or 'there was nothing to rewrite'}")
-    click.echo(f"{'would write' if dry_run else 'wrote'} {output}")
-
-
-@main.command()
-@model_argument
-@output_option('MODEL\'s stem without ".jump" + ".restored.onnx"')
+@output_option('MODEL\'s stem without ".jump" or ".interpolated" + ".restored.onnx"')
 @copy_option
 @force_option
 @as_json
@@ -259,10 +157,12 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     from onnxfit.hardening import provenance
     from onnxfit.hardening import restore as take_back
 
-    output = output or model.parent / f"{stem(model).removesuffix('.jump')}.restored.onnx"
+    name = stem(model).removesuffix(".interpolated").removesuffix(".jump")
+    output = output or model.parent / f"{name}.restored.onnx"
     check_output([model], output, force)
     plain = take_back(model)
-    source = provenance(load(model)).get("source_sha256")
+    record = provenance(load(model))
+    source = record.get("source_sha256", record.get("interpolation", {}).get("source_sha256"))
     write_model(plain, output, model.parent, copy_data=copy_data)
     digest = read(output)[1]
     if as_json:
@@ -307,7 +207,7 @@ def gradients(
     """
     import torch
 
-    from onnxfit.saliency import older
+    from onnxfit.saliency.folder import older
     from onnxfit.twin.gradients import export_gradients
 
     check_output([model, data.path], output, force)
@@ -351,6 +251,7 @@ main.add_command(calibrate)
 main.add_command(compile_verb)
 main.add_command(finetune)
 main.add_command(jacobian)
+main.add_command(retrofit)
 main.add_command(verify)
 
 
@@ -394,56 +295,6 @@ def _drop_output() -> None:
     """Send what is left for stdout nowhere, so that it cannot complain when Python exits."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _read_jumps(path: Path) -> dict[str, Any]:
-    """Read jump sizes by site name: numbers, or nested lists of them."""
-    try:
-        sizes = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON of one number per site: {error}") from error
-    if not isinstance(sizes, dict) or not sizes:
-        raise DataError(f'{path} must hold jump sizes by site, as in {{"site": 0.5}}')
-    for name, size in sizes.items():
-        for leaf in _leaves(size):
-            number = isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
-            if not number or not 0 <= leaf <= sys.float_info.max:
-                holds = "holds" if isinstance(size, list) else "is"
-                raise DataError(
-                    f"{path}: the jump of {name!r} {holds} {leaf!r}, not a number of at least 0"
-                )
-        if isinstance(size, list) and not _is_regular(size):
-            raise DataError(f"{path}: the lists in the jump of {name!r} differ in length or depth")
-    return sizes
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what nested lists hold, or the value itself."""
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, list):
-            left += reversed(item)
-        else:
-            yield item
-
-
-def _is_regular(nested: list[Any]) -> bool:
-    """Tell whether nested lists are an array, which NumPy has up to a certain depth."""
-    import numpy as np
-
-    try:
-        return np.asarray(nested).dtype != object
-    except ValueError:
-        return False
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(names := dict(pairs)) < len(pairs):
-        raise ValueError("a name is given twice")
-    return names
 
 
 class _Opened(NamedTuple):

@@ -6,6 +6,15 @@ from typing import Any
 
 import click
 
+from onnxfit.cli_attack_universal import (
+    UNIVERSAL,
+    check_options,
+    open_made_on,
+    prepared,
+    print_tried,
+    universal_options,
+    universal_pairs,
+)
 from onnxfit.cli_files import check_output, check_outside
 from onnxfit.cli_options import (
     DataOptions,
@@ -15,7 +24,7 @@ from onnxfit.cli_options import (
     model_argument,
     positive,
 )
-from onnxfit.cli_output import print_json, print_pairs, progress
+from onnxfit.cli_output import print_json, print_pairs, progress, share_text
 from onnxfit.errors import ModelError
 
 # Written out, so that --help need not import torch; a test compares them with the catalogue.
@@ -72,8 +81,15 @@ def threat_options(verb: Any, *, quantize: bool = True) -> Any:
 @click.command()
 @model_argument
 @data_options
-@click.option("--attack", "name", required=True, type=click.Choice(ATTACKS), help="Which attack.")
+@click.option(
+    "--attack",
+    "name",
+    required=True,
+    type=click.Choice([*ATTACKS, *UNIVERSAL]),
+    help="Which attack; the last three are one perturbation for all samples.",
+)
 @threat_options
+@universal_options
 @click.option("--step-size", callback=positive, metavar="NUMBER", help="Length of a step.")
 @click.option("--restarts", type=click.IntRange(min=1), metavar="N", help="How often to start.")
 @click.option("--loss", type=click.Choice(["ce", "margin", "dlr"]), help="What is maximised.")
@@ -109,6 +125,8 @@ def attack(
     data: DataOptions,
     name: str,
     device: str,
+    goal: int | None,
+    made_on: Path | None,
     backward: str | None,
     source: Sequence[Path],
     output: Path | None,
@@ -119,12 +137,19 @@ def attack(
 ) -> None:
     """Attack MODEL and replay what comes out on the file in ONNX Runtime."""
     from onnxfit.npz import check_target
-    from onnxfit.verification.single_attack import run
+    from onnxfit.verification import single_attack, universal_attack
+    from onnxfit.verification.environment import environment
     from onnxfit.verification.target import Target, classes_of
 
+    check_options(name, goal, made_on, resume=resume)
+    if (name == "transfer") != bool(source):
+        raise click.UsageError("--source goes with --attack transfer, which needs one.")
     if output is not None:
-        check_output([model, data.path, *source], output, force)
+        read = [data.path] if made_on is None else [data.path, made_on]
+        check_output([model, *read, *source], output, force)
         check_target(output)
+        for folder in filter(Path.is_dir, read):
+            check_outside(output, folder)
     elif resume:
         raise click.UsageError("--resume needs the OUT of the interrupted run.")
     normalisation: dict[str, Any] = {"mean": data.mean, "std": data.std, "device": device}
@@ -132,11 +157,16 @@ def attack(
     dataset = data.open(target.classifier.channels)
     target.classifier.check(dataset.shape)
     classes_of(target, dataset)
-    if output is not None and data.path.is_dir():
-        check_outside(output, data.path)
     settings["quantize"] = settings["quantize"] or None
-    sources = _sources(source, target, normalisation)
-    attacks = _attacks(name, settings, data, backward, target, sources)
+    how: dict[str, Any]
+    opened = _sources(source, target, normalisation)
+    if name in UNIVERSAL:
+        run: Any = universal_attack.run
+        attacks, how = prepared(name, {**settings, "backward": backward}, data, target, goal)
+        how |= {"made_on": open_made_on(made_on, data, target), "goal": goal}
+    else:
+        run, attacks = single_attack.run, _attacks(name, settings, data, backward, target, opened)
+        how = {"resume": resume, "sources": opened}
     some = dataset.spread(64).x
     target.parity(some)
     for warning in target.warnings("model", some):
@@ -149,14 +179,22 @@ def attack(
         output=output,
         seed=data.seed,
         batch_size=data.batch_size,
-        resume=resume,
-        sources=sources,
         begin=progress,
+        **how,
     )
     document = {
         "model": target.record(),
-        "data": {"path": str(data.path), "sha256": dataset.sha256, "n": dataset.n},
+        "data": {
+            "path": str(data.path),
+            "sha256": dataset.sha256,
+            "n": dataset.n,
+            "bounds": list(dataset.bounds),
+            "mean": list(data.mean),
+            "std": list(data.std),
+        },
         **document,
+        "sources": [each.record() for each in opened],
+        "environment": environment(target, data.seed, data.batch_size),
         "path": None if output is None else str(output),
     }
     if as_json:
@@ -194,8 +232,6 @@ def _attacks(
     kind = CATALOGUE[name][0]
     if settings["eps"] is None and issubclass(kind, BudgetAttack):
         settings["eps"] = 8 / 255
-    if (name == "transfer") != bool(sources):
-        raise click.UsageError("--source goes with --attack transfer, which needs one.")
     if sources:
         settings["source"] = [each.twin for each in sources]
     if backward == "all" and not issubclass(kind, GradientAttack):
@@ -213,18 +249,21 @@ def _attacks(
 
 
 def _print(document: dict[str, Any]) -> None:
-    def shown(share: dict[str, Any], key: str = "robust_accuracy") -> str:
-        low, high = share["ci95"]
-        return f"{share[key]:.1%} (95 % interval {low:.1%} to {high:.1%})"
+    """Print what an attack did."""
 
+    def shown(share: dict[str, Any], key: str = "robust_accuracy") -> str:
+        return share_text(share[key], share["ci95"])
+
+    universal = document.get("universal")
+    n = universal["n"] if universal else document["data"]["n"]
     pairs = {
         "clean accuracy": shown(document["clean"], "accuracy"),
         "robust accuracy": shown(document),
     }
     if document["native"]:
         pairs["native gradients alone"] = shown(document["native"])
-    pairs["fool the file"] = f"{document['deployed_success']} of {document['data']['n']} samples"
-    if document["twin_only"]:
+    pairs["fool the file"] = f"{document['deployed_success']} of {n} samples"
+    if document.get("twin_only"):
         pairs["fool the twin alone"] = str(document["twin_only"])
     if document["perturbation"]:
         sizes = document["perturbation"]
@@ -232,6 +271,10 @@ def _print(document: dict[str, Any]) -> None:
             f"median {sizes['median']:.4g}, mean {sizes['mean']:.4g}, largest {sizes['max']:.4g} "
             f"({document['norm']})"
         )
+    if universal:
+        pairs |= universal_pairs(document)
     print_pairs(pairs)
+    if universal:
+        print_tried(document)
     if document["path"]:
         click.echo(f"wrote {document['path']}")

@@ -14,7 +14,7 @@ from onnxfit.cli_options import (
     model_argument,
     positive,
 )
-from onnxfit.cli_output import print_json, print_table, progress
+from onnxfit.cli_output import print_json, print_table, progress, share_text
 
 SCHEMA_VERSION = 1
 # What a hardened model is measured with, whatever is asked for.
@@ -203,13 +203,9 @@ def _together(record: dict[str, Any]) -> dict[str, str]:
     told = "" if stacked["converged"] else ", not converged"
     rate = "none is classified correctly"
     if pairs["joint_success"] is not None:
-        low, high = pairs["joint_success_ci95"]
-        rate = (
-            f"{pairs['both_fooled']} of {pairs['both_correct']}, {pairs['joint_success']:.1%} "
-            f"(95 % interval {low:.1%} to {high:.1%})"
-        )
+        success = share_text(pairs["joint_success"], pairs["joint_success_ci95"])
+        rate = f"{pairs['both_fooled']} of {pairs['both_correct']}, {success}"
     universal = record["universal"]
-    low, high = universal["evasion_rate_ci95"]
     return {
         "σ_max, stacked": f"{_number(stacked['sigma_max'])} ({stacked['steps']} steps{told})",
         "Frobenius norm, stacked": _number(stacked["frobenius_norm"]),
@@ -217,8 +213,9 @@ def _together(record: dict[str, Any]) -> dict[str, str]:
         "bound of the mean squared change": _number(stacked["mean_squared_change_bound"]),
         "the same by Frobenius norms": _number(stacked["mean_squared_change_frobenius_bound"]),
         "what SGD-UAP reaches": _number(universal["mean_squared_change"]),
-        "misclassified with it": f"{universal['evasion_rate']:.1%} (95 % interval {low:.1%} to "
-        f"{high:.1%})",
+        "misclassified with it": share_text(
+            universal["evasion_rate"], universal["evasion_rate_ci95"]
+        ),
         "joint success of pairs": rate,
         "its rank correlation, cosine": _number(pairs["cosine"][SPEARMAN]),
         "its rank correlation, spectral ratio": _number(pairs["spectral_ratio"][SPEARMAN]),

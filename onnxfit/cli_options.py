@@ -41,8 +41,8 @@ def number(_: click.Context, __: click.Parameter, text: str | None) -> float | N
 
 def positive(ctx: click.Context, option: click.Parameter, text: str | None) -> float | None:
     """Read a finite number above 0."""
-    value = number(ctx, option, text)
-    if value == 0:
+    value = None if text is None else parse_number(text)
+    if value is not None and value <= 0:
         raise click.BadParameter(f"{text} is not above 0.")
     return value
 
@@ -163,6 +163,33 @@ class DataOptions:
         return data
 
 
+# In what units samples are, and what a model wants them in.
+_UNITS = (
+    click.option(
+        "--bounds",
+        callback=_bounds,
+        default="0,1",
+        show_default=True,
+        metavar="LO,HI",
+        help="Smallest and largest value of a sample; bytes 0 to 255 are scaled to them.",
+    ),
+    click.option(
+        "--mean",
+        callback=_numbers,
+        default="0",
+        show_default=True,
+        metavar="M,…",
+        help="Is subtracted before the model, for all channels or for each; in units of --bounds.",
+    ),
+    click.option(
+        "--std",
+        callback=_positive,
+        default="1",
+        show_default=True,
+        metavar="S,…",
+        help="Divides after that, for all channels or for each.",
+    ),
+)
 _OPTIONS = (
     click.option(
         "--data",
@@ -194,30 +221,7 @@ _OPTIONS = (
         metavar="B",
         help="Number of samples computed at a time.",
     ),
-    click.option(
-        "--bounds",
-        callback=_bounds,
-        default="0,1",
-        show_default=True,
-        metavar="LO,HI",
-        help="Smallest and largest value of a sample; bytes 0 to 255 are scaled to them.",
-    ),
-    click.option(
-        "--mean",
-        callback=_numbers,
-        default="0",
-        show_default=True,
-        metavar="M,…",
-        help="Is subtracted before the model, for all channels or for each; in units of --bounds.",
-    ),
-    click.option(
-        "--std",
-        callback=_positive,
-        default="1",
-        show_default=True,
-        metavar="S,…",
-        help="Divides after that, for all channels or for each.",
-    ),
+    *_UNITS,
 )
 
 
@@ -233,3 +237,10 @@ def data_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         with_data = option(with_data)
     return with_data
+
+
+def units_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a verb ``bounds``, ``mean`` and ``std``."""
+    for option in reversed(_UNITS):
+        verb = option(verb)
+    return verb

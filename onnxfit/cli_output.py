@@ -109,6 +109,12 @@ def _jump(jump: float | tuple[float, ...] | None) -> str:
     return f"{len(jump)} from {min(jump)} to {max(jump)}" if jump else "at run time"
 
 
+def share_text(share: float, ci95: Sequence[float]) -> str:
+    """Return a share and its 95 % interval as text."""
+    low, high = ci95
+    return f"{share:.1%} (95 % interval {low:.1%} to {high:.1%})"
+
+
 def shown(name: str) -> str:
     """Return a name without the characters that would move a terminal's cursor."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in name)

@@ -110,7 +110,7 @@ class Dataset:
 
     def spread_rows(self, count: int) -> NDArray[np.int64]:
         """Return the numbers of at most ``count`` samples spread evenly over all, in order."""
-        return np.unique(np.linspace(0, self.n - 1, min(count, self.n)).round().astype(np.int64))
+        return evenly(self.n, count)
 
     def spread(self, count: int) -> Batch:
         """Return the samples of :meth:`spread_rows`; reads all samples once.
@@ -118,13 +118,33 @@ class Dataset:
         Raises:
             DataError: As :meth:`batches`.
         """
-        rows = self.spread_rows(count)
-        parts, start = [], 0
-        for x, _ in self.batches(max(count, 1)):
+        return self.taken(self.spread_rows(count), max(count, 1))
+
+    def taken(self, rows: NDArray[np.int64], batch_size: int) -> Batch:
+        """Return some samples by their numbers, in order; reads all samples once.
+
+        Args:
+            rows: The numbers, ascending.
+            batch_size: Samples that are read at a time.
+
+        Raises:
+            DataError, ValueError: As :meth:`batches`.
+        """
+        return Batch(
+            np.concatenate([part.x for part in self.some(rows, batch_size)]), self.labels[rows]
+        )
+
+    def some(self, rows: NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+        """Yield of each batch the samples with some numbers, ascending; there may be none.
+
+        Raises:
+            DataError, ValueError: As :meth:`batches`.
+        """
+        start = 0
+        for x, y in self.batches(batch_size):
             here = rows[(rows >= start) & (rows < start + len(x))] - start
-            parts.append(x[here])
+            yield Batch(x[here], y[here])
             start += len(x)
-        return Batch(np.concatenate(parts), self.labels[rows])
 
     def _scaled(self, values: NDArray[Any], start: int) -> NDArray[np.float32]:
         """Return values as float32 within the bounds; ``start`` is the first one's number."""
@@ -143,6 +163,11 @@ class Dataset:
                 f"that are not within {low:g} and {high:g}, such as {x[at][wrong[at]][0]:g}"
             )
         return x
+
+
+def evenly(n: int, count: int) -> NDArray[np.int64]:
+    """Return at most ``count`` of the numbers from 0 to ``n`` - 1, spread evenly, in order."""
+    return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))
 
 
 def open_data(

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
 from onnx import FunctionProto, ModelProto, StringStringEntryProto, TensorProto
 
-from onnxfit import __version__, rewrites
+from onnxfit import __version__, passes, rewrites
 from onnxfit import lowering as nodes
 from onnxfit.edits import Edits, remove_where
 from onnxfit.element_types import UNKNOWN, every_graph, function_scope
@@ -67,7 +67,8 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
 
     Args:
         model: A model, which stays untouched, or the path of one. Where it is hardened already,
-            the jumps given here take the place of its own and the others stay.
+            the jumps given here take the place of its own and the others stay. Features of
+            templates (:func:`onnxfit.interpolate`) are not computed anew.
         jump: Jump size κ of every site, in units of its pre-activation (Erichson et al. 2019).
         jumps: Jump sizes by site name; they go before ``jump``. With ``jumps`` alone, the other
             sites stay as they are. An array broadcasts to the activation: ``[C, 1, 1]`` behind a
@@ -121,25 +122,27 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
 
 
 def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> ModelProto:
-    """Return the model that was hardened, equal to what it was before.
+    """Return the model that was hardened or interpolated, equal to what it was before.
 
     Args:
         model: A hardened model, which stays untouched, or the path of one.
         base_dir: Folder of the external data, which is then checked to be there.
 
     Raises:
-        ModelError: The model cannot be read or holds no JumpReLU, or its weights were fine-tuned
-            since.
+        ModelError: The model cannot be read or holds nothing to restore, or its weights were
+            fine-tuned since.
     """
     plain, _ = own(model)
     if (folder := folder_of(model, base_dir)) is not None:
         check_external_data(plain, folder)
+    passed = passes.take_back(plain)
     found = list(scan(plain))
     hardened = is_hardened(plain, found)
     _check_not_finetuned(plain, hardened)
-    if not hardened:
+    if hardened:
+        take_back(plain, found)
+    elif not passed:
         raise ModelError(_PLAIN)
-    take_back(plain, found)
     return plain
 
 
@@ -157,7 +160,7 @@ def provenance(model: ModelProto) -> dict[str, Any]:
     """Return what a hardened file tells of its making, ``onnxfit.`` cut from the keys."""
     record: dict[str, Any] = {}
     for entry in model.metadata_props:
-        if _is_ours(entry.key) or entry.key == _METADATA_PREFIX + FINETUNING:
+        if _is_ours(entry.key) or entry.key in (_METADATA_PREFIX + FINETUNING, *passes.KEYS):
             key = entry.key.removeprefix(_METADATA_PREFIX)
             try:
                 structured = entry.value.startswith(("{", "["))

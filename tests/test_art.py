@@ -99,6 +99,12 @@ def test_shape_classes_and_bounds_can_be_given() -> None:
         as_art_classifier(model)
 
 
+def test_the_file_of_a_bare_twin_says_the_shape() -> None:
+    """It needs no classifier around it."""
+    estimator = as_art_classifier(onnxfit.to_torch(MODELS / "digits_cnn.onnx"))
+    assert ((1, 8, 8), 10) == (estimator.input_shape, estimator.nb_classes)
+
+
 def test_without_art_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which package is missing."""
     real = builtins.__import__

@@ -15,7 +15,7 @@ from command import Command
 from support import MODELS, relu_model
 
 import onnxfit
-from onnxfit import cli, native_library, rewrites
+from onnxfit import cli, cli_retrofit, native_library, rewrites
 from onnxfit.compilation.machine import this_machine
 from onnxfit.hardening import Lowering
 
@@ -445,7 +445,7 @@ def test_doctor_says_when_no_library_was_built(
 
 def test_the_lowerings_are_those_of_retrofit() -> None:
     """The command line lists them itself, so that its help need not import onnx."""
-    assert get_args(Lowering) == cli.LOWERINGS
+    assert get_args(Lowering) == cli_retrofit.LOWERINGS
 
 
 def test_optimize_takes_no_value(tmp_path: Path, onnxfit_command: Command) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxfit import saliency
 from onnxfit.data import Dataset, open_data
 from onnxfit.errors import DataError, ModelError, ParityError
+from onnxfit.saliency.folder import picture
 
 torch = pytest.importorskip("torch")
 
@@ -265,7 +265,12 @@ def full(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize(
-    "broken", ["onnxfit.npz._Column.copy_to", "onnxfit.saliency.Maps.publish", "onnxfit.replacing"]
+    "broken",
+    [
+        "onnxfit.npz._Column.copy_to",
+        "onnxfit.saliency.folder.Maps.publish",
+        "onnxfit.replacing",
+    ],
 )
 def test_what_fails_at_the_end_leaves_neither_file_nor_maps(
     there: bool, broken: str, data: Dataset, output: Path, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +287,7 @@ def test_what_fails_at_the_end_leaves_neither_file_nor_maps(
     if broken == "onnxfit.replacing":
         replace: Callable[[Path, Path], Path] = Path.replace
         monkeypatch.setattr(Path, "replace", lambda *a: full() if a[1] == output else replace(*a))
-    elif broken == "onnxfit.saliency.Maps.publish":
+    elif broken == "onnxfit.saliency.folder.Maps.publish":
         replace = Path.replace
         calls = iter(range(5 + there))
         monkeypatch.setattr(
@@ -422,7 +427,7 @@ def test_maps_are_named_by_index_label_and_prediction(data: Dataset, output: Pat
     (maps / "00003-label9-predicted9.png").rename(maps / names[3])
     x, _ = samples(data)
     for index, name in enumerate(names):
-        expected = saliency.picture(x[index].astype(np.float32), found["gradients"][index])
+        expected = picture(x[index].astype(np.float32), found["gradients"][index])
         np.testing.assert_array_equal(expected, np.asarray(library.open(maps / name)))
 
 

@@ -17,11 +17,14 @@ from html_page import Page
 from numpy.typing import NDArray
 
 pytest.importorskip("jinja2")
+pytest.importorskip("torch")
 matplotlib = pytest.importorskip("matplotlib")
 Image = pytest.importorskip("PIL.Image")
 
 from onnxfit.report import html, pictures, plots, wording  # noqa: E402 - after the packages it needs
 from onnxfit.report.html import Exhibit, Outcome, render  # noqa: E402
+from onnxfit.saliency.maps import Saliency  # noqa: E402
+from onnxfit.verification.saliency import MEASURES  # noqa: E402
 
 Document = dict[str, Any]
 
@@ -70,6 +73,35 @@ def side(seed: int) -> Document:
     }
 
 
+def means(value: float, n: int) -> Document:
+    """Make what is measured of saliency; no two numbers are the same."""
+    return {
+        name: {
+            "mean": value + at / 50,
+            "ci95": [value + at / 50 - 0.0412, value + at / 50 + 0.0387],
+            "n": n + at,
+        }
+        for at, name in enumerate(MEASURES)
+    }
+
+
+def universal(seed: int) -> Document:
+    """Make what universal perturbations do to one of the models; no two numbers are the same."""
+    made_with = {"uap": {"epochs": 5 + seed}, "chessboard": {"cell": 2 + seed}, "perlin": {}}
+    found: Document = {
+        kind: {
+            "evasion_rate": rate + seed / 50,
+            "evasion_rate_ci95": [rate + seed / 50 - 0.0412, rate + seed / 50 + 0.0387],
+            "evasion_rate_of_correct": rate + seed / 50 - 0.0123,
+            "evasion_rate_of_correct_ci95": [rate + seed / 50 - 0.0534, rate + seed / 50 + 0.0265],
+            "backward": "smooth 0.1" if kind == "uap" else "none",
+            "settings": settings,
+        }
+        for rate, (kind, settings) in zip((0.31, 0.11, 0.21), made_with.items(), strict=True)
+    }
+    return {**found, "beyond_suite": 61 + seed}
+
+
 def document(**changes: Any) -> Document:
     """Make a result of the suite ``standard`` with a baseline; it fails."""
     parity = {"samples": 64, "largest_difference": 3.1e-6, "first_difference": None, "flips": 2}
@@ -107,6 +139,30 @@ def document(**changes: Any) -> Document:
             {"eps": eps, "model": share(a), "native": share(b), "baseline": share(c)}
             for eps, a, b, c in ((0.0, 0.97, 0.971, 0.98), (0.1, 0.5123, 0.7123, 0.58))
         ],
+        "saliency": {
+            "n": 31,
+            "reason": None,
+            "steps": 20,
+            "model": means(0.2, 101),
+            "baseline": means(-0.105, 201),
+            "difference": means(-0.13, 301),
+        },
+        "universal": {
+            "reason": None,
+            "made_on": 251,
+            "n": 249,
+            "model": universal(0),
+            "baseline": universal(1),
+            "difference": {
+                "evasion_rate": -0.0213,
+                "ci95": [-0.0512, 0.0093],
+                "p_value": 0.2187,
+                "only_model": 13,
+                "only_baseline": 19,
+            },
+            "summary": "With one perturbation for all no difference is shown.",
+            "seconds": 7.4,
+        },
         "parity": {**parity, "agrees": True, "baseline": {**parity, "flips": 4, "agrees": True}},
         "latency": {**latency, "rounds": 31, "provider": "CPUExecutionProvider"},
         "diagnostics": [
@@ -142,6 +198,10 @@ def plain_document() -> Document:
     """Make a result of a model that is its own baseline."""
     own = document(verdict="pass")
     own["baseline"] = {**side(0), "same_as_model": True}
+    own["universal"] = {
+        **{key: own["universal"][key] for key in ("reason", "made_on", "n", "model", "summary")},
+        "difference": None,
+    }
     for point in own["curve"]:
         point["baseline"] = point["model"]
     return own
@@ -170,9 +230,9 @@ def exhibit(channels: int = 1, size: int = 28, index: int = 5) -> Exhibit:
     """Make an exhibit that broke on the model and did not on its baseline."""
     x = RNG.random((channels, size, size), np.float32)
     point = np.clip(x + RNG.choice([-0.1, 0.1], x.shape), 0, 1).astype(np.float32)
-    gradient = RNG.normal(size=x.shape).astype(np.float32)
-    found = Outcome(7, point, 9, "apgd-t, smooth 0.1", gradient)
-    return Exhibit(index, 7, x, found, Outcome(7, saliency=gradient))
+    maps = Saliency(*RNG.random((2, size, size), np.float32))
+    found = Outcome(7, point, 9, "apgd-t, smooth 0.1", [maps, maps])
+    return Exhibit(index, 7, x, found, Outcome(7, saliency=[Saliency(None, maps.occlusion)]))
 
 
 DOCUMENTS = {
@@ -324,6 +384,8 @@ def test_names_cannot_write_into_the_page() -> None:
     result["rules"][0] |= {"rule": evil, "bound": evil, "value": evil, "detail": evil}
     result["diagnostics"][0] |= {"check": evil, "detail": evil}
     result["environment"] |= {evil: evil}
+    result["universal"] |= {"summary": evil}
+    result["universal"]["model"]["uap"] |= {"backward": evil, "settings": {evil: evil}}
     shown = exhibit()
     named = Exhibit(1, 7, shown.x, Outcome(7, shown.model.adversarial, 9, evil))
     page = Page(render(result, [named]))
@@ -440,7 +502,14 @@ def test_numbers_that_are_none_are_dashes() -> None:
 def test_pictures_and_answers_of_a_sample() -> None:
     """An exhibit has its pictures, and says in words what each model said."""
     page = Page(render(document(), [exhibit()]))
-    assert 6 == len(page.all("img"))
+    words = [attributes["alt"] for attributes in page.all("img")]
+    assert 3 + 4 + 1 + 1 == len(words)
+    places = ("input", "adversarial input")
+    maps = [f"hardened: {kind} of the {of}" for of in places for kind in ("gradient", "occlusion")]
+    maps.append("baseline: occlusion of the input")
+    assert [f"Map of sample 5, {one}" for one in maps] == [one for one in words if "Map" in one]
+    nothing = [one for _, one in page.tags if one.get("class") == "nothing"]
+    assert 3 == len(nothing)
     assert "Label 7 sample 5" in page.text
     assert "Hardened Says 7, but 9 for the adversarial input of apgd-t, smooth 0.1." in page.text
     assert "Baseline Says 7. No attack changed that." in page.text
@@ -477,10 +546,46 @@ def test_samples_that_are_no_images() -> None:
 
 
 @pytest.mark.usefixtures("words")
+def test_universal_perturbations_have_a_section() -> None:
+    """A row a kind, both sides beside each other, the sentence, and pictures on one scale."""
+    size = {"model": 0.1, "baseline": 0.0}
+    deltas = {side: np.full((1, 4, 4), value, np.float32) for side, value in size.items()}
+    page = Page(render(document(), [], deltas))
+    assert "With one perturbation for all no difference is shown." in page.text
+    gate = "smooth gate, τ = 0.1"
+    row = f"SGD-UAP Hardened: {gate} · epochs 5 Baseline: {gate} · epochs 6"
+    assert f"{row} 31.0 % 26.9–34.9 % 29.8 % 25.7–33.7 % 33.0 %" in page.text
+    assert "hardened minus baseline: −2.1 points −5.1 to +0.9" in page.text
+    assert "but not these: hardened 61, baseline 62." in page.text
+    assert "Hardened × 5" in page.text
+    first, second = (one["src"] for one in page.all("img"))
+    assert (213, 94, 0) == tuple(decoded(first)[0, 0])
+    assert (247, 247, 247) == tuple(decoded(second)[0, 0])
+
+
+def test_a_universal_perturbation_of_one_model_is_compared_with_nothing() -> None:
+    """No difference, no second column; what is no image is not drawn."""
+    page = Page(render(plain_document(), [], {"model": np.full(7, 0.1, np.float32)}))
+    assert "SGD-UAP Model: smooth gate" in page.text
+    assert "hardened minus baseline" not in page.text
+    assert [] == page.all("img")
+
+
+def test_universal_perturbations_that_were_not_made_are_said() -> None:
+    """With the reason; where there were none to be made there is no section."""
+    reason = "19 samples are too few to be split in two: it takes 20"
+    assert f"Not measured: {reason}." in Page(render(document(universal={"reason": reason}))).text
+    without = document()
+    without["universal"]["model"]["uap"] = None
+    assert "SGD-UAP Hardened: could not be made Baseline" in Page(render(without)).text
+    ids = [one.get("id") for one in Page(render(document(universal=None))).all("h2")]
+    assert "universal" not in ids
+
+
 def test_the_page_stays_small() -> None:
     """Twelve colour images of 224 × 224 noise fit into a page of 3 MB."""
     text = render(document(), [exhibit(3, 224, index) for index in range(12)])
-    assert 72 == len(Page(text).all("img"))
+    assert 12 * 9 == len(Page(text).all("img"))
     assert len(text) < 3_000_000
     assert "The pictures are reduced in size and colours." in text
 
@@ -513,12 +618,57 @@ def test_a_perturbation_of_three_channels_lies_around_grey() -> None:
     assert [[[128] * 3]] == decoded(pictures.perturbation(0 * difference, 0)).tolist()
 
 
-def test_saliency_is_the_size_of_the_gradient() -> None:
-    """The largest absolute value over the channels counts; no gradient at all is black."""
-    gradient = np.array([[[0, -4]], [[0, 1]], [[2, 0]]], np.float32)
-    dark, bright = decoded(pictures.saliency(gradient))[0, :, 0]
-    assert (128, 255) == (dark, bright)
-    assert 0 == decoded(pictures.saliency(0 * gradient)).max()
+def test_a_map_is_bright_where_much_depends_on_a_pixel() -> None:
+    """In parts of what is white; what lies below 0 and what is not finite is black."""
+    values = np.array([[2, 4, -9, math.nan, math.inf]], np.float32)
+    # The 99th percentile of 0, 0, 0, 2, 4 lies 0.96 of the way from 2 to 4.
+    expected = [round(255 * 2 / 3.92), 255, 0, 0, 0]
+    assert expected == decoded(pictures.saliency(values))[0, :, 0].tolist()
+    assert 0 == decoded(pictures.saliency(0 * np.ones((2, 2), np.float32))).max()
+
+
+@pytest.mark.usefixtures("words")
+def test_saliency_that_was_measured_has_a_section() -> None:
+    """Each measure of both models and their difference, and in words what is beyond chance."""
+    result = document()
+    page = Page(render(result))
+    assert "saliency" in [attributes.get("id") for attributes in page.all("h2")]
+    row = (
+        "Deletion AUC, by occlusion 0.220 0.179 to 0.259, n = 102 "
+        "−0.085 −0.126 to −0.046, n = 202 −0.110 −0.151 to −0.071, n = 302"
+    )
+    assert row in page.text
+    assert "Hardened: gradient and occlusion rank pixels better than chance." in page.text
+    gains = result["saliency"]["baseline"]
+    gains["gain_occlusion"]["ci95"] = [0.01, 0.02]
+    for key in MEASURES[1:]:
+        result["saliency"]["difference"][key]["ci95"] = [-0.1, 0.1]
+    text = Page(render(result)).text
+    assert "Baseline: occlusion ranks pixels better than chance." in text
+    assert "differ, hardened less baseline, in deletion AUC, by gradient (−0.130)." in text
+    gains["gain_occlusion"]["ci95"] = None
+    result["saliency"]["difference"]["deletion_gradient"] = {"mean": None, "ci95": None, "n": 0}
+    text = Page(render(result)).text
+    assert "Baseline: neither map ranks pixels better than chance." in text
+    assert "In none of these measures do the two models differ beyond chance." in text
+    assert "– –, n = 0" in text
+
+
+@pytest.mark.usefixtures("words")
+def test_saliency_of_one_model_is_compared_with_nothing() -> None:
+    """There is one column; samples that are no images have a reason in place of a table."""
+    one = {"n": 31, "reason": None, "steps": 20, "model": means(0.2, 101)}
+    text = Page(render(plain_document() | {"saliency": one})).text
+    assert "Model: gradient and occlusion rank pixels better than chance." in text
+    assert "Beyond chance" not in text
+    assert "In none of these measures" not in text
+    none = {"n": 0, "reason": "the samples are no images"}
+    page = Page(render(plain_document() | {"saliency": none}))
+    assert "Not measured: the samples are no images." in page.text
+    assert "saliency" not in [
+        attributes.get("id")
+        for attributes in Page(render({**document(), "saliency": None})).all("h2")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -528,7 +678,7 @@ def test_saliency_is_the_size_of_the_gradient() -> None:
 def test_large_pictures_are_reduced(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """No side is longer than 128 pixels, and no picture is empty."""
     sample = np.full((3, *size), 0.5, np.float32)
-    for uri in (pictures.image(sample, (0, 1)), pictures.saliency(sample)):
+    for uri in (pictures.image(sample, (0, 1)), pictures.saliency(sample[0])):
         assert expected == decoded(uri).shape[:2]
     assert max(decoded(pictures.perturbation(sample, 1)).shape) <= 128
 

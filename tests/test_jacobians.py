@@ -13,12 +13,13 @@ torch = pytest.importorskip("torch")
 
 from attack_support import Constant, Jumping, digits_cnn, random_images  # noqa: E402
 
+from onnxfit.attacks.evasion import apply  # noqa: E402
 from onnxfit.attacks.surrogates import scales_of, surrogate  # noqa: E402
-from onnxfit.attacks.universal import UniversalPerturbation, apply  # noqa: E402
+from onnxfit.attacks.universal import UniversalPerturbation  # noqa: E402
 from onnxfit.data import Dataset, from_arrays, open_data  # noqa: E402
 from onnxfit.errors import DataError, ModelError, ParityError  # noqa: E402
 from onnxfit.jacobians.measure import measure, work_of  # noqa: E402
-from onnxfit.jacobians.pairs import Pairs, draw_pairs, pair_metrics, spearman  # noqa: E402
+from onnxfit.jacobians.pairs import Pairs, draw_pairs, pair_metrics  # noqa: E402
 from onnxfit.jacobians.products import gram_of, jacobians_of, products_of  # noqa: E402
 from onnxfit.jacobians.stacked import MOST_STEPS, largest_singular  # noqa: E402
 from onnxfit.jacobians.universal import reached  # noqa: E402
@@ -376,18 +377,6 @@ def test_a_seed_repeats_all_figures() -> None:
     assert first.document == again.document
     assert first.stacked.sigma_max == pytest.approx(other.stacked.sigma_max, rel=1e-4)
     assert not np.array_equal(first.pairs.rows, other.pairs.rows)
-
-
-def test_spearman_by_hand() -> None:
-    """Equal values share the mean of their ranks."""
-    # Ranks 1, 2.5, 2.5, 4 and 1.5, 1.5, 3.5, 3.5; less their means of 2.5.
-    assert 3 / math.sqrt(4.5 * 4) == pytest.approx(spearman([1, 5, 5, 9], [0, 0, 1, 1]))
-    assert 1 == pytest.approx(spearman([1, 2, 3], [10, 100, 1000]))
-    assert -1 == pytest.approx(spearman([1, 2, 3], [3, 0, -9]))
-    assert math.isnan(spearman([1, 2, 3], [True, True, True]))
-    assert math.isnan(spearman([], []))
-    with pytest.raises(ValueError, match=r"^expected as many values on both sides, got 2 and 1$"):
-        spearman([1, 2], [1])
 
 
 def test_correlation_is_over_pairs_classified_correctly() -> None:

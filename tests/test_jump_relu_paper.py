@@ -252,7 +252,7 @@ def test_runs_are_kept_and_not_repeated(
     network = dataclasses.replace(DIGITS, grid=(1.0,))
     monkeypatch.setattr(jump_relu_paper, "NETWORKS", [network])
     monkeypatch.setattr(jump_relu_paper, "STORE", tmp_path / "paper.json")
-    monkeypatch.setattr(jump_relu_paper, "clean_commit", lambda: COMMIT)
+    monkeypatch.setattr(jump_relu_paper, "clean_commit", lambda *code: COMMIT)
     jump_relu_paper.measure("", ["protocol", "grid"])
     assert 3 == len(capsys.readouterr().out.splitlines())
     found = Results(tmp_path / "paper.json")

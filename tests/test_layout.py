@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import MODELS
 
 torch = pytest.importorskip("torch")
 
+import onnxfit  # noqa: E402
 from onnxfit.attacks.layout import evaluated, laid_out, select  # noqa: E402
 
 SHAPES = [(5,), (5, 3), (5, 1, 4, 4), (5, 3, 4, 6), (5, 3, 2, 2, 2)]
@@ -33,12 +35,28 @@ def test_no_sample_can_be_selected() -> None:
     assert select(images, torch.zeros(2, dtype=torch.bool)).shape == (0, 3, 4, 4)
 
 
-def test_weights_are_constant_while_a_module_is_attacked() -> None:
+def test_weights_of_a_twin_are_constant_while_it_is_attacked() -> None:
     """Those that asked for gradients ask again afterwards, and no others."""
-    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
-    module[1].requires_grad_(False)
+    twin = onnxfit.to_torch(MODELS / "digits_cnn.onnx")
+    module = torch.nn.Sequential(twin, torch.nn.Linear(10, 2))
+    frozen, *learning = twin.parameters()
+    frozen.requires_grad_(False)
     with evaluated(module):
         assert not module.training
-        assert not any(weight.requires_grad for weight in module.parameters())
+        assert not any(weight.requires_grad for weight in learning)
+        # Another module may need gradients of its weights inside its own call.
+        assert module[1].weight.requires_grad
     assert module.training
-    assert [True, True, False, False] == [w.requires_grad for w in module.parameters()]
+    assert not frozen.requires_grad
+    assert all(weight.requires_grad for weight in learning)
+
+
+def test_a_weight_that_is_computed_is_left_alone() -> None:
+    """What is no leaf cannot be made constant; the module is attacked all the same."""
+    twin = onnxfit.to_torch(MODELS / "digits_cnn.onnx")
+    part = next(p for p in twin.modules() if "weight" in p._parameters)
+    part._parameters["weight"] = part.weight * 2
+    with evaluated(twin):
+        assert part.weight.requires_grad
+    assert twin.training
+    assert all(weight.requires_grad for weight in twin.parameters())

@@ -59,6 +59,7 @@ RESULT: dict[str, Any] = {
         {"check": "masking", "gate": False, "passed": False, "detail": "Overstates by 10."},
     ],
     "latency": {"ratio": 1.02, "ci95": [1.0, 1.05], "model_ms": 1.23456, "baseline_ms": 1.2},
+    "universal": {"reason": None, "summary": "With one perturbation for all it is wrong."},
     "regression": {"path": "old.npz", "n": 40, "still_adversarial": 7},
     "warnings": ["The model ends in a Softmax."],
 }
@@ -153,6 +154,7 @@ def test_what_failed_and_what_was_found_is_said_in_words() -> None:
         "FAILED     saturation: Logits saturate.",
         "reported   masking: Overstates by 10.",
         "latency    1.020 times the baseline's (1.000 to 1.050): 1.23 ms, 1.2 ms",
+        "universal  With one perturbation for all it is wrong.",
         "corpus     7 of 40 samples in old.npz are still misclassified",
         "warning    The model ends in a Softmax.",
         "verdict    fail",
@@ -162,7 +164,8 @@ def test_what_failed_and_what_was_found_is_said_in_words() -> None:
 
 def test_a_bare_result_has_a_verdict() -> None:
     """No rules, diagnostics, latency, corpus or warnings."""
-    result = changed(rules=[], diagnostics=[], latency=None, regression=None, warnings=[])
+    gone = dict.fromkeys(("latency", "universal", "regression"))
+    result = changed(rules=[], diagnostics=[], warnings=[], **gone)
     assert ["verdict    fail"] == lines(result)
     assert 1 == len(rules(result))
 
@@ -176,7 +179,13 @@ def test_everything_is_printed_on_stdout(capsys: pytest.CaptureFixture[str]) -> 
     for rows in (accuracies(RESULT), attacks(RESULT), rules(RESULT)):
         for row in rows:
             assert any(all(cell in line for cell in row) for line in printed), row
-    assert lines(RESULT) == printed[-9:]
+    assert lines(RESULT) == printed[-10:]
+
+
+def test_universal_perturbations_that_were_not_made_are_said() -> None:
+    """With the reason."""
+    result = changed(universal={"reason": "3 samples are too few"})
+    assert "universal  not measured: 3 samples are too few" in lines(result)
 
 
 def test_without_rules_there_is_no_table_of_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import onnx
+import onnx.parser
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -122,3 +124,54 @@ def test_the_gradient_of_a_flattened_image_has_the_layout_of_the_image() -> None
         assert torch.equal(slope.reshape(2, 3, 4, 5), found)
     same = drawn(2, 3, 1, 1).requires_grad_()
     assert keeping_layout(same) is same
+
+
+def resnet() -> Any:
+    """Return a twin that begins with a strided convolution and flattens, weights constant."""
+    w, v = drawn(4, 3, 3, 3), drawn(4 * 4 * 4, 5)
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        network (float[N, 3, 8, 8] x) => (float[N, 5] logits)
+        {
+            y = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(x, w)
+            z = BatchNormalization(y, one, zero, zero, one)
+            h = Relu(z)
+            f = Flatten(h)
+            logits = MatMul(f, v)
+        }
+        """
+    )
+    for name, tensor in (("w", w), ("v", v), ("one", torch.ones(4)), ("zero", torch.zeros(4))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(tensor.numpy(), name))
+    return to_torch(model).requires_grad_(False)
+
+
+@pytest.mark.parametrize("layout", [LAST, torch.contiguous_format])
+def test_whatever_runs_a_twin_finds_the_same_gradients(layout: Any) -> None:
+    """Batched gradients, ``torch.func``, autocast and ``torch.compile``'s tracer among them."""
+    twin = resnet()
+    x = drawn(2, 3, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    (wanted,) = torch.autograd.grad(twin(x).square().sum(), x)
+
+    def one(sample: Any) -> Any:
+        return twin(sample[None])[0]
+
+    found = torch.autograd.functional.jacobian(twin, x, vectorize=True)
+    assert (2, 5, 2, 3, 8, 8) == found.shape
+    weighted = torch.einsum("nk,nkmchw->mchw", 2 * twin(x), found)
+    torch.testing.assert_close(weighted, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.func.vmap(one)(x.detach()), twin(x), rtol=1e-4, atol=1e-4)
+    single = torch.func.vmap(torch.func.grad(lambda s: one(s).square().sum()))(x.detach())
+    torch.testing.assert_close(single, wanted, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = twin(x)
+    (rough,) = torch.autograd.grad(logits.float().square().sum(), x)
+    torch.testing.assert_close(rough, wanted, rtol=0.1, atol=0.1 * float(wanted.abs().max()))
+
+
+def test_a_twin_is_one_graph_for_the_compiler() -> None:
+    """Nothing in it breaks a graph, a BatchNorm's statistics least of all."""
+    twin = resnet()
+    explained = torch._dynamo.explain(twin)(drawn(2, 3, 8, 8))
+    assert (1, 0) == (explained.graph_count, explained.graph_break_count)

@@ -24,7 +24,7 @@ from onnxfit.attacks import (  # noqa: E402
     universal_evasion_rate,
 )
 from onnxfit.attacks.ball import NORMS  # noqa: E402
-from onnxfit.attacks.universal import apply  # noqa: E402
+from onnxfit.attacks.evasion import apply  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
 from onnxfit.verification.statistics import wilson  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402

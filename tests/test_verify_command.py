@@ -41,6 +41,7 @@ KEYS = {
     "latency",
     "diagnostics",
     "rules",
+    "universal",
     "verdict",
     "environment",
 }
@@ -134,6 +135,17 @@ def test_the_corpus_fools_the_file(verified: Verified, hardened: Path) -> None:
     assert count == round(60 * (clean["accuracy"] - worst["robust_accuracy"]))
 
 
+def test_universal_perturbations_have_their_section(verified: Verified) -> None:
+    """Both halves of the samples, both models, and a picture of what was made of each."""
+    found = verified.result["universal"]
+    assert [30, 30] == [found["made_on"], found["n"]]
+    assert found["difference"]["p_value"] <= 1
+    page = (verified.folder / "report.html").read_text()
+    assert found["summary"] in page
+    for name in ("hardened", "baseline"):
+        assert f'alt="SGD-UAP of the {name}, magnified"' in page
+
+
 def test_the_other_files_tell_the_same(verified: Verified) -> None:
     """Page and JUnit file carry the verdict and the headline."""
     page = (verified.folder / "report.html").read_text()
@@ -143,6 +155,24 @@ def test_the_other_files_tell_the_same(verified: Verified) -> None:
     assert ["adversarial.npz", "junit.xml", "report.html", "result.json"] == sorted(
         path.name for path in verified.folder.iterdir()
     )
+
+
+def test_saliency_is_measured_and_shown(verified: Verified) -> None:
+    """The section has numbers of both models, and the page their table and the maps."""
+    found = verified.result["saliency"]
+    assert (6, None) == (found["n"], found["reason"])
+    for side in ("model", "baseline"):
+        measured = {name: record["n"] for name, record in found[side].items()}
+        broken = {name: n for name, n in measured.items() if name.startswith(("stab", "noise"))}
+        assert {6} == {n for name, n in measured.items() if name not in broken}
+        assert 1 <= min(broken.values())
+        assert all(-1 <= record["mean"] <= 1.5 for record in found[side].values())
+    page = (verified.folder / "report.html").read_text()
+    assert '<h2 id="saliency">' in page
+    assert "Insertion AUC, by occlusion" in page
+    for kind in ("gradient", "occlusion"):
+        for place in ("input", "adversarial input"):
+            assert 8 <= page.count(f"{kind} of the {place}")
 
 
 def test_the_next_release_is_replayed_against_the_corpus(
@@ -614,6 +644,7 @@ def test_the_papers_suite(hardened: Path, onnxfit_command: Command) -> None:
         )
     assert "native gradients alone" in result["headline"]
     assert result["worst_case"] is None
+    assert result["universal"] is None
 
 
 @pytest.mark.slow

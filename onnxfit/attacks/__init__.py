@@ -9,6 +9,7 @@ from onnxfit.attacks.apgd import APGD, TargetedAPGD
 from onnxfit.attacks.art import as_art_classifier
 from onnxfit.attacks.carlini_wagner import CarliniWagner
 from onnxfit.attacks.deepfool import DeepFool
+from onnxfit.attacks.evasion import UniversalEvasion, universal_evasion_rate
 from onnxfit.attacks.fab import FAB
 from onnxfit.attacks.gradient import BIM, FGSM, PGD
 from onnxfit.attacks.hop_skip_jump import HopSkipJump
@@ -18,11 +19,7 @@ from onnxfit.attacks.square import Square
 from onnxfit.attacks.surrogates import scales_of
 from onnxfit.attacks.transfer import Transfer
 from onnxfit.attacks.trust_region import TrustRegion
-from onnxfit.attacks.universal import (
-    UniversalEvasion,
-    UniversalPerturbation,
-    universal_evasion_rate,
-)
+from onnxfit.attacks.universal import UniversalPerturbation
 
 __all__ = [
     "APGD",

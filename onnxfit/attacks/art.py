@@ -6,8 +6,9 @@ import torch
 
 from onnxfit.attacks.ball import Bounds
 from onnxfit.errors import ModelError
-from onnxfit.twin.classifier import Classifier, as_logits
+from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.gradients import device_of
+from onnxfit.twin.module import Twin
 
 
 def as_art_classifier(
@@ -78,6 +79,6 @@ def _shape_of(module: torch.nn.Module) -> tuple[int, ...]:
         ModelError: There is no file, or it leaves a length open.
     """
     for part in module.modules():
-        if isinstance(part, Classifier) and part.shape is not None and None not in part.shape:
+        if isinstance(part, Twin) and part.shape is not None and None not in part.shape:
             return tuple(length for length in part.shape if length is not None)
     raise ModelError("the shape of a sample is not known: give it as shape, without the batch")

@@ -1,7 +1,7 @@
 """The attacks by the names that the command line and reports give them."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from onnxfit.attacks.apgd import APGD, TargetedAPGD
@@ -50,7 +50,21 @@ def make_attack(name: str, settings: Mapping[str, Any]) -> Attack:
         raise ValueError(f"there is no attack {name!r}, there are {', '.join(CATALOGUE)}")
     kind, implied = CATALOGUE[name]
     fields = {field.name for field in dataclasses.fields(kind)} - implied.keys()
-    given = {key: value for key, value in settings.items() if value is not None}
-    for key in given.keys() - fields:
+    return kind(**implied, **given(name, settings, fields))
+
+
+def given(name: str, settings: Mapping[str, Any], known: Set[str]) -> dict[str, Any]:
+    """Return the settings of an attack that were given: those that are not None.
+
+    Args:
+        name: Of the attack.
+        settings: All of them.
+        known: Those that the attack has.
+
+    Raises:
+        ValueError: One was given that the attack does not have.
+    """
+    found = {key: value for key, value in settings.items() if value is not None}
+    for key in found.keys() - known:
         raise ValueError(f"the attack {name} has no setting {key}")
-    return kind(**implied, **given)
+    return found

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from onnxfit.twin.module import Twin
+
 
 def laid_out(x: torch.Tensor) -> torch.Tensor:
     """Lay samples out as convolutions compute them fastest: channels last for images."""
@@ -25,13 +27,18 @@ def select(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluated(model: torch.nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode, its weights constant, in a ``with`` block."""
+    """Put a module in evaluation mode, the weights of twins constant, in a ``with`` block.
+
+    A twin computes gradients of samples faster then. Other modules may need those of weights.
+    """
     training = [part for part in model.modules() if part.training]
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    model.eval()
-    for weight in learning:
-        weight.requires_grad = False
+    twins = [part for part in model.modules() if isinstance(part, Twin)]
+    weights = [weight for twin in twins for weight in twin.parameters()]
+    learning = [weight for weight in weights if weight.requires_grad and weight.is_leaf]
     try:
+        model.eval()
+        for weight in learning:
+            weight.requires_grad = False
         yield
     finally:
         for part in training:

@@ -1,4 +1,4 @@
-"""One perturbation for all samples, made by gradients, and what it does."""
+"""One perturbation for all samples, made by gradients."""
 
 import dataclasses
 import math
@@ -6,22 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import Samples, above_0, as_tensor, at_least, checked
+from onnxfit.attacks.attack import Samples, above_0, at_least, checked
 from onnxfit.attacks.ball import Ball, Bounds, Norm, unit_steps
+from onnxfit.attacks.evasion import check_classes
 from onnxfit.attacks.gradient import BIM
 from onnxfit.attacks.layout import evaluated, laid_out, weights_laid_out
 from onnxfit.attacks.losses import cross_entropy_margin
-from onnxfit.attacks.search import Search
 from onnxfit.attacks.surrogates import scales_of, surrogate
-from onnxfit.errors import DataError, ModelError
+from onnxfit.errors import DataError
 from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.gradients import device_of, gradient_of
 from onnxfit.twin.precision import full_precision
-from onnxfit.verification.statistics import Interval, wilson
 
 _SHARE_OF_STEP = 0.8  # A step's default length, as a share of eps.
 
@@ -135,7 +133,7 @@ class UniversalPerturbation:
         with full_precision(), evaluated(model), weights_laid_out(model, x):
             with torch.no_grad():
                 first = as_logits(model(x[:1].to(device_of(model))), 1)
-            _check_classes(first.shape[1], y, self.target)
+            check_classes(first.shape[1], y, self.target)
             found: Any = self._made(model, x, y, scales, advance)
         return found.to(inputs.device) if isinstance(inputs, torch.Tensor) else found.cpu().numpy()
 
@@ -197,166 +195,3 @@ class UniversalPerturbation:
         gradient = gradient / gradient.abs().max().clamp(min=torch.finfo(gradient.dtype).tiny)
         mean = gradient.mean(0, keepdim=True)
         return mean if self.target is None else -mean
-
-
-def apply(
-    inputs: Samples, delta: torch.Tensor | NDArray[Any], bounds: Bounds = (0.0, 1.0)
-) -> Samples:
-    """Add a perturbation to samples and clip them to the bounds: clip(x + δ).
-
-    Args:
-        inputs: N×….
-        delta: Of the shape of a sample.
-        bounds: Smallest and largest value of a sample.
-
-    Returns:
-        N×…, of the kind and type that the samples were.
-
-    Raises:
-        DataError: δ does not have the shape of a sample, or holds a value that is not finite.
-    """
-    x, moved = as_tensor(inputs), as_tensor(delta)
-    if moved.shape != x.shape[1:]:
-        raise DataError(
-            f"expected a perturbation of the samples' shape {tuple(x.shape[1:])}, "
-            f"got {tuple(moved.shape)}"
-        )
-    if not moved.isfinite().all():
-        raise DataError("the perturbation holds values that are not finite")
-    found: Any = (x + moved.to(x)).clamp(*bounds)
-    return found if isinstance(inputs, torch.Tensor) else found.numpy()
-
-
-@dataclass(frozen=True, kw_only=True)
-class UniversalEvasion:
-    """What one perturbation does to samples: counts, shares and their 95 % Wilson intervals.
-
-    A sample with a logit of NaN is misclassified. Where a share is of no sample at all, it and its
-    interval are None.
-
-    Attributes:
-        n: Number of samples.
-        n_correct: Number of those that are classified rightly without the perturbation.
-        evaded: Number of all that are misclassified with it.
-        evaded_correct: Number of the ``n_correct`` that are.
-        n_others: Number of samples whose label is not the target; None without a target.
-        reached: Number of those that are taken for the target; None without a target.
-    """
-
-    n: int
-    n_correct: int
-    evaded: int
-    evaded_correct: int
-    n_others: int | None = None
-    reached: int | None = None
-
-    @property
-    def of_all(self) -> float:
-        """The share of all samples that are misclassified with the perturbation."""
-        return self.evaded / self.n
-
-    @property
-    def of_all_interval(self) -> Interval:
-        """The limits of that share."""
-        return wilson(self.evaded, self.n)
-
-    @property
-    def of_correct(self) -> float | None:
-        """The share of those classified rightly before that are misclassified with it."""
-        return self.evaded_correct / self.n_correct if self.n_correct else None
-
-    @property
-    def of_correct_interval(self) -> Interval | None:
-        """The limits of that share."""
-        return wilson(self.evaded_correct, self.n_correct) if self.n_correct else None
-
-    @property
-    def to_target(self) -> float | None:
-        """The share of the samples of other classes that are taken for the target with it."""
-        return self.reached / self.n_others if self.n_others and self.reached is not None else None
-
-    @property
-    def to_target_interval(self) -> Interval | None:
-        """The limits of that share."""
-        if not self.n_others or self.reached is None:
-            return None
-        return wilson(self.reached, self.n_others)
-
-
-def universal_evasion_rate(
-    model: torch.nn.Module,
-    inputs: torch.Tensor | NDArray[Any],
-    labels: torch.Tensor | NDArray[Any],
-    delta: torch.Tensor | NDArray[Any],
-    bounds: Bounds = (0.0, 1.0),
-    batch_size: int = 100,
-    target: int | None = None,
-) -> UniversalEvasion:
-    """Measure what a universal perturbation does to samples.
-
-    Args:
-        model: Returns logits, N×C; needs no gradients, so that it may be a file in ONNX Runtime.
-        inputs: Samples within the bounds, N×… with N at least 1; float32 or float64.
-        labels: Their classes, N integers.
-        delta: The perturbation, of the shape of a sample.
-        bounds: Smallest and largest value of a sample.
-        batch_size: Samples given to the model at a time.
-        target: Also count the samples that are taken for this class.
-
-    Raises:
-        DataError: The samples, labels or δ are not what they should be, or there are no samples.
-        ModelError: The module does not return logits, or has no class ``target``.
-        ValueError: The batch size is less than 1.
-    """
-    at_least("batch_size", batch_size, 1)
-    x, y = checked(inputs, labels, bounds)
-    if not len(x):
-        raise DataError("there is no sample to measure a universal perturbation on")
-    device = device_of(model)
-    sums = np.zeros(5, dtype=np.int64)
-    with torch.no_grad(), full_precision(), evaluated(model), weights_laid_out(model, x):
-        for rows in torch.arange(len(x), device=x.device).split(batch_size):
-            clean, part = x[rows], y.to(x.device)[rows].to(device)
-            moved = apply(clean, delta, bounds)
-            before, after = (
-                as_logits(model(laid_out(points.to(device))), len(rows))
-                for points in (clean, moved)
-            )
-            _check_classes(before.shape[1], y, target)
-            right, evaded = ~Search.wrong(before, part), Search.wrong(after, part)
-            # No class is -1, and no label.
-            goal = -1 if target is None else target
-            others = part != goal
-            reached = others & ~Search.wrong(after, torch.full_like(part, goal))
-            counts = (right, evaded, right & evaded, others, reached)
-            sums += [int(each.sum()) for each in counts]
-    n_correct, evaded_all, evaded_correct, n_others, n_reached = sums.tolist()
-    return UniversalEvasion(
-        n=len(x),
-        n_correct=n_correct,
-        evaded=evaded_all,
-        evaded_correct=evaded_correct,
-        n_others=None if target is None else n_others,
-        reached=None if target is None else n_reached,
-    )
-
-
-def _check_classes(classes: int, labels: torch.Tensor, target: int | None) -> None:
-    """Check labels and target against a model's classes.
-
-    Raises:
-        DataError: A label is none of them.
-        ModelError: There are fewer than two, or the target is none of them.
-    """
-    if classes < 2:
-        raise ModelError("the model gives one number per sample, not the logits of classes")
-    if int(labels.max()) >= classes:
-        at = int(labels.argmax())
-        raise DataError(
-            f"the label of sample {at} is {int(labels[at])}, but the model has "
-            f"{classes} classes, 0 to {classes - 1}"
-        )
-    if target is not None and not 0 <= target < classes:
-        raise ModelError(
-            f"the model has {classes} classes, 0 to {classes - 1}, but no class {target}"
-        )

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import numpy as np
 from onnx import ModelProto
 
+from onnxfit import passes
 from onnxfit.calibration.activations import SiteStatistics
 from onnxfit.calibration.at_most import AtMost
 from onnxfit.calibration.cache import Cache
@@ -123,6 +124,7 @@ def _opened_model(
         "device": settings.device,
     }
     target = Target(model, base_dir, **how)
+    passes.refuse(target.model, "restore it first")
     if target.jumps:
         return target, target.unhardened()
     retrofit(target.model, 0.0)

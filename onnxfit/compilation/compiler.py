@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, inliner
 
-from onnxfit import lowering
+from onnxfit import lowering, passes
 from onnxfit.compilation.blocked import can_be_blocked, write_blocked
 from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.matching import Names
@@ -63,6 +63,7 @@ def compile(  # noqa: A001 - the name of the verb
     """
     library_path()
     hard, digest = own(model)
+    passes.refuse(hard, "it cannot be compiled")
     folder = folder_of(model, base_dir)
     if not is_hardened(hard, list(scan(hard))):
         raise ModelError("the model is not hardened, so there is nothing that compiling would save")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
+from onnxfit import passes
 from onnxfit.data import Bounds, Dataset
 from onnxfit.element_types import every_graph
 from onnxfit.errors import DataError, ModelError
@@ -141,6 +142,7 @@ class Finetuner:
             raise DataError(
                 f"{train.path} has {train.n} samples, fewer than a batch of {settings.batch_size}"
             )
+        passes.refuse(target.model, "restore it, fine-tune, and apply it again")
         _check_weights(target)
         if settings.update_statistics and not _normalises(target.model):
             raise ModelError(

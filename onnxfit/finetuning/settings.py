@@ -91,7 +91,7 @@ class Settings:
             ("batch_size", 1),
         ):
             value = getattr(self, name)
-            if value is not None and value != int(value):
+            if value is not None and not float(value).is_integer():
                 raise ValueError(f"expected a whole number of {name}, got {value}")
             if value is not None and value < least:
                 raise ValueError(f"expected {name} >= {least}, got {value}")

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from onnxfit.attacks.ball import Bounds, Norm, unit_steps
 from onnxfit.attacks.losses import LOSSES
+from onnxfit.correlation import spearman
 from onnxfit.data import Dataset
 from onnxfit.jacobians.products import (
     Advance,
@@ -164,23 +165,6 @@ def pair_metrics(
     return cosine.clamp(-1, 1).cpu().numpy(), ratio.clamp(0.5, 1).cpu().numpy()
 
 
-def spearman(first: ArrayLike, second: ArrayLike) -> float:
-    """Compute Spearman's rank correlation ρ; equal values share the mean of their ranks.
-
-    Returns:
-        From −1 to 1; NaN where all values of a side are equal, or there are fewer than two.
-
-    Raises:
-        ValueError: The sides differ in length.
-    """
-    left, right = np.asarray(first).ravel(), np.asarray(second).ravel()
-    if len(left) != len(right):
-        raise ValueError(f"expected as many values on both sides, got {len(left)} and {len(right)}")
-    a, b = (_ranks(side) - (len(side) + 1) / 2 for side in (left, right))
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale else math.nan
-
-
 def _gathered(data: Dataset, rows: NDArray[np.int64], batch_size: int) -> torch.Tensor:
     """Return some samples by their numbers, which are in order."""
     parts, start = [], 0
@@ -188,9 +172,3 @@ def _gathered(data: Dataset, rows: NDArray[np.int64], batch_size: int) -> torch.
         parts.append(x[rows[(rows >= start) & (rows < start + len(x))] - start])
         start += len(x)
     return torch.from_numpy(np.concatenate(parts))
-
-
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[which]
-    return ranks

@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.universal import UniversalPerturbation, apply, universal_evasion_rate
+from onnxfit.attacks.evasion import apply, universal_evasion_rate
+from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Dataset
 from onnxfit.twin.gradients import device_of
 
@@ -43,11 +44,4 @@ def reached(
         for one, other in zip(clean.split(size), moved.split(size), strict=True):
             change = model(other.to(device)).double() - model(one.to(device)).double()
             total += float(change.square().sum())
-    return {
-        "samples": len(x),
-        "mean_squared_change": total / len(x),
-        "evasion_rate": evasion.of_all,
-        "evasion_rate_ci95": evasion.of_all_interval,
-        "evasion_rate_of_correct": evasion.of_correct,
-        "evasion_rate_of_correct_ci95": evasion.of_correct_interval,
-    }
+    return {"samples": len(x), "mean_squared_change": total / len(x), **evasion.record}

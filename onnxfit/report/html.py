@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxfit.report import page, pictures, plots
+from onnxfit.report import page, pictures, plots, saliency, universal
 from onnxfit.report.wording import eps_text, finite, norm_text, plain, wording
 
 if TYPE_CHECKING:
     from jinja2 import Template
+
+    from onnxfit.saliency.maps import Saliency
 
 Document = Mapping[str, Any]
 
@@ -30,7 +32,7 @@ class Outcome:
         adversarial: The adversarial input, C×H×W, or None where none was found.
         prediction: What the deployed file says about that.
         attack: The attack that found it.
-        saliency: The gradient of the label's logit or loss, C×H×W.
+        saliency: The maps of the sample, then of the adversarial input where there is one.
         backward: The gradient that the attack used, as in result.json.
     """
 
@@ -38,7 +40,7 @@ class Outcome:
     adversarial: NDArray[np.float32] | None = None
     prediction: int | None = None
     attack: str | None = None
-    saliency: NDArray[np.float32] | None = None
+    saliency: Sequence["Saliency"] = ()
     backward: str | None = None
 
 
@@ -61,12 +63,15 @@ class Exhibit:
     baseline: Outcome | None = None
 
 
-def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
+def render(
+    result: Document, exhibits: Sequence[Exhibit] = (), deltas: universal.Deltas | None = None
+) -> str:
     """Write the report of a verification.
 
     Args:
         result: The document of ``result.json``; parts that are missing or None are left out.
         exhibits: Samples to show; only those that are images of one or three channels are.
+        deltas: One perturbation for all samples, of ``model`` and ``baseline``, to show likewise.
 
     Returns:
         A page that needs no other file, no network and no script; the same for the same arguments.
@@ -90,6 +95,8 @@ def render(result: Document, exhibits: Sequence[Exhibit] = ()) -> str:
         common=_common_settings(rows),
         measures=any("mean_relative_perturbation" in one for one in _attacks(result)),
         curve=_curve(result, paired=paired),
+        universal=universal.section(result.get("universal"), names, deltas or {}, bounds),
+        saliency=saliency.section(result.get("saliency"), names),
         exhibits=[pictures.panels(one, bounds, names) for one in drawable],
         no_images=bool(exhibits) and not drawable,
         reduced=any(pictures.reduction(one.x) > 1 for one in drawable),

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfit.data import Bounds
+from onnxfit.saliency.shading import shades
 
 if TYPE_CHECKING:
     from onnxfit.report.html import Exhibit, Outcome
@@ -17,7 +18,6 @@ Array = NDArray[np.floating[Any]]
 
 _LARGEST = 128
 _COLOURS = 128
-_PERCENTILE = 99
 _NEGATIVE, _NEUTRAL, _POSITIVE = np.array([[0, 114, 178], [247, 247, 247], [213, 94, 0]], float)
 
 
@@ -51,7 +51,7 @@ def panels(exhibit: "Exhibit", bounds: Bounds, names: Mapping[str, str]) -> dict
         "index": exhibit.index,
         "label": exhibit.label,
         "input": image(exhibit.x, bounds),
-        "times": f"{(bounds[1] - bounds[0]) / (2 * scale):.3g}" if scale else None,
+        "times": magnified(scale, bounds),
         "panels": [
             {"side": side, "name": names[side], "outcome": one}
             | _outcome(exhibit.x, one, scale, bounds)
@@ -60,9 +60,9 @@ def panels(exhibit: "Exhibit", bounds: Bounds, names: Mapping[str, str]) -> dict
     }
 
 
-def _outcome(x: Array, outcome: "Outcome", scale: float, bounds: Bounds) -> dict[str, str]:
+def _outcome(x: Array, outcome: "Outcome", scale: float, bounds: Bounds) -> dict[str, Any]:
     """Draw what was found for a sample on one model."""
-    drawn: dict[str, str] = {}
+    drawn: dict[str, Any] = {}
     if outcome.adversarial is not None:
         difference = outcome.adversarial - x
         drawn |= {
@@ -71,9 +71,17 @@ def _outcome(x: Array, outcome: "Outcome", scale: float, bounds: Bounds) -> dict
             "linf": f"{np.abs(difference).max():.3g}",
             "l2": f"{np.linalg.norm(difference):.3g}",
         }
-    if outcome.saliency is not None:
-        drawn["saliency"] = saliency(outcome.saliency)
+    drawn["maps"] = [
+        {"kind": kind, "of": of, "picture": None if values is None else saliency(values)}
+        for of, maps in zip(("input", "adversarial input"), outcome.saliency, strict=False)
+        for kind, values in maps._asdict().items()
+    ]
     return drawn
+
+
+def magnified(scale: float, bounds: Bounds) -> str | None:
+    """Tell how many times larger a perturbation of some scale looks; None where it is 0."""
+    return f"{(bounds[1] - bounds[0]) / (2 * scale):.3g}" if scale else None
 
 
 def image(sample: Array, bounds: Bounds) -> str:
@@ -99,15 +107,9 @@ def perturbation(difference: Array, scale: float) -> str:
     return _uri(((1 - weight) * _NEUTRAL + weight * end).transpose(2, 0, 1))
 
 
-def saliency(gradient: Array) -> str:
-    """Draw a gradient as ``onnxfit gradients --saliency`` does.
-
-    A pixel is the largest absolute value over the channels, black for 0 and white from the 99th
-    percentile on.
-    """
-    strength = _reduced(np.abs(_finite(gradient)).max(axis=0, keepdims=True))
-    white = float(np.percentile(strength, _PERCENTILE)) or float(strength.max()) or 1.0
-    return _uri(strength * (255 / white))
+def saliency(values: Array) -> str:
+    """Draw a map, H×W, as ``onnxfit gradients --saliency`` does."""
+    return _uri(shades(_reduced(_finite(values[np.newaxis]))))
 
 
 def _finite(values: Array) -> Array:

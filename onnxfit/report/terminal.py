@@ -90,6 +90,8 @@ def _lines(result: Record) -> Iterator[str]:
         )
         alone = len(_sides(result)) == 1
         yield f"latency    {latency['model_ms']:.3g} ms" if alone else f"latency    {beside}"
+    if universal := result.get("universal"):
+        yield f"universal  {universal.get('summary') or 'not measured: ' + universal['reason']}"
     if regression := result.get("regression"):
         yield (
             f"corpus     {regression['still_adversarial']} of {regression['n']} samples in "

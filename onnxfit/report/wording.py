@@ -62,6 +62,12 @@ def number(value: Any) -> str:
     return f"{value:,}".replace("-", _MINUS) if isinstance(value, int) else _digits(exact, 4)
 
 
+def decimals(value: Any, digits: int = 3) -> str:
+    """Write a number of about 1 with so many decimals."""
+    exact = finite(value)
+    return NONE if exact is None else _signed(exact, digits).removeprefix("+")
+
+
 def seconds(value: Any) -> str:
     """Write a duration with one decimal."""
     duration = finite(value)

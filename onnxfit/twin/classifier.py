@@ -72,7 +72,6 @@ class Classifier(torch.nn.Module):
             raise ModelError(f"a classifier has one input, the model has {len(inputs)}: {names}")
         self.dtype = _dtype_of(inputs[0])
         self.input_name = inputs[0].name
-        self.shape = _shape_of(inputs[0])
         last = _last_node(proto)
         makes_probabilities = last is not None and last.op_type in ("Softmax", "Sigmoid")
         self.probabilities = last.op_type if last is not None and makes_probabilities else None
@@ -81,6 +80,7 @@ class Classifier(torch.nn.Module):
             self.model = _without_last(proto)
         self._folder = folder_of(model, base_dir)
         self.twin = to_torch(self.model, self._folder)
+        self.shape = self.twin.shape
 
     @property
     def channels(self) -> int | None:
@@ -88,8 +88,12 @@ class Classifier(torch.nn.Module):
         shape = self.shape or ()
         return shape[0] if len(shape) == 3 and shape[0] in (1, 3) else None
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check(self, shape: tuple[int, ...], side: str = "model") -> None:
         """Refuse samples of a shape that the model does not take.
+
+        Args:
+            shape: Of one sample.
+            side: What the model is called.
 
         Raises:
             DataError: The shape is not the one that the file declares.
@@ -103,7 +107,7 @@ class Classifier(torch.nn.Module):
             expected = "×".join("?" if length is None else str(length) for length in self.shape)
             order = self._other_order(shape)
             raise DataError(
-                f"the model's input {self.input_name!r} takes samples of shape "
+                f"the {side}'s input {self.input_name!r} takes samples of shape "
                 f"{expected or '()'}; those of the data are {times(shape)}{order}"
             )
 
@@ -194,11 +198,3 @@ def _dtype_of(value: ValueInfoProto) -> torch.dtype:
             f"the input {value.name!r} of the model is {name}; gradients need a floating-point one"
         )
     return _TYPES[element_type]
-
-
-def _shape_of(value: ValueInfoProto) -> tuple[int | None, ...] | None:
-    """Return the shape of one sample, as far as an input fixes it."""
-    if not value.type.tensor_type.HasField("shape"):
-        return None
-    lengths = [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
-    return tuple(lengths[1:])

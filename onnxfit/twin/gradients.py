@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit import npz, saliency
+from onnxfit import npz
 from onnxfit.data import Dataset
 from onnxfit.errors import DataError, ModelError, ParityError
 from onnxfit.replacing import replacing
+from onnxfit.saliency import folder
 from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.precision import full_precision
 
@@ -126,7 +127,7 @@ def export_gradients(
         logit: As in :func:`input_gradients`.
         batch_size: As in :func:`input_gradients`.
         pictures: Folder for a picture of each sample and its saliency map, made if need be; see
-            :func:`onnxfit.saliency.picture`. All older maps in it give way.
+            :func:`onnxfit.saliency.folder.picture`. All older maps in it give way.
         advance: Is called with the number of samples after each batch.
 
     Raises:
@@ -144,7 +145,7 @@ def export_gradients(
     with contextlib.ExitStack() as files:
         maps = None
         if pictures is not None:
-            maps = files.enter_context(saliency.writing(Path(pictures), data))
+            maps = files.enter_context(folder.writing(Path(pictures), data))
         # Both are finished before either is in its place, the file last.
         complete = files.enter_context(replacing(output))
         if maps is not None:

@@ -1,10 +1,11 @@
 """The twin as a PyTorch module."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
 from onnxfit.errors import ModelError, OnnxfitError
 from onnxfit.files import as_model, folder_of
@@ -25,6 +26,7 @@ class Twin(torch.nn.Module):
     Attributes:
         input_names: The names of the graph's inputs, in order.
         output_names: The names of the graph's outputs, in order.
+        shape: Of one sample of the first input, None for what the file leaves open.
         weight_names: For each parameter and each buffer that stands for a tensor of the file:
             the graph or function that holds the tensor (``""`` for the main graph), its name.
     """
@@ -34,6 +36,7 @@ class Twin(torch.nn.Module):
         block = builder.build()
         self.input_names = builder.input_names
         self.output_names = [value.name for value in builder.model.graph.output]
+        self.shape = _shape_of(builder.inputs)
         paths = attach(self, block)
         self.weight_names = {
             paths[key]: (weight.scope, weight.name)
@@ -105,3 +108,11 @@ def to_torch(model: ModelProto | str | Path, base_dir: str | Path | None = None)
     if not proto.opset_import:
         raise ModelError("the model does not say of which opset it is")
     return Twin(Builder(proto, folder_of(model, base_dir)))
+
+
+def _shape_of(inputs: Sequence[ValueInfoProto]) -> tuple[int | None, ...] | None:
+    """Return the shape of one sample, as far as the first input fixes it."""
+    if not inputs or not inputs[0].type.tensor_type.HasField("shape"):
+        return None
+    shape = inputs[0].type.tensor_type.shape
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in shape.dim[1:])

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from onnxfit.verification.settings import Settings
 from onnxfit.verification.target import Target
 
 _PACKAGES = ("onnxfit", "onnx", "onnxruntime", "torch", "numpy")
@@ -18,14 +17,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def environment(target: Target, settings: Settings) -> dict[str, Any]:
+def environment(target: Target, seed: int, batch_size: int) -> dict[str, Any]:
     """Return versions, provider, device, seed, threads and platform."""
     return {
         "versions": versions(),
         "provider": target.deployed.deployed.session.get_providers()[0],
         "device": str(target.device),
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
+        "seed": seed,
+        "batch_size": batch_size,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }

@@ -1,14 +1,15 @@
 """Some samples to look at: what the attacks made of them, and what each model said."""
 
+import dataclasses
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.losses import of_label
 from onnxfit.data import Dataset
 from onnxfit.report.html import Exhibit, Outcome
-from onnxfit.twin.gradients import gradient_of
 from onnxfit.verification.campaign import Campaign, Found, Side
+from onnxfit.verification.saliency import maps_of
 from onnxfit.verification.target import Target
 
 COUNT = 8
@@ -20,11 +21,16 @@ class Gallery:
     Args:
         targets: The models.
         data: The samples.
+        batch_size: Samples computed at a time.
+
+    Attributes:
+        universal: One perturbation for all samples, of each side that has one.
     """
 
-    def __init__(self, targets: dict[Side, Target], data: Dataset) -> None:
-        self._targets = targets
+    def __init__(self, targets: dict[Side, Target], data: Dataset, batch_size: int = 64) -> None:
+        self._targets, self._batch_size = targets, batch_size
         self._drawable = len(data.shape) == 3 and data.shape[0] in (1, 3)
+        self.universal: dict[Side, NDArray[np.float32]] = {}
         self._broken: list[Exhibit] = []
         self._others: list[Exhibit] = []
 
@@ -39,9 +45,10 @@ class Gallery:
                 shown.append(self._exhibit(found, int(at), campaign))
 
     def exhibits(self) -> list[Exhibit]:
-        """Return what was collected, in the order of the data."""
+        """Return what was collected, in the order of the data, with maps of what matters in it."""
         chosen = [*self._broken, *self._others][:COUNT]
-        return sorted(chosen, key=lambda exhibit: exhibit.index)
+        chosen.sort(key=lambda exhibit: exhibit.index)
+        return [self._with_maps(exhibit) for exhibit in chosen]
 
     def _exhibit(self, found: Found, at: int, campaign: Campaign) -> Exhibit:
         outcomes = {
@@ -61,10 +68,9 @@ class Gallery:
     ) -> Outcome:
         x, point = found.x[at : at + 1], found.points[side][at : at + 1]
         clean = int(target.predictions(torch.from_numpy(x))[0])
-        saliency = _saliency(target, x, int(found.y[at]))
         number = int(campaign.scores[side].finder[found.start + at])
         if number < 0:
-            return Outcome(clean=clean, saliency=saliency)
+            return Outcome(clean=clean)
         stage = campaign.stages[number]
         return Outcome(
             clean=clean,
@@ -72,16 +78,17 @@ class Gallery:
             prediction=int(target.predictions(torch.from_numpy(point))[0]),
             attack=stage.name,
             backward=stage.backward,
-            saliency=saliency,
         )
 
-
-def _saliency(target: Target, x: NDArray[np.float32], label: int) -> NDArray[np.float32] | None:
-    """Return the gradient of the label's logit, or None where there is none."""
-    if not target.passes_gradients(torch.from_numpy(x)):
-        return None
-    leaf = torch.from_numpy(x).to(target.device).requires_grad_()
-    labels = torch.tensor([label], device=target.device)
-    gradient = gradient_of(of_label(target.twin(leaf), labels).sum(), leaf)
-    array: NDArray[np.float32] = gradient[0].float().cpu().numpy()
-    return array
+    def _with_maps(self, exhibit: Exhibit) -> Exhibit:
+        """Add the maps of a sample, and of its adversarial inputs."""
+        outcomes = {}
+        for side, target in self._targets.items():
+            outcome = getattr(exhibit, side)
+            points = [x for x in (exhibit.x, outcome.adversarial) if x is not None]
+            labels = np.full(len(points), exhibit.label, np.int64)
+            maps = maps_of(target, np.stack(points), labels, self._batch_size)
+            outcomes[side] = dataclasses.replace(
+                outcome, saliency=[maps.of(row) for row in range(len(points))]
+            )
+        return dataclasses.replace(exhibit, **outcomes)

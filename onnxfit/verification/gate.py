@@ -34,10 +34,12 @@ from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.records import compared, curve_records, paper_records, scored
 from onnxfit.verification.report_folder import ADVERSARIAL, ReportFolder
 from onnxfit.verification.result import SCHEMA_VERSION, Document, Result
+from onnxfit.verification.saliency import SaliencyStudy
 from onnxfit.verification.settings import Settings
 from onnxfit.verification.statistics import SIGNIFICANCE
 from onnxfit.verification.suites import Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
+from onnxfit.verification.universal_section import universal_section
 
 # Passes that a gradient is averaged over where the model has randomness inside.
 EOT = 10
@@ -134,8 +136,8 @@ class Gate:
         begin: Begin,
     ) -> None:
         check_sample_size(policy, data.n, compared="baseline" in targets)
-        for target in targets.values():
-            target.classifier.check(data.shape)
+        for side, target in targets.items():
+            target.classifier.check(data.shape, side)
         classes = {side: classes_of(target, data) for side, target in targets.items()}
         if len(set(classes.values())) > 1:
             raise ModelError(
@@ -163,7 +165,7 @@ class Gate:
         corpus = self._earlier(folder, regression)
         document["regression"] = None if corpus is None else self._replayed(corpus)
         files = None if folder is None else self._files(folder, resume)
-        gallery = Gallery(self.targets, self.data)
+        gallery = Gallery(self.targets, self.data, self.settings.batch_size)
         with contextlib.ExitStack() as stack:
             add = None if files is None else stack.enter_context(files.corpus())
             found: set[int] = set()
@@ -185,7 +187,7 @@ class Gate:
         paper_suite = self.settings.suite == "paper"
         document["headline"] = (paper_headline if paper_suite else headline)(document)
         document["seconds"] = time.perf_counter() - began
-        result = Result(document, gallery.exhibits())
+        result = Result(document, gallery.exhibits(), gallery.universal)
         if files is not None:
             files.publish(result)
         return result
@@ -218,7 +220,7 @@ class Gate:
                     for warning in target.warnings(side, x)
                 ),
             ],
-            "environment": environment(self.targets["model"], settings),
+            "environment": environment(self.targets["model"], settings.seed, settings.batch_size),
             "command": self.command,
         }
 
@@ -329,9 +331,11 @@ class Gate:
         campaign.curves = {
             side: Curve(threat, jumps=jumps, scales=campaign.scales, **how) for side in self.targets
         }
+        study = SaliencyStudy(self.targets, self.data, settings)
         with self._begin(campaign.work, "attacks") as campaign.advance:
             for found in campaign.run():
                 gallery.look_at(found, campaign)
+                study.look_at(found, campaign)
                 if add is not None:
                     add(*_adversarial(found, campaign, chosen))
         document.update(scored(campaign, "model"))
@@ -344,6 +348,13 @@ class Gate:
         }
         document["difference"] = compared(campaign, "model", "baseline" if paired else "model")
         document["curve"] = curve_records(campaign)
+        document["saliency"] = study.record()
+        universal = universal_section(
+            campaign, threat, settings, is_source=self._is_source, begin=self._begin
+        )
+        document["universal"] = universal.document
+        document["warnings"] += universal.warnings
+        gallery.universal = universal.deltas
         evidence.campaign = campaign
         return set(np.flatnonzero(campaign.scores["model"].finder >= 0).tolist())
 

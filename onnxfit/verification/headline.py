@@ -21,19 +21,24 @@ def headline(document: Mapping[str, Any]) -> str:
             f"{percent(high)}); there is no other model to compare with."
         )
     difference = document["difference"]
-    points, (low, high) = difference["robust_accuracy"], difference["ci95"]
+    gain, (low, high) = difference["robust_accuracy"], difference["ci95"]
     source = baseline.get("is_source", True)
     what = (
         f"{where}the worst case leaves {worst} right, against "
         f"{percent(baseline['worst_case']['robust_accuracy'])} "
         f"{'before hardening' if source else 'for the baseline'}: "
-        f"{_points(points)} points (95 % interval {_points(low)} to {_points(high)})"
+        f"{points(gain)} points (95 % interval {points(low)} to {points(high)})"
     )
     significant = difference["p_value"] < 0.05
     if low > 0 and significant:
         return f"{what}; the {'hardened ' if source else ''}model is more robust."
     if high < 0 and significant:
         return f"{what}; the {'hardening made it' if source else 'model is'} less robust."
+    if low > 0 or high < 0:
+        # The interval is approximate, the test is not.
+        return (
+            f"{what}; by the exact test (p = {difference['p_value']:.2f}) no difference is shown."
+        )
     return f"{what}; no difference is shown."
 
 
@@ -63,5 +68,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _points(difference: float) -> str:
+def points(difference: float) -> str:
+    """Write a difference of fractions in percentage points, with its sign."""
     return f"{100 * difference:+.1f}".replace("-", "−")

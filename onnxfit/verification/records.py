@@ -127,6 +127,7 @@ def paper_records(
             "clean_lost": lost,
         },
         "curve": [],
+        "universal": None,
     }
 
 

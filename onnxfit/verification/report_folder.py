@@ -80,7 +80,7 @@ class ReportFolder:
         """Put all files in their places, and forget what resuming would need."""
         texts = {
             RESULT: result.to_json(),
-            HTML: render(result.document, result.exhibits),
+            HTML: render(result.document, result.exhibits, result.universal),
             JUNIT: junit(result.document),
         }
         for name, text in texts.items():

@@ -1,9 +1,12 @@
 """What a verification found: the document of result.json and the pictures beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from onnxfit.json_values import finite
 
@@ -24,10 +27,12 @@ class Result:
     Attributes:
         document: What ``result.json`` holds.
         exhibits: Some samples with what the attacks made of them.
+        universal: One perturbation for all samples, of ``model`` and ``baseline``, to show.
     """
 
     document: Document
     exhibits: Sequence["Exhibit"] = field(default=(), repr=False)
+    universal: Mapping[Any, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, key: str) -> Any:
         return self.document[key]

@@ -2,9 +2,10 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from onnxfit import npz
 from onnxfit.attacks.attack import Attack, GradientAttack
 from onnxfit.attacks.transfer import Transfer
+from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Dataset
 from onnxfit.verification.campaign import Campaign, Found
 from onnxfit.verification.environment import versions
@@ -21,6 +23,8 @@ from onnxfit.verification.records import robust_share, scored
 from onnxfit.verification.result import Document
 from onnxfit.verification.suites import Stage, backwards
 from onnxfit.verification.target import Target
+
+AnyAttack = TypeVar("AnyAttack", bound=Attack | UniversalPerturbation)
 
 
 def run(
@@ -98,7 +102,7 @@ def run(
         "native": score["native"] if isinstance(attacks[0], GradientAttack) else None,
         "deployed_success": successes,
         "twin_only": only,
-        "perturbation": _summary(found_distances),
+        "perturbation": summary(found_distances),
         "attacks": score["attacks"],
     }
 
@@ -113,9 +117,9 @@ def stage_of(name: str, attack: Attack) -> Stage:
     return Stage(name=name, attack=attack, family=family)
 
 
-def with_surrogates(attack: Attack) -> list[Attack]:
+def with_surrogates(attack: AnyAttack) -> list[AnyAttack]:
     """Return an attack with the model's own gradient first, then with every surrogate."""
-    if not isinstance(attack, GradientAttack):
+    if not isinstance(attack, GradientAttack | UniversalPerturbation):
         return [attack]
     return [attack, *(dataclasses.replace(attack, **settings) for settings in backwards(True))]
 
@@ -125,13 +129,21 @@ def _columns(found: Found, campaign: Campaign, norm: str) -> dict[str, NDArray[A
     rows = np.arange(found.start, found.start + len(found.x))
     score = campaign.scores["model"]
     points = found.points["model"]
-    moved = (points.astype(np.float64) - found.x).reshape(len(points), -1)
-    distance = np.abs(moved).max(1) if norm == "linf" else np.linalg.norm(moved, axis=1)
+    distance = distances_of(points, found.x, norm)
     success = score.finder[rows] >= 0
     return {"x": points, "y": found.y, "success": success, "distance": distance}
 
 
-def _summary(distances: NDArray[np.float64]) -> Document | None:
+def distances_of(
+    points: NDArray[np.float32], x: NDArray[np.float32], norm: str
+) -> NDArray[np.float64]:
+    """Return how far points are from their samples, both N×…, in a norm; in double precision."""
+    moved = (points.astype(np.float64) - x).reshape(len(points), math.prod(points.shape[1:]))
+    found: NDArray[np.float64] = np.linalg.norm(moved, np.inf if norm == "linf" else 2, axis=1)
+    return found
+
+
+def summary(distances: NDArray[np.float64]) -> Document | None:
     """Return mean, median and largest distance of the points that fool the file."""
     if not len(distances):
         return None

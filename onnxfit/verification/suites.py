@@ -17,6 +17,7 @@ from onnxfit.attacks.noise import RandomNoise
 from onnxfit.attacks.square import Square
 from onnxfit.attacks.surrogates import TAUS
 from onnxfit.attacks.transfer import Transfer
+from onnxfit.attacks.universal import UniversalPerturbation
 
 Suite = Literal["quick", "standard", "paper"]
 
@@ -54,8 +55,7 @@ class Stage:
         """What reports call the backward pass: ``true``, ``relu``, ``smooth τ`` or ``none``."""
         if self.family == "black-box" or not isinstance(self.attack, GradientAttack):
             return "none"
-        mode = self.attack.backward
-        return f"smooth {self.attack.tau:g}" if mode == "smooth" else mode
+        return backward_name(self.attack)
 
     @property
     def needs_gradients(self) -> bool:
@@ -68,6 +68,11 @@ class Stage:
         if self.transfer and source is not None:
             changes["source"] = source
         return dataclasses.replace(self.attack, **changes)
+
+
+def backward_name(attack: GradientAttack | UniversalPerturbation) -> str:
+    """Return what reports call the backward pass that an attack follows."""
+    return f"smooth {attack.tau:g}" if attack.backward == "smooth" else attack.backward
 
 
 @dataclass(frozen=True, kw_only=True)

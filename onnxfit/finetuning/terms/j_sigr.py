@@ -1,21 +1,20 @@
 """The Jacobian and the input gradient where it should not be."""
 
 from math import ceil
-from typing import Any
 
 import torch
 
 from onnxfit.attacks.ball import by_sample
+from onnxfit.attacks.losses import of_label
 from onnxfit.finetuning.terms.jacobian import squared_norm
 from onnxfit.finetuning.terms.term import Batch, Term
+from onnxfit.saliency.occlusion import ROUNDING, patches_of, rises
 from onnxfit.twin.gradients import gradient_of
 
 # Patches of an image along each side; other samples have the square of it as runs of values.
 _GRID = 7
 # τ: a patch counts where the logit drops by more than this share of the sample's largest drop.
 _THRESHOLD = 0.2
-# A drop of less than this share of the sample's largest logit may be rounding.
-_ROUNDING = 1e-4
 # How many patches are replaced in one forward pass, each in a copy of the whole batch.
 _AT_ONCE = 4
 
@@ -43,7 +42,7 @@ class SelectiveInputGradient(Term):
         Raises:
             ModelError: The logits do not depend on the samples.
         """
-        labels = batch.logits.gather(1, batch.y[:, None])
+        labels = of_label(batch.logits, batch.y)
         gradient = _as_images(gradient_of(labels.sum(), batch.x, create_graph=True))
         elsewhere = gradient.masked_fill(important(batch), 0.0)
         return squared_norm(batch, 1) + elsewhere.square().sum() / len(batch.x)
@@ -56,41 +55,27 @@ def important(batch: Batch) -> torch.Tensor:
         M, n×1×H×W booleans; n×1×1×D for samples of D values that are no images.
     """
     images, logits = _as_images(batch.x.detach()), batch.logits.detach()
-    label = logits.gather(1, batch.y[:, None]).squeeze(1)
-    least = _ROUNDING * logits.abs().amax(1)
-    patches = _patches(images, batch.x.dim() == 4)
-    means = images.mean((2, 3), keepdim=True)
-    drops = torch.zeros_like(images[:, :1])
-    for start in range(0, len(patches), _AT_ONCE):
-        chunk = patches[start : start + _AT_ONCE]
-        points = torch.cat([_replaced(images, patch, means) for patch in chunk])
-        with torch.no_grad():
-            logits = batch.model(points.reshape(-1, *batch.x.shape[1:]))
-        rest = logits.gather(1, batch.y.repeat(len(chunk))[:, None]).squeeze(1)
-        for patch, after in zip(chunk, rest.split(len(label)), strict=True):
-            drop = label - after
-            drops[patch] = by_sample(torch.where(drop > least, drop, 0.0), drops)
+    least = ROUNDING * logits.abs().amax(1)
+    height, width = images.shape[2:]
+    sides = ceil(height / _GRID), ceil(width / (_GRID if batch.x.dim() == 4 else _GRID**2))
+    drops = rises(
+        lambda points: batch.model(points.reshape(-1, *batch.x.shape[1:])),
+        images,
+        batch.y,
+        patches_of((height, width), sides, sides),
+        _fall(logits, batch.y),
+        _fall,
+        at_once=_AT_ONCE,
+    )
+    drops = torch.where(drops > by_sample(least, drops), drops, 0.0)
     return drops > _THRESHOLD * drops.amax((1, 2, 3), keepdim=True)
+
+
+def _fall(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return what rises as the label's logit falls, N×C and N → N."""
+    return -of_label(logits, labels)
 
 
 def _as_images(x: torch.Tensor) -> torch.Tensor:
     """Return images as they are, and other samples as images of one row."""
     return x if x.dim() == 4 else x.reshape(len(x), 1, 1, -1)
-
-
-def _patches(images: torch.Tensor, square: bool) -> list[tuple[Any, ...]]:
-    """List the parts of images that are replaced, as indices; runs of a row if not ``square``."""
-    height, width = images.shape[2:]
-    rows, columns = ceil(height / _GRID), ceil(width / (_GRID if square else _GRID**2))
-    return [
-        (..., slice(top, top + rows), slice(left, left + columns))
-        for top in range(0, height, rows)
-        for left in range(0, width, columns)
-    ]
-
-
-def _replaced(images: torch.Tensor, patch: tuple[Any, ...], means: torch.Tensor) -> torch.Tensor:
-    """Return images with a patch replaced by their means, laid out as they were."""
-    points = images.clone()
-    points[patch] = means
-    return points

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from onnxfit.twin.ops.normalization import epsilon, unspecified, widest
 from onnxfit.twin.registry import converter
 from onnxfit.twin.values import Variable
 
-# The share of a batch in the running statistics, while they are learnt.
-_learning: ContextVar[float | None] = ContextVar("learning", default=None)
+# The share of a batch in the running statistics, while they are learnt, else 0.
+_learning = 0.0
 
 
 @contextmanager
@@ -26,13 +25,14 @@ def learning_statistics(share: float = 0.1) -> Iterator[None]:
     scale is a constant, as in a search for adversarial points, they stay as they are.
 
     Args:
-        share: How far, from 0 to 1.
+        share: How far, above 0 and up to 1.
     """
-    token = _learning.set(share)
+    global _learning  # noqa: PLW0603 - what torch.compile cannot read is no way to tell steps of it
+    before, _learning = _learning, share
     try:
         yield
     finally:
-        _learning.reset(token)
+        _learning = before
 
 
 @converter("BatchNormalization", since=7)
@@ -103,8 +103,8 @@ def batch_norm(
         return batch_norm(x.unsqueeze(1), scale, bias, mean, var, eps).squeeze(1)
     if mean.requires_grad or var.requires_grad:  # The file has one tensor for mean and bias.
         return given_statistics(x, scale, bias, mean, var, eps)
-    share = _learning.get() if scale.requires_grad else None
-    return functional.batch_norm(x, mean, var, scale, bias, share is not None, share or 0.0, eps)
+    share = _learning if scale.requires_grad else 0.0
+    return functional.batch_norm(x, mean, var, scale, bias, share > 0, share, eps)
 
 
 def mixed_batch_norm(

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from onnxfit.twin.transforms import transformed
+from onnxfit.twin.transforms import is_batched, transformed
 
 
 def keeping_layout(x: torch.Tensor) -> torch.Tensor:
@@ -13,10 +13,11 @@ def keeping_layout(x: torch.Tensor) -> torch.Tensor:
     That of a flattened image comes with the channels first. Where convolutions compute with the
     channels last, each operator before would mix the two, at several times the cost.
     """
-    apart = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    if not apart or x.is_contiguous() or not (x.requires_grad and torch.is_grad_enabled()):
+    if not (x.dim() == 4 and x.requires_grad and torch.is_grad_enabled()):
         return x
     if torch.compiler.is_compiling() or transformed():
+        return x
+    if x.is_contiguous() or not x.is_contiguous(memory_format=torch.channels_last):
         return x
     kept: torch.Tensor = _ChannelsLast.apply(x)
     return kept
@@ -31,4 +32,7 @@ class _ChannelsLast(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
         del ctx
+        # Of several gradients at once each has its own layout.
+        if is_batched(grads[0]):
+            return grads[0]
         return grads[0].contiguous(memory_format=torch.channels_last)

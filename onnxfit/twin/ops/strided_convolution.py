@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from onnxfit.twin.ops.windows import Sizes
-from onnxfit.twin.transforms import transformed
+from onnxfit.twin.transforms import is_batched, transformed
 
 CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 # Up to so many channels the gradient is faster in this way.
@@ -30,7 +30,8 @@ def convolve_strided(
     constant = not (weight.requires_grad or (bias is not None and bias.requires_grad))
     alone = constant and x.requires_grad and torch.is_grad_enabled()
     fits = weight.shape[1] <= FEW_CHANNELS and x.is_cpu and x.dtype == torch.float32
-    if alone and fits and not (torch.compiler.is_compiling() or transformed()):
+    plain = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or transformed()
+    if alone and fits and not plain:
         y: torch.Tensor = _Strided.apply(x, weight, bias, strides, pads)
         return y
     return CONV[len(strides)](x, weight, bias, strides, pads)
@@ -93,7 +94,7 @@ def input_gradient(
     places = CONV[rank](y, weight, padding=[count - 1 for count in counts])
     # From (N, strides, C, places) to (N, place and stride of each axis, C), or C after N.
     last = _channels_last(places)
-    places = places.unflatten(1, (*strides, channels))
+    places = places.reshape(len(places), *strides, channels, *places.shape[2:])
     order = [each for axis in axes for each in (2 + rank + axis, 1 + axis)]
     order = [0, *order, 1 + rank] if last else [0, 1 + rank, *order]
     found = places.permute(order)
@@ -112,4 +113,6 @@ def input_gradient(
 
 
 def _channels_last(values: torch.Tensor) -> bool:
+    if is_batched(values):  # Which has no layout.
+        return False
     return values.dim() == 4 and values.is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Saliency maps: images beside what their gradients say matters in them."""
+"""A folder of pictures: images beside what their gradients say matters in them."""
 
 import contextlib
 import re
@@ -13,9 +13,9 @@ from onnxfit.data import Bounds, Dataset
 from onnxfit.data_sources import times
 from onnxfit.errors import DataError
 from onnxfit.image_folder import pillow
+from onnxfit.saliency.shading import shades, strength
 
 MIN_HEIGHT = 128
-_PERCENTILE = 99
 _NAME = re.compile(r"(\d+)-label\d+-predicted\d+\.png")
 
 
@@ -24,9 +24,8 @@ def picture(
 ) -> NDArray[np.uint8]:
     """Draw an image and, to its right, its saliency map.
 
-    A pixel of the map is the largest absolute gradient over the channels, black for 0 and white
-    from the map's 99th percentile on, or from its largest value on where that percentile is 0.
-    What is not finite is shown as 0.
+    The map is that of :func:`onnxfit.saliency.shading.strength`, as bright as
+    :func:`onnxfit.saliency.shading.shades` says.
 
     Args:
         sample: C×H×W with one or three channels.
@@ -39,9 +38,7 @@ def picture(
     """
     low, high = bounds
     image = np.rint((sample - low) * (255 / (high - low))).clip(0, 255)
-    strength = np.abs(np.nan_to_num(gradient, posinf=0, neginf=0)).max(axis=0)
-    white = np.percentile(strength, _PERCENTILE) or strength.max() or 1.0
-    shade = np.rint(np.minimum(strength / white, 1) * 255)
+    shade = np.rint(shades(strength(gradient)))
     both = np.concatenate([image, np.broadcast_to(shade, image.shape)], axis=2).astype(np.uint8)
     factor = -(-MIN_HEIGHT // both.shape[1])
     pixels: NDArray[np.uint8] = both.repeat(factor, axis=1).repeat(factor, axis=2)

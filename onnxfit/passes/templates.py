@@ -1,0 +1,85 @@
+"""What a network makes of labelled samples in front of its last layer."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from onnxfit.data import Dataset
+from onnxfit.deployed import Deployed
+from onnxfit.element_types import UNKNOWN, inputs_of
+from onnxfit.errors import DataError, ModelError
+from onnxfit.passes.head import Head
+
+BATCH = 64
+_TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
+
+
+class Templates(NamedTuple):
+    """Templates as the head of a network sees them.
+
+    Attributes:
+        features: M×D.
+        labels: M integers.
+        classes: How many the head knows.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    classes: int
+
+
+def features_of(
+    model: ModelProto,
+    head: Head,
+    data: Dataset,
+    *,
+    base_dir: Path | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    advance: Callable[[int], object] = lambda count: None,
+) -> Templates:
+    """Compute the features of templates in ONNX Runtime.
+
+    Args:
+        model: With its own head.
+        head: Its place.
+        data: The templates.
+        base_dir: Folder of the model's external data.
+        mean: Subtracted from samples before the model, one or for each channel.
+        std: Divides after that.
+        advance: Is called with the number of samples of each batch.
+
+    Raises:
+        DataError: The samples are damaged.
+        ModelError: The model cannot compute them, or takes several inputs.
+    """
+    deployed = Deployed(_cut(model, head), base_dir)
+    (given,) = inputs_of(model.graph)
+    kind = _TYPES.get(given.type.tensor_type.elem_type, np.float32)
+    shape = (-1, *[1] * (len(data.shape) - 1))
+    middle, width = (np.asarray(numbers, np.float32).reshape(shape) for numbers in (mean, std))
+    parts, classes = [], 0
+    for x, _ in data.batches(BATCH):
+        features, output = deployed(((x - middle) / width).astype(kind))
+        if features.shape[:1] != (len(x),) or output.shape[:1] != (len(x),):
+            raise ModelError(f"the value {head.feature!r} has no features for each sample")
+        parts.append(features.reshape(len(x), -1).astype(np.float32))
+        classes = output.reshape(len(x), -1).shape[1]
+        advance(len(x))
+    if not parts:
+        raise DataError(f"{data.path} has no sample")
+    return Templates(np.concatenate(parts), data.labels, classes)
+
+
+def _cut(model: ModelProto, head: Head) -> ModelProto:
+    """Return a model that gives the features before its output."""
+    cut = ModelProto()
+    cut.CopyFrom(model)
+    kind = TensorProto.FLOAT if head.element_type == UNKNOWN else head.element_type
+    cut.graph.output.insert(0, onnx.helper.make_tensor_value_info(head.feature, kind, None))
+    return cut
