@@ -1,7 +1,9 @@
 """The verb ``calibrate``: find the jumps of a model on validation data."""
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,8 @@ def calibrate(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(load(model), output, model.parent, copy_data=copy_data, dry_run=True)
-    found = find(model, data.open, cache=cache, begin=progress, **dataclasses.asdict(settings))
+    with _telling_what_is_lost(cache):
+        found = find(model, data.open, cache=cache, begin=progress, **dataclasses.asdict(settings))
     write = found.improves or not require_gain
     found.document["output"] = str(output) if write else None
     if write:
@@ -157,4 +160,17 @@ def calibrate(
         if write:
             click.echo(f"wrote {output}")
     if not write:
+        stays = f"; {output} stays as it was" if output.exists() else ""
+        click.echo(f"No model was written: no jump helps beyond noise{stays}.", err=True)
         sys.exit(NO_GAIN)
+
+
+@contextlib.contextmanager
+def _telling_what_is_lost(cache: Path | None) -> Iterator[None]:
+    """Say after Ctrl-C that nothing is kept, where it is so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if cache is None:
+            click.echo("Nothing was kept; with --cache FILE it would have been.", err=True)
+        raise

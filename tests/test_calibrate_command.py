@@ -132,6 +132,7 @@ def test_no_gain_where_one_is_required(tmp_path: Path, onnxfit_command: Command)
     ran = onnxfit_command("calibrate", DIGITS, *FEW, *required)
     assert 1 == ran.status
     assert not out.exists()
+    assert "No model was written: no jump helps beyond noise.\n" in ran.err
     assert "wrote" in ran.out
     assert str(out) not in ran.out
     document = json.loads((report / "calibration.json").read_text())
@@ -390,7 +391,11 @@ def test_an_interrupted_run_goes_on_where_it_was(
     ran = onnxfit_command(*arguments, "--report", tmp_path / "r")
     assert (130, "") == ran[:2]
     assert ran.err.endswith("Interrupted.\n")
+    assert "kept" not in ran.err
     assert [cache] == list(tmp_path.iterdir())
+    calls = 0
+    alone = onnxfit_command("calibrate", DIGITS, *FEW, "-o", out)
+    assert "Nothing was kept; with --cache FILE it would have been.\n" in alone.err
     calls, stop = 0, 0
     again = onnxfit_command(*arguments, "--json")
     assert 0 == again.status

@@ -344,9 +344,15 @@ def test_no_phase_takes_more_than_was_told(attacked: int, settings: dict[str, An
             sites=SITES if chosen.refine else 0,
         )
         noted = Noted(measured)
-        Search(settings=chosen, sites=SITES, first_strength=0.5, at_most=bound, work=noted).run(
-            measured
-        )
+        Search(
+            settings=chosen,
+            sites=SITES,
+            budget=chosen.budget,
+            first_strength=0.5,
+            highest_strength=1e9,
+            at_most=bound,
+            work=noted,
+        ).run(measured)
         phases = {phase for phase, _, _ in noted.told}
         assert {"race", "curve"} < phases
         confirmations += "confirmation" in phases

@@ -19,6 +19,7 @@ from onnxfit.hardening import provenance
 torch = pytest.importorskip("torch")
 
 from onnxfit.calibration.calibrator import calibrate  # noqa: E402
+from onnxfit.calibration.measurements import Measurements  # noqa: E402
 from onnxfit.calibration.result import Calibration  # noqa: E402
 from onnxfit.calibration.selection import Budget  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
@@ -595,3 +596,47 @@ def test_an_odd_record_of_a_calibration_is_no_warning(record: str, data: Arrays)
     some = (data[0][:20], data[1][:20])
     found = onnxfit.verify(hard, some, suite="quick", steps=1, eps=0.01, min_clean=0.1)
     assert not any("calibrated" in warning for warning in found["warnings"])
+
+
+def test_a_cache_changes_nothing(
+    data: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at any attack and gone on with, or called again: the same but for the seconds."""
+    settings: dict[str, Any] = {**FEW, "attack_limit": 140, "max_drop": 0.05, "refine": True}
+    wanted = calibrate(DIGITS, data, **settings)
+    assert len(wanted.document["race"]) > 1
+    attack, left = Measurements._attack, 0
+
+    def stopping(self: Measurements, *arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return attack(self, *arguments)
+
+    monkeypatch.setattr(Measurements, "_attack", stopping)
+    cache = tmp_path / "cache"
+    for _ in range(100):
+        left = 7
+        try:
+            found = calibrate(DIGITS, data, cache=cache, **settings)
+            break
+        except KeyboardInterrupt:
+            continue
+    left = 0
+    for again in (found, calibrate(DIGITS, data, cache=cache, **settings)):
+        assert {**wanted.document, "seconds": 0} == {**again.document, "seconds": 0}
+
+
+def test_a_large_budget_is_searched_where_jumps_differ(data: Arrays) -> None:
+    """No strength is above the largest input, and no choice names one class for all."""
+    found = calibrate(DIGITS, data, **{**FEW, "max_drop": 0.95}).document
+    assert found["curve"][-1]["strength"] < 1000
+    assert found["after"]["clean"]["accuracy"] > 0.2
+
+
+def test_labels_that_are_not_the_models_are_warned_about(data: Arrays) -> None:
+    """A network that is no better than naming one class for all was not given what it knows."""
+    x, y = data
+    found = calibrate(DIGITS, (x, (y + 1) % 10), **ONE).document
+    assert any("are labels, --mean and --std those of the model?" in w for w in found["warnings"])

@@ -134,6 +134,17 @@ def test_a_drop_is_allowed_up_to_the_limit() -> None:
     assert Budget(max_drop=limits[5]).allows(lost(0), lost(5))
 
 
+def test_a_network_that_names_one_class_for_all_is_outside() -> None:
+    """However few samples of the others there are; unless it was right for one class before."""
+    labels = np.zeros(1000, np.int64)
+    labels[:4] = 1
+    budget = Budget(labels=labels)
+    assert Budget().allows(lost(0), lost(4))
+    assert not budget.allows(lost(0), ~(labels == 1))
+    assert budget.allows(lost(0), lost(3))
+    assert budget.allows(~(labels == 1), ~(labels == 1))
+
+
 @pytest.mark.parametrize("max_drop", [0.0, 1.0, -0.1, math.nan, math.inf])
 def test_a_drop_out_of_range_is_refused(max_drop: float) -> None:
     """It is a share of the samples, neither none nor all."""

@@ -15,6 +15,11 @@ from onnxfit.errors import DataError
 HIGHEST_QUANTILE = 0.98
 
 
+def highest(scale: Scale) -> float:
+    """Return what no strength is above."""
+    return math.inf if scale == "shared" else HIGHEST_QUANTILE
+
+
 def up_to(edge: float) -> tuple[Callable[[float], bool], list[float]]:
     """Return a budget that allows strengths up to an edge, and what it was asked."""
     asked: list[float] = []
@@ -31,7 +36,7 @@ def up_to(edge: float) -> tuple[Callable[[float], bool], list[float]]:
 def test_the_edge_is_between_half_of_the_top_and_the_top(first: float, edge: float) -> None:
     """Wherever the search begins; half of the top is inside, and at most a tenth below the edge."""
     inside, _ = up_to(edge)
-    top = strengths_to_try("shared", first, 20, inside)[-1]
+    top = strengths_to_try("shared", first, math.inf, 20, inside)[-1]
     assert top / 2 <= edge < top
     assert top / 2 >= 0.9 * edge
 
@@ -41,7 +46,7 @@ def test_the_edge_is_between_half_of_the_top_and_the_top(first: float, edge: flo
 def test_few_strengths_are_asked_for(scale: Scale, edge: float) -> None:
     """One, one more for each doubling or halving, and four to bisect; none twice, none past 1."""
     inside, asked = up_to(edge)
-    strengths_to_try(scale, 0.5, 20, inside)
+    strengths_to_try(scale, 0.5, highest(scale), 20, inside)
     assert len(asked) <= 1 + math.ceil(abs(math.log2(edge / 0.5))) + 1 + 4
     assert len(set(asked)) == len(asked)
     assert min(asked) > 0
@@ -52,7 +57,7 @@ def test_few_strengths_are_asked_for(scale: Scale, edge: float) -> None:
 def test_the_strengths_are_equally_spaced_above_zero(points: int) -> None:
     """The first is one step from 0; the last is the top."""
     inside, _ = up_to(1.0)
-    found = strengths_to_try("shared", 1.0, points, inside)
+    found = strengths_to_try("shared", 1.0, math.inf, points, inside)
     assert points == len(found)
     assert found == pytest.approx([found[-1] * (i + 1) / points for i in range(points)])
     assert found[0] > 0
@@ -63,7 +68,7 @@ def test_the_strengths_are_equally_spaced_above_zero(points: int) -> None:
 def test_quantiles_end_below_one(scale: Scale, edge: float) -> None:
     """From 0.49 on, twice the edge would be no quantile."""
     inside, _ = up_to(edge)
-    found = strengths_to_try(scale, 0.5, 20, inside)
+    found = strengths_to_try(scale, 0.5, highest(scale), 20, inside)
     top = found[-1]
     assert top <= HIGHEST_QUANTILE
     assert top >= min(HIGHEST_QUANTILE, 1.8 * edge)
@@ -73,7 +78,7 @@ def test_quantiles_end_below_one(scale: Scale, edge: float) -> None:
 def test_a_first_quantile_past_the_highest_is_lowered() -> None:
     """The search begins at the highest."""
     inside, asked = up_to(1.0)
-    assert HIGHEST_QUANTILE == strengths_to_try("quantile", 3.0, 20, inside)[-1]
+    assert HIGHEST_QUANTILE == strengths_to_try("quantile", 3.0, HIGHEST_QUANTILE, 20, inside)[-1]
     assert [HIGHEST_QUANTILE] == asked
 
 
@@ -93,13 +98,21 @@ def test_where_nothing_is_inside_the_smallest_is_named(
     inside, asked = up_to(0.0)
     message = f"no jump meets the budget, not even at the strength {smallest}"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        strengths_to_try(scale, first, 20, inside)
+        strengths_to_try(scale, first, highest(scale), 20, inside)
     assert 41 == len(asked)
 
 
 def test_where_everything_is_inside_the_search_ends() -> None:
     """A network that answers without its activations allows any jump."""
     inside, asked = up_to(math.inf)
-    found = strengths_to_try("shared", 1.0, 20, inside)
+    found = strengths_to_try("shared", 1.0, 1e30, 20, inside)
     assert all(map(math.isfinite, found))
     assert len(asked) <= 41 + 4
+
+
+def test_no_strength_is_above_the_largest_input() -> None:
+    """Beyond it a jump zeroes everything, however much the budget allows."""
+    inside, asked = up_to(math.inf)
+    found = strengths_to_try("shared", 1.0, 12.5, 20, inside)
+    assert 12.5 == found[-1] == max(asked)
+    assert 12.5 / 20 == found[0]

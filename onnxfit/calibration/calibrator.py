@@ -17,13 +17,20 @@ from onnxfit import passes
 from onnxfit.calibration.activations import SiteStatistics
 from onnxfit.calibration.at_most import AtMost
 from onnxfit.calibration.cache import Cache
-from onnxfit.calibration.document import describe, of_sites, warnings
+from onnxfit.calibration.document import Document, describe, of_sites, warnings
 from onnxfit.calibration.kept_statistics import kept_or_measured
 from onnxfit.calibration.measurements import Attacks, Measurements, Plan, Sample, numbers_of
 from onnxfit.calibration.reader import Reader, from_reader
 from onnxfit.calibration.refinement import Strengths, corrected
 from onnxfit.calibration.result import Calibration
-from onnxfit.calibration.scales import Jump, Scale, first_strength, jumps, per_site
+from onnxfit.calibration.scales import (
+    Jump,
+    Scale,
+    first_strength,
+    highest_strength,
+    jumps,
+    per_site,
+)
 from onnxfit.calibration.search import Search
 from onnxfit.calibration.settings import Settings
 from onnxfit.calibration.strengths import MOST_ASKED
@@ -47,6 +54,10 @@ STEPS = 20
 SEARCH = ("scale", "objective", "strengths", "points", "max_drop", "confidence", "refine")
 
 HARDENED = "The model was hardened already: its jumps were taken back first."
+UNLEARNT = (
+    "Before hardening {:.1%} of the samples are right, and naming the most frequent class for all "
+    "would be right for {:.1%}: are labels, --mean and --std those of the model?"
+)
 UNLABELLED = (
     "The samples have no labels: what counts as right is the class that the model named before "
     "hardening."
@@ -180,7 +191,9 @@ class Calibrator:
             search = Search(
                 settings=settings,
                 sites=self._sites,
+                budget=dataclasses.replace(settings.budget, labels=self._data.labels),
                 first_strength=self._first_strength(statistics),
+                highest_strength=highest_strength(settings.scale, statistics),
                 at_most=at_most,
                 work=work,
             )
@@ -191,8 +204,15 @@ class Calibrator:
         document["parity"] = dataclasses.asdict(parity)
         document["sites"] = of_sites(jumps, statistics, findings)
         document["warnings"] = [*plain.warnings("model", some), *warnings(document)]
+        document["warnings"] += self._unlearnt(document)
         document["seconds"] = time.perf_counter() - began
         return Calibration(jumps, document, plain.model, plain.folder)
+
+    def _unlearnt(self, document: Document) -> list[str]:
+        """Say where the network is no better than naming one class for all."""
+        most = float(np.bincount(self._data.labels).max()) / self._data.n
+        accuracy = document["before"]["clean"]["accuracy"]
+        return [UNLEARNT.format(accuracy, most)] if accuracy <= most else []
 
     def _run(self) -> dict[str, Any]:
         """Return what every measurement depends on."""

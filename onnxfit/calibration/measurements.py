@@ -9,7 +9,7 @@ having been attacked first.
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +29,9 @@ from onnxfit.verification.suites import Stage
 BLOCK = FIRST_HEAT
 # The first samples, on which native gradients are to show what they find themselves.
 COMMON = 4 * BLOCK
+
+# What is known of each candidate.
+_KINDS = ("robust", "native")
 
 Attacks = Literal["all", "smooth", "native"]
 # The backward passes that find nearly all that all of them together find.
@@ -89,6 +92,7 @@ class Measurements:
         plan: How they are measured.
         cache: What is measured already is there.
         work: Is told of what is done.
+        calls: Numbers what is asked for, from 0; the measurements of one search share it.
 
     Attributes:
         attacked: How many samples the attacks may use.
@@ -103,7 +107,9 @@ class Measurements:
         plan: Plan,
         cache: Cache,
         work: Work,
+        calls: Iterator[int] | None = None,
     ) -> None:
+        self._calls = itertools.count() if calls is None else calls
         self._network, self._data, self._sample, self._cache = network, data, sample, cache
         self.plan, self._work = plan, work
         self.attacked = len(sample.y)
@@ -112,7 +118,7 @@ class Measurements:
         """Return the same with every attack, where the plan has some of them."""
         plan = dataclasses.replace(self.plan, attacks="all")
         given = self._network, self._data, self._sample, plan, self._cache, self._work
-        return Measurements(*given)
+        return Measurements(*given, self._calls)
 
     def clean(self, candidate: Any) -> Mask:
         """Return which of all samples the network classifies rightly, N booleans.
@@ -158,8 +164,18 @@ class Measurements:
         return {candidate: np.concatenate(masks)[:count] for candidate, masks in parts.items()}
 
     def _block(self, start: int, candidates: Sequence[Any]) -> dict[Any, dict[str, Any]]:
-        """Measure candidates on a block of samples, each with the others' adversarial points."""
+        """Measure candidates on a block of samples, each with the others' adversarial points.
+
+        The answer is kept. A search that goes on from a cache is given what it was given before:
+        measured anew, a candidate would be tried on points that were found only later.
+        """
         plan = self.plan
+        answer = f"{plan.search}-{next(self._calls)}-answer"
+        if (kept := self._cache.get(answer)) is not None:
+            return {
+                candidate: {kind: kept[f"{kind}{number}"] for kind in _KINDS}
+                for number, candidate in enumerate(candidates)
+            }
         keys = {c: self._key(plan.attacks, start, c) for c in candidates}
         outcomes: dict[Any, dict[str, Any]] = {}
         pool = Pool(self._cache, f"{plan.search}-{start}-points")
@@ -177,6 +193,14 @@ class Measurements:
                 self._try(pool, int(outcome["tried"]), start, outcome["robust"])
                 outcome["tried"] = np.array(len(pool))
                 self._cache.put(keys[candidate], outcome)
+        self._cache.put(
+            answer,
+            {
+                f"{kind}{number}": outcome[kind]
+                for number, outcome in enumerate(outcomes.values())
+                for kind in _KINDS
+            },
+        )
         return outcomes
 
     def _attack(

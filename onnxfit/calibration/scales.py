@@ -14,6 +14,10 @@ from onnxfit.calibration.activations import SiteStatistics
 Scale = Literal["shared", "quantile", "channel"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
+# Quantiles are below 1: at 1 a jump zeroes everything.
+_HIGHEST_QUANTILE = 0.98
+_BEYOND = 16
+
 Jump = float | NDArray[np.float32]
 
 
@@ -95,6 +99,17 @@ def first_strength(scale: Scale, statistics: Mapping[str, SiteStatistics]) -> fl
     if scale != "shared":
         return 0.5
     return math.exp(math.fsum(math.log(site.quantile(0.5)[0]) for site in alive) / len(alive))
+
+
+def highest_strength(scale: Scale, statistics: Mapping[str, SiteStatistics]) -> float:
+    """Return the largest strength worth trying; at a higher one a jump zeroes everything.
+
+    For ``shared`` that is some times the largest pre-activation of all sites, for under attack they
+    may be larger than those that were seen.
+    """
+    if scale != "shared":
+        return _HIGHEST_QUANTILE
+    return _BEYOND * max(float(site.overall.largest.max()) for site in statistics.values())
 
 
 def _jump(scale: Scale, strength: float, site: SiteStatistics) -> Jump:

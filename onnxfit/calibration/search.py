@@ -9,7 +9,7 @@ from onnxfit.calibration.at_most import Amounts, AtMost
 from onnxfit.calibration.curve import Attacked, measure_curve
 from onnxfit.calibration.document import Findings, Heat
 from onnxfit.calibration.refinement import Refined, refine
-from onnxfit.calibration.selection import Race, boundary, confirmed
+from onnxfit.calibration.selection import Budget, Race, boundary, confirmed
 from onnxfit.calibration.settings import Settings
 from onnxfit.calibration.strengths import MOST_ASKED, strengths_to_try
 from onnxfit.calibration.work import Work
@@ -23,14 +23,18 @@ class Search:
     Attributes:
         settings: The budget, the scale, and more.
         sites: How many sites there are.
+        budget: What a jump may cost.
         first_strength: What to try first, where the settings name no strengths.
+        highest_strength: What is the largest then.
         at_most: Says how much is left.
         work: Is told of it before each phase.
     """
 
     settings: Settings
     sites: int
+    budget: Budget
     first_strength: float
+    highest_strength: float
     at_most: AtMost
     work: Work
 
@@ -45,7 +49,7 @@ class Search:
         """
         strengths = self._strengths(measured)
         self._next("edge of the budget", self.at_most.search)
-        edge = boundary(strengths, measured, self.settings.budget)
+        edge = boundary(strengths, measured, self.budget)
         if edge < 0:
             raise DataError(f"no jump meets the budget, not even at the strength {strengths[0]:g}")
         race, heats = self._race(strengths[: edge + 1], measured)
@@ -91,14 +95,15 @@ class Search:
         return strengths_to_try(
             settings.scale,
             self.first_strength,
+            self.highest_strength,
             settings.points,
-            lambda strength: settings.budget.allows(before, measured.clean(strength)),
+            lambda strength: self.budget.allows(before, measured.clean(strength)),
         )
 
     def _race(self, strengths: Sequence[float], measured: Attacked) -> tuple[Race, list[Heat]]:
         """Prepare a race; return it and the list of its heats, which it fills."""
         heats: list[Heat] = []
-        budget, before = self.settings.budget, measured.clean(0.0)
+        budget, before = self.budget, measured.clean(0.0)
 
         def heard(count: int, left: Sequence[float]) -> None:
             heats.append((count, left))
@@ -121,7 +126,7 @@ class Search:
         self._next("refinement", self.at_most.refinement)
         start = (chosen,) * self.sites
         highest = math.inf if self.settings.scale == "shared" else 1.0
-        refined = refine(start, edge, measured, self.settings.budget, highest)
+        refined = refine(start, edge, measured, self.budget, highest)
         found = measured.robust([start, refined.strengths], measured.attacked)
         if int(found[refined.strengths].sum()) > int(found[start].sum()):
             return refined

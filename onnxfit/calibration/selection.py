@@ -44,10 +44,12 @@ class Budget:
     Attributes:
         max_drop: Largest drop of the accuracy.
         confidence: With which it must be no larger, one-sided.
+        labels: Of the samples; None where only their number counts.
     """
 
     max_drop: float = 0.01
     confidence: float = 0.95
+    labels: NDArray[np.int64] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -75,8 +77,18 @@ class Budget:
         return drop_limit(lost, gained, len(before), self.confidence)
 
     def allows(self, before: Mask, after: Mask) -> bool:
-        """Say whether the drop is inside the budget."""
+        """Say whether the drop is inside the budget.
+
+        Where labels are known, a network that is right for samples of one class alone is not, if
+        it was for several: it tells nothing apart, however seldom the others are.
+        """
+        if self._classes(before) > 1 and self._classes(after) < 2:
+            return False
         return self.limit(before, after) <= self.max_drop
+
+    def _classes(self, right: Mask) -> int:
+        """Return how many classes there are among some samples."""
+        return 0 if self.labels is None else len(np.unique(self.labels[right]))
 
 
 def last_inside(count: int, inside: Callable[[int], bool]) -> int:

@@ -1,13 +1,10 @@
 """Which strengths to try where the user names none: up to about twice what the budget allows."""
 
-import math
 from collections.abc import Callable
 
 from onnxfit.calibration.scales import Scale
 from onnxfit.errors import DataError
 
-# Quantiles are below 1: at 1 a jump zeroes everything.
-_HIGHEST_QUANTILE = 0.98
 _DOUBLINGS = 40
 _HALVINGS = 4
 # Strengths that are asked for.
@@ -15,7 +12,7 @@ MOST_ASKED = 1 + _DOUBLINGS + _HALVINGS
 
 
 def strengths_to_try(
-    scale: Scale, first: float, points: int, inside: Callable[[float], bool]
+    scale: Scale, first: float, highest: float, points: int, inside: Callable[[float], bool]
 ) -> list[float]:
     """Return equally spaced strengths from near 0 to beyond the budget.
 
@@ -25,13 +22,13 @@ def strengths_to_try(
     Args:
         scale: What a strength means.
         first: Where to start, above 0.
+        highest: What no strength is to be above.
         points: How many to return.
         inside: Says whether a strength is inside the budget.
 
     Raises:
         DataError: No strength is inside, however small.
     """
-    highest = math.inf if scale == "shared" else _HIGHEST_QUANTILE
     edge = min(first, highest)
     if inside(edge):
         for _ in range(_DOUBLINGS):
