@@ -32,7 +32,7 @@ from onnxfit.calibration.cache import Cache
 from onnxfit.calibration.calibrator import Calibrator
 from onnxfit.calibration.measurements import Measurements
 from onnxfit.calibration.refinement import Refined, refine
-from onnxfit.calibration.scales import Scale, first_strength
+from onnxfit.calibration.scales import Scale, first_strength, highest_strength
 from onnxfit.calibration.selection import Budget, Mask, Race, boundary, confirmed
 from onnxfit.calibration.settings import Objective, Settings
 from onnxfit.calibration.strengths import strengths_to_try
@@ -43,8 +43,6 @@ from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar
 RESULT = Path(__file__).parent / "results" / "calibrate_splits.md"
 
 ARCHITECTURES = ("lenet", "alexnet", "resnet20", "mobilenetv2", "wideresnet")
-# No quantile that is tried is above it.
-HIGHEST_QUANTILE = 0.98
 
 # A strength of all sites, or one for each of them.
 Candidate = float | tuple[float, ...]
@@ -104,6 +102,7 @@ class Table:
         self._judged: dict[Candidate, Mask] = {}
         # Statistics need no labels, and those of half the samples are nearly the same.
         self._first = first_strength(case.scale, statistics)
+        self._highest = highest_strength(case.scale, statistics)
         largest = self._bracketed(self._allows(slice(None)))[-1]
         self._step = largest / case.steps
 
@@ -134,12 +133,13 @@ class Table:
         return sorted({self._rounded(strength) for strength in found})
 
     def _bracketed(self, inside: Callable[[float], bool]) -> list[float]:
-        return strengths_to_try(self.settings.scale, self._first, self.settings.points, inside)
+        scale, points = self.settings.scale, self.settings.points
+        return strengths_to_try(scale, self._first, self._highest, points, inside)
 
     def _rounded(self, strength: float) -> float:
         steps = max(1, round(strength / self._step))
         if self.settings.scale != "shared":
-            steps = min(steps, int(HIGHEST_QUANTILE / self._step))
+            steps = min(steps, int(self._highest / self._step))
         return self._step * steps
 
     def _allows(self, rows: Any) -> Callable[[float], bool]:

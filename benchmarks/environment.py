@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,3 +29,20 @@ def processor() -> str:
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def clean_commit(*code: str) -> str:
+    """Return the commit whose code measures.
+
+    Args:
+        code: The folders that it lies in, from the top of the repository, as git names paths.
+
+    Raises:
+        SystemExit: The code differs from it.
+    """
+    git = ["git", "-C", str(Path(__file__).parent.parent)]
+    command = [*git, "status", "--porcelain", "--", *code]
+    if changed := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
+        raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
+    command = [*git, "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -19,7 +19,6 @@ and the tables of docs/robustness.md.
 """
 
 import argparse
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from typing import Any, Literal
 import numpy as np
 import paper_report
 import torch
-from paper_cases import NETWORKS, ROOT, Configuration, Network, Samples
+from environment import clean_commit
+from paper_cases import NETWORKS, Configuration, Network, Samples
 from paper_results import STORE, Record, Results
 
 import onnxfit
@@ -214,7 +214,8 @@ def measure(only: str, parts: Sequence[str]) -> None:
         SystemExit: The code is not that of a commit.
     """
     torch.set_num_threads(1)
-    results, commit = Results(STORE), clean_commit()
+    results = Results(STORE)
+    commit = clean_commit("onnxfit", "models", "benchmarks", ":!benchmarks/results")
     for part in parts:
         for network in NETWORKS:
             if only not in network.key or not network.path.exists():
@@ -225,21 +226,6 @@ def measure(only: str, parts: Sequence[str]) -> None:
                 record = run.measure(commit)
                 results.add(run.key, record)
                 print(f"{run.key}: {told(record)}", flush=True)
-
-
-def clean_commit() -> str:
-    """Return the commit whose code measures.
-
-    Raises:
-        SystemExit: The code differs from it.
-    """
-    git = ["git", "-C", str(ROOT)]
-    code = ["onnxfit", "models", "benchmarks", ":!benchmarks/results"]
-    command = [*git, "status", "--porcelain", "--", *code]
-    if changed := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
-        raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
-    command = [*git, "rev-parse", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def told(record: Record) -> str:
