@@ -49,8 +49,11 @@ def test_better_is_called_better() -> None:
 def test_what_may_be_chance_is_no_difference(model: int, baseline: int) -> None:
     """Where the interval holds zero, or the exact test does not reject, nothing is claimed."""
     sentence = headline(document(model, baseline))
-    assert sentence.endswith("; no difference is shown.")
+    assert sentence.endswith("no difference is shown.")
     assert "more robust" not in sentence
+    # An interval without zero needs a word beside it.
+    by_test = "; by the exact test (p = 0.06) no difference is shown."
+    assert ({model, baseline} == {0, 5}) == sentence.endswith(by_test)
 
 
 def test_a_model_alone_is_compared_with_nothing() -> None:

@@ -356,7 +356,7 @@ def test_bad_data(kind: str, verb: str, tmp_path: Path, onnxfit_command: Command
 
 BAD_USE: dict[str, tuple[tuple[str, ...], str]] = {
     "eps 0": (("--eps", "0"), "Invalid value for '--eps': 0 is not above 0."),
-    "eps -1": (("--eps=-1",), "Invalid value for '--eps': -1 is not a finite number"),
+    "eps -1": (("--eps=-1",), "Invalid value for '--eps': -1 is not above 0"),
     "bounds": (("--bounds", "1,0"), "'1,0' is not two numbers, the smaller one first."),
     "resume": (("--resume",), "--resume needs the DIR of the interrupted run."),
     "share": (("--min-clean", "1.5"), "Invalid value for '--min-clean': 1.5 is not from 0 to 1."),
