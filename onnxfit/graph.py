@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import FunctionProto, ModelProto, NodeProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+)
 
 from onnxfit.element_types import Types, default_opset, element_types, function_scope, subgraphs
 from onnxfit.errors import ModelError
@@ -163,6 +170,23 @@ def scopes(model: ModelProto) -> Iterator[Scope]:
             function=function,
         )
         yield from _with_subgraphs(scope, types)
+
+
+def inner_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs among a node's attributes."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """Yield the names that a node reads, in its subgraphs too."""
+    yield from node.input
+    for graph in inner_graphs(node):
+        for inner in graph.node:
+            yield from reads(inner)
+        yield from (value.name for value in graph.output)
 
 
 def _constant_of(node: NodeProto) -> TensorProto | None:

@@ -234,6 +234,10 @@ def test_a_value_that_a_branch_reads_keeps_its_name() -> None:
     onnx.checker.check_model(found)
     branch = next(node for node in found.graph.node if node.op_type == "If")
     assert ["onnxfit.head/logits"] * 2 == [a.g.node[0].input[0] for a in branch.attribute]
+    branch.attribute[0].g.output[0].name = "onnxfit.head/logits"
+    given = onnxfit.restore(found).graph.node[-1].attribute[0].g
+    assert "logits" == given.output[0].name
+    branch.attribute[0].g.output[0].name = "t"
     assert model == onnxfit.restore(found)
 
 

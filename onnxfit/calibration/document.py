@@ -231,7 +231,7 @@ def _difference(findings: Findings, budget: Budget) -> Document:
     """Compare the network before hardening with the chosen one, on the same samples."""
     before, after = findings.curve[0].clean, findings.clean
     weak, strong = findings.worst
-    only_after, only_before = int((strong & ~weak).sum()), int((weak & ~strong).sum())
+    only_after, only_before = only(strong, weak)
     robust, clean = _paired(strong, weak), _paired(after, before)
     return {
         "robust_accuracy": robust["difference"],

@@ -8,6 +8,7 @@ from onnx import ModelProto, NodeProto
 
 from onnxfit.element_types import UNKNOWN, element_types
 from onnxfit.errors import ModelError
+from onnxfit.graph import reads
 
 Ending = Literal["logits", "probabilities", "log-probabilities"]
 
@@ -102,16 +103,7 @@ def _before(value: str, writers: dict[str, NodeProto]) -> set[str]:
     left = [value]
     while left:
         node = writers.get(left.pop())
-        inputs = set(inputs_read(node)) - found if node is not None else set()
+        inputs = set(reads(node)) - found if node is not None else set()
         found |= inputs
         left += inputs
     return found
-
-
-def inputs_read(node: NodeProto) -> list[str]:
-    """Return the values that a node reads, those that its subgraphs take from outside included."""
-    names = list(node.input)
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            names += inputs_read(inner)
-    return [name for name in names if name]

@@ -23,9 +23,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxfit.edits import remove_where
 from onnxfit.element_types import UNKNOWN
 from onnxfit.errors import DataError, ModelError
-from onnxfit.graph import model_opset
+from onnxfit.graph import inner_graphs, model_opset, reads
 from onnxfit.op import DOMAIN
-from onnxfit.passes.head import Head, inputs_read
+from onnxfit.passes.head import Head
 
 KEY = f"{DOMAIN}.interpolation"
 PREFIX = f"{KEY}/"
@@ -255,9 +255,12 @@ def _rename(model: ModelProto, before: str, after: str) -> None:
 
 
 def _rename_inputs(node: NodeProto, before: str, after: str) -> None:
-    if before not in inputs_read(node):
+    if before not in reads(node):
         return
     node.input[:] = [after if name == before else name for name in node.input]
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
+    for graph in inner_graphs(node):
+        for inner in graph.node:
             _rename_inputs(inner, before, after)
+        for value in graph.output:
+            if value.name == before:
+                value.name = after

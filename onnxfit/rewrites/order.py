@@ -1,8 +1,10 @@
 """The order of nodes in a graph: each stands behind those whose values it reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from onnx import AttributeProto, NodeProto
+from onnx import NodeProto
+
+from onnxfit.graph import reads
 
 
 def order_of(nodes: Sequence[NodeProto]) -> list[int]:
@@ -20,7 +22,7 @@ def order_of(nodes: Sequence[NodeProto]) -> list[int]:
             before: list[int] = []
             if index not in met:
                 met.add(index)
-                read = (writers.get(value) for value in _reads(nodes[index]))
+                read = (writers.get(value) for value in reads(nodes[index]))
                 before = [writer for writer in read if writer is not None and writer not in met]
             if before:
                 waiting += reversed(before)
@@ -32,14 +34,3 @@ def order_of(nodes: Sequence[NodeProto]) -> list[int]:
 def is_sorted(order: list[int]) -> bool:
     """Tell whether nodes stood in a valid order already, by what :func:`order_of` returns."""
     return order == list(range(len(order)))
-
-
-def _reads(node: NodeProto) -> Iterator[str]:
-    """Yield what a node reads, in its subgraphs too."""
-    yield from node.input
-    for attribute in node.attribute:
-        inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else []
-        for graph in (*inner, *attribute.graphs):
-            for one in graph.node:
-                yield from _reads(one)
-            yield from (value.name for value in graph.output)

@@ -13,9 +13,9 @@ from onnx import ModelProto, TensorProto
 from onnxfit.deployed import Deployed
 from onnxfit.element_types import UNKNOWN, element_types
 from onnxfit.errors import ModelError
+from onnxfit.graph import reads
 from onnxfit.rewrites import unrewritten
 from onnxfit.twin.agreement import differ
-from onnxfit.twin.frame import reads
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.twin.module import Twin, to_torch
 from onnxfit.twin.precision import full_precision

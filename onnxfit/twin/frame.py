@@ -10,6 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 from onnxfit.edits import CONSTANT_PREFIX
 from onnxfit.element_types import UNKNOWN, function_scope, subgraph_scope
 from onnxfit.errors import ModelError
+from onnxfit.graph import reads
 from onnxfit.lowering import INPUT_PREFIX, Hardened
 from onnxfit.twin import registry
 from onnxfit.twin.definitions import definition
@@ -323,16 +324,6 @@ def jump_names(site: Hardened) -> list[str]:
         return [name for name in site.nodes[-1].input[1:2] if name]
     inputs = (name for node in site.nodes for name in node.input)
     return [name for name in inputs if name.startswith((CONSTANT_PREFIX, INPUT_PREFIX))][:1]
-
-
-def reads(node: NodeProto) -> Iterable[str]:
-    """Yield the names that a node reads, in its subgraphs too."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from reads(inner)
-            yield from (value.name for value in attribute.g.output)
 
 
 def tensor_of(numbers: Any, dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ import torch
 from onnx import ModelProto, NodeProto
 
 from onnxfit.element_types import inputs_of
+from onnxfit.graph import reads
 from onnxfit.op import DEFAULT_DOMAINS, DOMAIN, is_our_function
 from onnxfit.sites import FUSED_DOMAINS
 from onnxfit.twin.batches import Place, Shape, move_to
-from onnxfit.twin.frame import reads
 
 # The ends of a slice that goes to the end.
 INT_MAX = 2**31 - 1

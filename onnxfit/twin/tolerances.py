@@ -8,7 +8,7 @@ import torch
 from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxfit.element_types import element_types, function_scope, inputs_of, subgraphs
-from onnxfit.twin.frame import reads
+from onnxfit.graph import reads
 from onnxfit.twin.tensors import DTYPES
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from onnxfit.verification.statistics import SIGNIFICANCE
+
 
 def headline(document: Mapping[str, Any]) -> str:
     """Return the headline of a result with the keys of ``result.json``.
@@ -29,17 +31,26 @@ def headline(document: Mapping[str, Any]) -> str:
         f"{'before hardening' if source else 'for the baseline'}: "
         f"{points(gain)} points (95 % interval {points(low)} to {points(high)})"
     )
-    significant = difference["p_value"] < 0.05
-    if low > 0 and significant:
-        return f"{what}; the {'hardened ' if source else ''}model is more robust."
-    if high < 0 and significant:
-        return f"{what}; the {'hardening made it' if source else 'model is'} less robust."
-    if low > 0 or high < 0:
-        # The interval is approximate, the test is not.
-        return (
-            f"{what}; by the exact test (p = {difference['p_value']:.2f}) no difference is shown."
-        )
-    return f"{what}; no difference is shown."
+    more = f"the {'hardened ' if source else ''}model is more robust"
+    fewer = f"the {'hardening made it' if source else 'model is'} less robust"
+    return f"{what}; {conclusion(difference, more, fewer)}."
+
+
+def conclusion(difference: Mapping[str, Any], more: str, fewer: str) -> str:
+    """Say what a paired difference shows: something only where interval and exact test agree.
+
+    Args:
+        difference: With ``ci95`` and ``p_value``.
+        more: What to say where the difference is above zero.
+        fewer: Where it is below.
+    """
+    low, high = difference["ci95"]
+    if low <= 0 <= high:
+        return "no difference is shown"
+    if difference["p_value"] < SIGNIFICANCE:
+        return more if low > 0 else fewer
+    # The interval is approximate, the test is not.
+    return f"by the exact test (p = {difference['p_value']:.2f}) no difference is shown"
 
 
 def paper_headline(document: Mapping[str, Any]) -> str:

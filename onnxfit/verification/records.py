@@ -67,18 +67,26 @@ def scored(campaign: Campaign, side: Side) -> Document:
     }
 
 
+def paired(name: str, of_model: Mask, of_baseline: Mask) -> Document:
+    """Return the difference of two shares of the same samples, under a name, and its test."""
+    only_model, only_baseline = only(of_model, of_baseline)
+    n = len(of_model)
+    return {
+        name: (only_model - only_baseline) / n,
+        "ci95": list(paired_difference(only_model, only_baseline, n)),
+        "p_value": mcnemar(only_model, only_baseline),
+        "only_model": only_model,
+        "only_baseline": only_baseline,
+    }
+
+
 def compared(campaign: Campaign, side: Side, other: Side) -> Document:
     """Return the paired differences of two models on the same samples."""
     a, b, n = campaign.scores[side], campaign.scores[other], campaign.data.n
-    only_a, only_b = only(a.robust(), b.robust())
     gained, lost = only(a.correct, b.correct)
     natively = only(a.robust("native"), b.robust("native"))
     return {
-        "robust_accuracy": (only_a - only_b) / n,
-        "ci95": list(paired_difference(only_a, only_b, n)),
-        "p_value": mcnemar(only_a, only_b),
-        "only_model": only_a,
-        "only_baseline": only_b,
+        **paired("robust_accuracy", a.robust(), b.robust()),
         "clean_accuracy": (gained - lost) / n,
         "clean_ci95": list(paired_difference(gained, lost, n)),
         "clean_gained": gained,

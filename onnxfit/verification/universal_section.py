@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch
 from onnxfit.verification.campaign import Campaign, Side
-from onnxfit.verification.headline import percent, points
+from onnxfit.verification.headline import conclusion, percent, points
 from onnxfit.verification.progress import Begin
-from onnxfit.verification.records import only
+from onnxfit.verification.records import paired
 from onnxfit.verification.result import Document
 from onnxfit.verification.settings import Settings
 from onnxfit.verification.single_attack import with_surrogates
-from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference
 from onnxfit.verification.suites import Threat
 from onnxfit.verification.universal import (
     KINDS,
@@ -133,19 +132,11 @@ def _compared(found: Mapping[Side, _Found]) -> Document | None:
     masks = [found[side].misclassified for side in ("model", "baseline") if side in found]
     if len(masks) < 2 or masks[0] is None or masks[1] is None:
         return None
-    only_model, only_baseline = only(masks[0], masks[1])
-    n = len(masks[0])
-    return {
-        "evasion_rate": (only_model - only_baseline) / n,
-        "ci95": list(paired_difference(only_model, only_baseline, n)),
-        "p_value": mcnemar(only_model, only_baseline),
-        "only_model": only_model,
-        "only_baseline": only_baseline,
-    }
+    return paired("evasion_rate", masks[0], masks[1])
 
 
 def _summary(document: Document, *, is_source: bool) -> str:
-    """Say what SGD-UAP does; "fewer" only where the exact test and the interval agree."""
+    """Say what SGD-UAP does."""
     uap, difference = document["model"]["uap"], document["difference"]
     if uap is None:
         return "No gradient passes through the model, so that SGD-UAP could not be made."
@@ -162,12 +153,8 @@ def _summary(document: Document, *, is_source: bool) -> str:
         f", the baseline with its own {percent(document['baseline']['uap']['evasion_rate'])}: "
         f"{points(rate)} points (95 % interval {points(low)} to {points(high)})"
     )
-    significant = difference["p_value"] < SIGNIFICANCE
-    if high < 0 and significant:
-        return f"{what}; the {name} misclassifies fewer."
-    if low > 0 and significant:
-        return f"{what}; the {name} misclassifies more."
-    return f"{what}; no difference is shown."
+    more, fewer = (f"the {name} misclassifies {word}" for word in ("more", "fewer"))
+    return f"{what}; {conclusion(difference, more, fewer)}."
 
 
 class _Bench:
