@@ -215,6 +215,25 @@ def open_data(
     return Dataset(path=path, bounds=bounds, source=source)
 
 
+def as_dataset(
+    data: "Dataset | str | Path | tuple[ArrayLike, ArrayLike]",
+    *,
+    limit: int | None,
+    bounds: Bounds,
+    channels: int | None,
+) -> Dataset:
+    """Return a dataset as it is, or make one of what :func:`open_data` or :func:`from_arrays` take.
+
+    Raises:
+        DataError, ValueError: As these do.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, (str, Path)):
+        return open_data(data, limit=limit, bounds=bounds, channels=channels)
+    return from_arrays(*data, limit=limit, bounds=bounds)
+
+
 def from_arrays(
     x: ArrayLike, y: ArrayLike, *, limit: int | None = None, bounds: Bounds = (0.0, 1.0)
 ) -> Dataset:

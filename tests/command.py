@@ -1,7 +1,8 @@
 """Running the command line in the tests' own process."""
 
+import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,3 +31,11 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Command:
         return Ran(code if isinstance(code, int) else 0, captured.out, captured.err)
 
     return command
+
+
+def document_of(command: Command, verb: str, *arguments: object) -> dict[str, Any]:
+    """Run a verb that succeeds, and return its document."""
+    ran = command(verb, *arguments, "--json")
+    assert 0 == ran.status, ran.err
+    document: dict[str, Any] = json.loads(ran.out)
+    return document

@@ -1,13 +1,11 @@
 """The verb ``attack``: one attack, replayed on the file."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from command import Command
+from command import Command, document_of
 from support import MODELS
 
 import onnxfit
@@ -29,14 +27,6 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "hard.onnx"
     onnx.save(onnxfit.retrofit(DIGITS, 0.5), path)
     return path
-
-
-def ran(command: Command, *arguments: object) -> dict[str, Any]:
-    """Run an attack that succeeds as a command and return its document."""
-    result = command("attack", *arguments, "--json")
-    assert 0 == result.status, result.err
-    document: dict[str, Any] = json.loads(result.out)
-    return document
 
 
 def test_help_names_what_there_is() -> None:
@@ -62,7 +52,7 @@ def test_every_attack_runs(name: str, tmp_path: Path, onnxfit_command: Command) 
     out = tmp_path / "adv.npz"
     budget = ("--eps", "3" if name in ("cw", "hop-skip-jump") else "0.15")
     arguments = (DIGITS, *FEW, "--attack", name, *budget, *CHEAP.get(name, ()), "-o", out)
-    document = ran(onnxfit_command, *arguments)
+    document = document_of(onnxfit_command, "attack", *arguments)
     with np.load(out) as written, np.load(TEST) as data:
         found = dict(written)
         moved = (found["x"].astype(np.float64) - data["x"][:30]).reshape(30, -1)
@@ -82,7 +72,9 @@ def test_a_hardened_model_is_attacked_with_every_backward(
     hardened: Path, onnxfit_command: Command
 ) -> None:
     """By default; the worst of them counts, and the native figure stands beside it."""
-    document = ran(onnxfit_command, hardened, *FEW, "--attack", "pgd", "--eps", "0.1")
+    document = document_of(
+        onnxfit_command, "attack", hardened, *FEW, "--attack", "pgd", "--eps", "0.1"
+    )
     backwards = [record["backward"] for record in document["attacks"]]
     expected = ["true", "relu", "smooth 0.05", "smooth 0.1", "smooth 0.2", "smooth 0.5"]
     assert expected == backwards
@@ -100,7 +92,9 @@ def test_native_gradients_alone_are_labelled(hardened: Path, onnxfit_command: Co
 
 def test_a_minimal_attack_measures_distances(hardened: Path, onnxfit_command: Command) -> None:
     """Without eps every sample falls, and the perturbations are told."""
-    document = ran(onnxfit_command, hardened, *FEW, "--attack", "deepfool", "--norm", "l2")
+    document = document_of(
+        onnxfit_command, "attack", hardened, *FEW, "--attack", "deepfool", "--norm", "l2"
+    )
     assert 0 == document["robust_accuracy"]
     assert 0.5 < document["perturbation"]["median"] < 3
     assert ["true"] == [record["backward"] for record in document["attacks"]]

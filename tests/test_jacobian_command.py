@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from command import Command
+from command import Command, document_of
 from support import MODELS
 
 import onnxfit
@@ -35,17 +34,9 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def ran(command: Command, *arguments: object) -> dict[str, Any]:
-    """Run the verb, which succeeds, and return its document."""
-    result = command("jacobian", *arguments, "--json")
-    assert 0 == result.status, result.err
-    document: dict[str, Any] = json.loads(result.out)
-    return document
-
-
 def test_the_document(onnxfit_command: Command) -> None:
     """One, of the model's own slopes, with what was measured on what."""
-    document = ran(onnxfit_command, DIGITS, *FEW)
+    document = document_of(onnxfit_command, "jacobian", DIGITS, *FEW)
     assert [
         "schema_version",
         "model",
@@ -91,7 +82,7 @@ def test_the_figures_are_those_of_the_module(onnxfit_command: Command) -> None:
         "--tau",
         "0.2",
     )
-    (found,) = ran(onnxfit_command, DIGITS, *arguments)["jacobians"]
+    (found,) = document_of(onnxfit_command, "jacobian", DIGITS, *arguments)["jacobians"]
     target = Target(DIGITS)
     expected = measure(
         target.twin,
@@ -146,7 +137,7 @@ def test_tables_are_printed(hardened: Path, onnxfit_command: Command) -> None:
 
 def test_the_eps_has_the_default_of_other_verbs(onnxfit_command: Command) -> None:
     """8/255, for linf an l2 size of √64 times that."""
-    document = ran(onnxfit_command, DIGITS, "--data", TEST, "--limit", "5")
+    document = document_of(onnxfit_command, "jacobian", DIGITS, "--data", TEST, "--limit", "5")
     assert 8 / 255 == pytest.approx(document["eps"])
     stacked = document["jacobians"][0]["stacked"]
     assert 64 / 255 == pytest.approx(stacked["l2_size"])
@@ -159,7 +150,7 @@ def test_what_is_undefined_is_null(tmp_path: Path, onnxfit_command: Command) -> 
     with np.load(TEST) as right:
         classes = Target(DIGITS).predictions(right["x"][:6])
         np.savez(data, x=right["x"][:6], y=(classes + 1) % 10)
-    (found,) = ran(onnxfit_command, DIGITS, "--data", data)["jacobians"]
+    (found,) = document_of(onnxfit_command, "jacobian", DIGITS, "--data", data)["jacobians"]
     pairs = found["pairs"]
     assert (15, 0, None) == (pairs["n"], pairs["both_correct"], pairs["joint_success"])
     assert pairs["cosine"]["spearman_with_joint_success"] is None
@@ -183,7 +174,7 @@ def test_a_softmax_at_the_end_is_left_out(tmp_path: Path, onnxfit_command: Comma
     message = "The model ends in a Softmax: the Jacobians are those of the logits before it.\n"
     assert message == result.err
     found = json.loads(result.out)["jacobians"]
-    (expected,) = ran(onnxfit_command, DIGITS, *FEW)["jacobians"]
+    (expected,) = document_of(onnxfit_command, "jacobian", DIGITS, *FEW)["jacobians"]
     assert expected["stacked"] == found[0]["stacked"]
 
 

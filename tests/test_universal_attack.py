@@ -1,13 +1,12 @@
 """Universal perturbations in ``attack``: made on some samples, judged by the file on others."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
-from command import Command
+from command import Command, document_of
 from numpy.typing import NDArray
 from support import MODELS, parse
 
@@ -73,14 +72,6 @@ def only(line: Line, label: int, path: Path) -> Path:
     return path
 
 
-def ran(command: Command, *arguments: object) -> dict[str, Any]:
-    """Run an attack that succeeds as a command and return its document."""
-    result = command("attack", *arguments, "--json")
-    assert 0 == result.status, result.err
-    document: dict[str, Any] = json.loads(result.out)
-    return document
-
-
 def test_the_choices_are_those_of_the_modules() -> None:
     """They are written out so that --help is quick."""
     assert KINDS == UNIVERSAL
@@ -93,7 +84,7 @@ def test_a_linear_model_falls_as_far_as_it_must(
     """Against the weights, by eps times their dual norm: the rate and the points are exact."""
     data, out = only(line, 1, tmp_path / "ones.npz"), tmp_path / "out.npz"
     arguments = ("--data", data, "--attack", "uap", "--eps", "0.1", "--norm", norm)
-    document = ran(onnxfit_command, line.model, *arguments, "-o", out)
+    document = document_of(onnxfit_command, "attack", line.model, *arguments, "-o", out)
     y = np.ones(int(line.y.sum()), np.int64)
     _, rows = halves(y, 0)
     reach = 0.1 * np.linalg.norm(WEIGHTS, 1 if norm == "linf" else 2)
@@ -121,7 +112,7 @@ def test_a_linear_model_falls_as_far_as_it_must(
 def test_a_target_is_aimed_at(line: Line, onnxfit_command: Command) -> None:
     """Samples of the other class are taken for it as far as the weights allow."""
     arguments = ("--data", line.data, "--attack", "uap", "--eps", "0.1", "--target", "1")
-    found = ran(onnxfit_command, line.model, *arguments)["universal"]
+    found = document_of(onnxfit_command, "attack", line.model, *arguments)["universal"]
     _, rows = halves(line.y, 0)
     others = line.margins[rows][line.y[rows] == 0]
     expected = (others > -0.1 * np.abs(WEIGHTS).sum()).mean()
@@ -149,7 +140,7 @@ def test_what_it_is_made_on_is_not_what_it_is_measured_on(
     """Together the halves are the data, and they share no sample; other data is left whole."""
     seen, out = seen_by(monkeypatch), tmp_path / "out.npz"
     arguments = ("--attack", "uap", "--eps", "1/100000", "--seed", "3", "-o", out, "--force")
-    ran(onnxfit_command, DIGITS, *FEW, *arguments)
+    document_of(onnxfit_command, "attack", DIGITS, *FEW, *arguments)
     with np.load(TEST) as data, np.load(VAL) as val, np.load(out) as written:
         everything = {x.tobytes() for x in data["x"][:60]}
         made, measured = ({x.tobytes() for x in part} for part in (seen[0].x, written["x"]))
@@ -157,7 +148,7 @@ def test_what_it_is_made_on_is_not_what_it_is_measured_on(
         assert not made & measured
         assert [30, 30] == [len(made), len(measured)]
         other = val["x"]
-    document = ran(onnxfit_command, DIGITS, *FEW, *arguments, "--made-on", VAL)
+    document = document_of(onnxfit_command, "attack", DIGITS, *FEW, *arguments, "--made-on", VAL)
     np.testing.assert_array_equal(other, seen[1].x)
     assert str(VAL) == document["universal"]["made_on"]["path"]
     assert [450, 60] == [document["universal"]["made_on"]["n"], document["universal"]["n"]]
@@ -209,7 +200,9 @@ def test_a_hardened_model_is_attacked_with_every_backward(
 ) -> None:
     """The one that does most where it is made is told; the native one beside it finds nothing."""
     model, data = hiding(tmp_path)
-    document = ran(onnxfit_command, model, "--data", data, "--attack", "uap", "--eps", "0.1")
+    document = document_of(
+        onnxfit_command, "attack", model, "--data", data, "--attack", "uap", "--eps", "0.1"
+    )
     found = document["universal"]
     backwards = ["true", "relu", "smooth 0.05", "smooth 0.1", "smooth 0.2", "smooth 0.5"]
     assert backwards == [one["backward"] for one in found["tried"]]
@@ -268,7 +261,9 @@ def test_what_needs_no_model_is_measured_on_the_same_half(
     """So that all three compare; the parameters are chosen on the other half."""
     outs = {name: tmp_path / f"{name}.npz" for name in ("uap", kind)}
     found = {
-        name: ran(onnxfit_command, DIGITS, *FEW, "--attack", name, "--eps", "0.2", "-o", out)
+        name: document_of(
+            onnxfit_command, "attack", DIGITS, *FEW, "--attack", name, "--eps", "0.2", "-o", out
+        )
         for name, out in outs.items()
     }
     with np.load(outs["uap"]) as one, np.load(outs[kind]) as other:
@@ -314,7 +309,9 @@ def test_points_that_8_bits_hold(onnxfit_command: Command, tmp_path: Path) -> No
     np.savez(tmp_path / "bytes.npz", x=x, y=y)
     out = tmp_path / "out.npz"
     arguments = ("--attack", "uap", "--eps", "51/255", "--quantize", "-o", out)
-    document = ran(onnxfit_command, DIGITS, "--data", tmp_path / "bytes.npz", *arguments)
+    document = document_of(
+        onnxfit_command, "attack", DIGITS, "--data", tmp_path / "bytes.npz", *arguments
+    )
     assert document["deployed_success"] > 0
     with np.load(out) as written:
         levels = written["x"].astype(np.float64) * 255
@@ -342,7 +339,9 @@ def test_halves_hold_every_class(seed: int) -> None:
 def test_the_same_seed_gives_the_same(onnxfit_command: Command) -> None:
     """Another one splits otherwise."""
     arguments = (DIGITS, *FEW, "--attack", "uap", "--eps", "0.2", "--seed")
-    first, again, other = (ran(onnxfit_command, *arguments, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        document_of(onnxfit_command, "attack", *arguments, seed) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first["universal"] != other["universal"]
 

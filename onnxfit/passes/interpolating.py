@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from onnxfit import passes
 from onnxfit.compilation.record import refuse_compiled
-from onnxfit.data import Bounds, Dataset, from_arrays, open_data
+from onnxfit.data import Bounds, Dataset, as_dataset
 from onnxfit.data_sources import times
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
@@ -109,15 +109,12 @@ def _opened(
     Raises:
         DataError: They are not what they should be.
     """
-    if isinstance(templates, (str, Path)):
-        channels = shape[1] if len(shape) == 4 and shape[1] in (1, 3) else None
-        templates = open_data(templates, limit=limit, bounds=bounds, channels=channels)
-    elif not isinstance(templates, Dataset):
-        templates = from_arrays(*templates, limit=limit, bounds=bounds)
-    sizes = zip(templates.shape, shape[1:], strict=False)
-    if len(templates.shape) != len(shape) - 1 or any(have != want and want for have, want in sizes):
+    channels = shape[1] if len(shape) == 4 and shape[1] in (1, 3) else None
+    data = as_dataset(templates, limit=limit, bounds=bounds, channels=channels)
+    sizes = zip(data.shape, shape[1:], strict=False)
+    if len(data.shape) != len(shape) - 1 or any(have != want and want for have, want in sizes):
         wanted = "×".join(str(size or "?") for size in shape[1:])
         raise DataError(
-            f"the model takes samples of shape {wanted}; the templates are {times(templates.shape)}"
+            f"the model takes samples of shape {wanted}; the templates are {times(data.shape)}"
         )
-    return templates
+    return data

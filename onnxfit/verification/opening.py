@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxfit import passes
-from onnxfit.data import Bounds, Dataset, from_arrays, open_data
+from onnxfit.data import Bounds, Dataset, as_dataset
 from onnxfit.verification.campaign import Side
 from onnxfit.verification.policy import Policy, merged, read_policy
 from onnxfit.verification.settings import Settings
@@ -76,11 +76,7 @@ def opened(data: Samples, limit: int | None, bounds: Bounds, target: Target) -> 
     Raises:
         DataError: The data is not what it should be.
     """
-    if isinstance(data, Dataset):
-        return data
     channels = target.classifier.channels
-    if isinstance(data, (str, Path)):
-        return open_data(data, limit=limit, bounds=bounds, channels=channels)
     if callable(data):
         return data(channels)
-    return from_arrays(*data, limit=limit, bounds=bounds)
+    return as_dataset(data, limit=limit, bounds=bounds, channels=channels)
