@@ -14,7 +14,7 @@ from support import MODELS, parse, relu_model
 
 torch = pytest.importorskip("torch")
 
-from twin_support import agrees  # noqa: E402
+from twin_support import agrees, compiled  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.deployed import Deployed  # noqa: E402
@@ -283,11 +283,11 @@ def test_function_transforms_and_functional_call() -> None:
 def test_torch_compile_takes_the_whole_twin() -> None:
     """One graph without breaks, the same results and gradients, for changing batches."""
     twin = onnxfit.to_torch(onnxfit.retrofit(network(), 0.5))
-    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    one_graph = compiled(twin, "aot_eager")
     for n in (3, 5, 2):
         x, other = images(n).requires_grad_(), images(n).requires_grad_()
         twin(x).sum().backward()
-        compiled(other).sum().backward()
+        one_graph(other).sum().backward()
         torch.testing.assert_close(x.grad, other.grad)
 
 

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
-from twin_support import agrees, node_model  # noqa: E402
+from twin_support import agrees, compiled, node_model  # noqa: E402
 
 from onnxfit.errors import ModelError, UnsupportedOperator  # noqa: E402
 from onnxfit.twin.module import to_torch  # noqa: E402
@@ -97,8 +97,7 @@ def test_attention_is_transformed(attributes: str) -> None:
     expected = torch.autograd.functional.jacobian(lambda x: twin(x, k, v), q)
     torch.testing.assert_close(torch.func.jacrev(lambda x: twin(x, k, v))(q), expected)
     torch.testing.assert_close(torch.func.jacfwd(lambda x: twin(x, k, v))(q), expected)
-    compiled = torch.compile(twin, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(q, k, v), twin(q, k, v))
+    torch.testing.assert_close(compiled(twin)(q, k, v), twin(q, k, v))
 
 
 def test_attention_has_second_derivatives() -> None:

@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from twin_networks import NETWORKS, make, to_onnx  # noqa: E402
+from twin_support import compiled  # noqa: E402
 
 import onnxfit  # noqa: E402
 
@@ -74,9 +75,8 @@ def test_exports_run_under_compile_and_transforms(name: str) -> None:
     network = make(name).double()
     twin = onnxfit.to_torch(to_onnx(make(name), IMAGES[:2])).double()
     images = IMAGES[:2].double()
-    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
     x = images.clone().requires_grad_()
-    (found,) = torch.autograd.grad(compiled(x)[:, 0].sum(), x)
+    (found,) = torch.autograd.grad(compiled(twin, "aot_eager")(x)[:, 0].sum(), x)
     y = images.clone().requires_grad_()
     (expected,) = torch.autograd.grad(network(y)[:, 0].sum(), y)
     torch.testing.assert_close(expected, found, rtol=1e-4, atol=1e-6)

@@ -12,7 +12,7 @@ from support import parse
 
 torch = pytest.importorskip("torch")
 
-from twin_support import agrees, twin_outputs  # noqa: E402
+from twin_support import agrees, compiled, twin_outputs  # noqa: E402
 
 from onnxfit.errors import UnsupportedOperator  # noqa: E402
 from onnxfit.twin.module import Twin, to_torch  # noqa: E402
@@ -438,7 +438,7 @@ def test_transforms_and_types() -> None:
     y = twin(x)
     assert torch.equal(y, torch.func.vmap(lambda one: twin(one[None])[0])(x))
     assert torch.equal(y, pickle.loads(pickle.dumps(twin))(x))  # noqa: S301
-    assert torch.equal(y, torch.compile(twin, backend="eager", fullgraph=True)(x))
+    assert torch.equal(y, compiled(twin)(x))
     torch.testing.assert_close(y.double(), twin.double()(x.double()))
     _, tangent = torch.func.jvp(twin, (x.double(),), (torch.ones_like(x.double()),))
     _, pull = torch.func.vjp(twin, x.double())

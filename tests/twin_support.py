@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 
 from onnxfit.element_types import inputs_of
@@ -142,3 +143,13 @@ def agrees(
         else:
             np.testing.assert_allclose(array, one, rtol=rtol, atol=atol)
     return twin
+
+
+def compiled(module: torch.nn.Module, backend: str = "eager") -> Any:
+    """Compile a module into one graph, with a compiler that has seen no other.
+
+    The compiler counts what it compiled of each function, for all modules together, and refuses
+    after eight.
+    """
+    torch.compiler.reset()
+    return torch.compile(module, backend=backend, fullgraph=True)
