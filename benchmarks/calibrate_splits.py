@@ -377,7 +377,11 @@ CHOICES = (
     Case(network=DIGITS, attacked=899, scale="quantile"),
     Case(network=DIGITS, attacked=899, objective="paper"),
     Case(network=DIGITS_PGD, attacked=899),
-    *(Case(network=digits(f"digits_{name}"), attacked=450, steps=20) for name in ARCHITECTURES),
+    *(
+        Case(network=digits(f"digits_{name}{trained}"), attacked=450, steps=20)
+        for trained in ("", "_pgd")
+        for name in ARCHITECTURES
+    ),
     Case(network=LENET, attacked=800),
     Case(network=LENET, attacked=800, scale="quantile"),
     Case(network=LENET, attacked=800, objective="paper"),
