@@ -16,7 +16,6 @@ four attacks of its ``standard``, each on what the earlier ones left, here and t
 
     python benchmarks/attack_throughput.py [--rounds 5] [--samples 200] [--only lenet] [--write]
 
-Networks and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
 Times are those of the processor, which other programs disturb least.
 """
 
@@ -34,8 +33,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import trained_networks
 import vision_transformer
 from environment import provenance
+from images import CIFAR10_EXACT, MNIST
+from trained_networks import Model, lenet
 
 import onnxfit
 from onnxfit.attacks.attack import Attack
@@ -43,8 +45,6 @@ from onnxfit.attacks.gradient import PGD
 from onnxfit.twin.classifier import Classifier
 from onnxfit.twin.preprocessing import Preprocessed
 
-ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
 RESULTS = Path(__file__).parent / "results"
 STEPS = 20
 NOTE = """
@@ -58,10 +58,6 @@ WEIGHTS = {
     True: "The same with `module.requires_grad_(False)`, by which a user spares them that:",
 }
 
-CIFAR = "cifar10_exact_549.npz"
-CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
-CIFAR_STD = (0.2023, 0.1994, 0.201)
-
 
 @dataclass(frozen=True)
 class Case:
@@ -69,19 +65,15 @@ class Case:
 
     Attributes:
         name: For the table.
-        path: The file, below the models.
-        data: The images, below the data.
-        mean: Of the normalisation.
-        std: The same.
+        model: The file.
+        data: The images.
         radii: For linf, in pixels from 0 to 1.
         by_hand: Makes of the file the network that other libraries attack; None: the twin.
     """
 
     name: str
-    path: str
-    data: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    model: Model
+    data: Path
     radii: tuple[float, ...]
     by_hand: Callable[[Path], Any] | None = None
 
@@ -91,62 +83,34 @@ class Case:
         Args:
             frozen: Its weights ask for no gradients, unlike those of a module as it comes.
         """
-        return self._prepared(Classifier(onnxfit.retrofit(self._file, 0.0)), frozen)
+        return self._prepared(Classifier(onnxfit.retrofit(self.model.path, 0.0)), frozen)
 
     def ordinary(self, *, frozen: bool = True) -> Any:
         """Make what other libraries attack, from pixels to logits, like :meth:`module`."""
         twin = self.module(frozen=frozen)
         if self.by_hand is None:
             return twin
-        by_hand = self._prepared(self.by_hand(self._file), frozen)
+        by_hand = self._prepared(self.by_hand(self.model.path), frozen)
         x, _ = self.samples(100)
         with torch.no_grad():
             torch.testing.assert_close(by_hand(x), twin(x), rtol=1e-4, atol=1e-4)
         return by_hand
 
-    @property
-    def _file(self) -> Path:
-        return SHARED / "models" / self.path
-
     def _prepared(self, network: Any, frozen: bool) -> Any:
         network.requires_grad_(not frozen)
-        return Preprocessed(network.eval(), self.mean, self.std).eval()
+        return Preprocessed(network.eval(), self.model.mean, self.model.std).eval()
 
     def samples(self, n: int) -> tuple[Any, Any]:
         """Return the first images and their classes."""
-        with np.load(SHARED / "data" / self.data) as data:
+        with np.load(self.data) as data:
             x, y = data["x"][:n], data["y"][:n]
         return torch.from_numpy(x).float() / 255, torch.from_numpy(y).long()
 
 
-LENET = Case(
-    "LeNet",
-    "derived/jumprelu_lenet_baseline.onnx",
-    "mnist_0_4999.npz",
-    (0.1307,),
-    (0.3081,),
-    (0.1,),
-)
-RESNET20 = Case(
-    "ResNet-20",
-    "derived/jumprelu_resnet20_baseline_bn.onnx",
-    CIFAR,
-    CIFAR_MEAN,
-    CIFAR_STD,
-    (1 / 255, 2 / 255),
-)
-RESNET_2B = Case(
-    "resnet_2b", "cifar10/resnet_2b.onnx", CIFAR, CIFAR_MEAN, (0.2471, 0.2435, 0.2616), (2 / 255,)
-)
-VIT = Case(
-    "ViT",
-    "cifar10/vit_pgd_2_3_16.onnx",
-    CIFAR,
-    CIFAR_MEAN,
-    CIFAR_STD,
-    (1 / 255,),
-    vision_transformer.load,
-)
+LENET = Case("LeNet", lenet("baseline"), MNIST, (0.1,))
+RESNET20 = Case("ResNet-20", trained_networks.RESNET20, CIFAR10_EXACT, (1 / 255, 2 / 255))
+RESNET_2B = Case("resnet_2b", trained_networks.RESNET_2B, CIFAR10_EXACT, (2 / 255,))
+VIT = Case("ViT", trained_networks.VIT, CIFAR10_EXACT, (1 / 255,), vision_transformer.load)
 CASES = (LENET, RESNET20, RESNET_2B, VIT)
 ON_TWIN = replace(VIT, name="ViT, all on the twin", by_hand=None)
 

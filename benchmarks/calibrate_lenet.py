@@ -4,8 +4,6 @@ The command runs with both objectives; what it prints is kept. Then all strength
 attacked on the same images, more than the first ones that the command's own curve has in common.
 
     python benchmarks/calibrate_lenet.py [--samples 2000] [--attacked 512] [--common 256] [--write]
-
-Networks and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
 """
 
 import argparse
@@ -20,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from calibrate_sweep import LENET, ROOT, SEED, provenance
+from calibrate_sweep import LENET, SEED, provenance
+from trained_networks import ROOT
 
 from onnxfit.calibration.cache import Cache
 from onnxfit.calibration.calibrator import Calibrator
@@ -46,8 +45,8 @@ def command(objective: str, samples: int, attacked: int) -> list[str]:
         "--data": LENET.data[0].name,
         "--limit": samples,
         "--eps": LENET.eps,
-        "--mean": LENET.mean[0],
-        "--std": LENET.std[0],
+        "--mean": LENET.model.mean[0],
+        "--std": LENET.model.std[0],
         "--attack-limit": attacked,
         "--seed": SEED,
         "--objective": objective,
@@ -55,7 +54,7 @@ def command(objective: str, samples: int, attacked: int) -> list[str]:
         "-o": f"lenet.{objective}.onnx",
     }
     words = [str(word) for option in options.items() for word in option]
-    return ["calibrate", LENET.model.name, *words]
+    return ["calibrate", LENET.model.path.name, *words]
 
 
 def calibrated(folder: Path, words: Sequence[str]) -> tuple[str, dict[str, Any]]:
@@ -79,7 +78,7 @@ def calibrated(folder: Path, words: Sequence[str]) -> tuple[str, dict[str, Any]]
 
 def common(documents: Mapping[str, dict[str, Any]], samples: int, count: int) -> list[str]:
     """Attack the strengths of all curves on the same images; return the lines of the table."""
-    data, target = LENET.dataset(samples), LENET.target()
+    data, target = LENET.dataset(samples), LENET.model.open()
     points = {point["strength"]: point for each in documents.values() for point in each["curve"]}
     strengths = sorted(points)
     found: dict[str, dict[float, Mask]] = {}

@@ -21,7 +21,7 @@ from retrofit_scale import CHILD
 
 MODEL, (IMAGES,) = LENET.model, LENET.data
 OPTIONS = (
-    *("--mean", LENET.mean[0], "--std", LENET.std[0], "--eps", LENET.eps),
+    *("--mean", MODEL.mean[0], "--std", MODEL.std[0], "--eps", LENET.eps),
     *("--attack-limit", 64, "--seed", SEED),
 )
 RESULT = Path(__file__).parent / "results" / "calibrate_scale.md"
@@ -37,7 +37,7 @@ def measured(folder: Path, samples: int) -> tuple[float, float]:
     files += ["-o", folder / f"{samples}.onnx", "--scale", "quantile"]
     started = time.perf_counter()
     ran = subprocess.run(
-        [sys.executable, "-c", CHILD, "calibrate", *map(str, [MODEL, *files, *OPTIONS])],
+        [sys.executable, "-c", CHILD, "calibrate", *map(str, [MODEL.path, *files, *OPTIONS])],
         check=False,
         capture_output=True,
         text=True,

@@ -11,8 +11,6 @@ have taken, also on the validation data alone?
 
 What a strength does to a sample is measured once for all splits. For that strengths are rounded to
 multiples of a step, a fortieth of the largest strength that a calibration on all samples would try.
-
-Networks and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
 """
 
 import argparse
@@ -25,7 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from calibrate_sweep import DIGITS, DIGITS_PGD, LENET, RESNET, SEED, Network, digits, provenance
+from calibrate_sweep import (
+    DIGITS,
+    DIGITS_PGD,
+    LENET,
+    RESNET,
+    SEED,
+    Network,
+    digits_network,
+    provenance,
+)
 from numpy.typing import NDArray
 
 from onnxfit.calibration.cache import Cache
@@ -92,7 +99,7 @@ class Table:
 
     def __init__(self, case: Case) -> None:
         self.settings, self.data = case.settings, case.network.dataset()
-        calibrator = Calibrator(case.network.target(), self.data, self.settings, silent)
+        calibrator = Calibrator(case.network.model.open(), self.data, self.settings, silent)
         statistics, self._measured = calibrator.prepare(Cache(None, {}))
         self.sites = len(statistics)
         rows = self.data.spread_rows(case.attacked)
@@ -378,7 +385,7 @@ CHOICES = (
     Case(network=DIGITS, attacked=899, objective="paper"),
     Case(network=DIGITS_PGD, attacked=899),
     *(
-        Case(network=digits(f"digits_{name}{trained}"), attacked=450, steps=20)
+        Case(network=digits_network(f"{name}{trained}"), attacked=450, steps=20)
         for trained in ("", "_pgd")
         for name in ARCHITECTURES
     ),

@@ -7,7 +7,6 @@ in one process, and take turns in going first.
 
     python benchmarks/calibrate_sweep.py [--rounds 2] [--only lenet] [--write]
 
-Networks and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
 Times are those of the processor, which other programs disturb least.
 """
 
@@ -24,7 +23,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from environment import command_line
+from images import CIFAR10_JPEG, DIGITS_TEST, DIGITS_VAL, MNIST
 from numpy.typing import NDArray
+from trained_networks import RESNET20, Model, digits, lenet
 
 import onnxfit
 from onnxfit.attacks.surrogates import scales_of
@@ -35,9 +36,6 @@ from onnxfit.data import Batch, Dataset, from_arrays, sha256_of
 from onnxfit.verification.environment import versions
 from onnxfit.verification.target import Target
 
-ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
-MODELS, DERIVED, DATA = ROOT / "models", SHARED / "models" / "derived", SHARED / "data"
 RESULT = Path(__file__).parent / "results" / "calibrate_sweep.md"
 BATCH = 64
 JUMPS = 20
@@ -53,30 +51,22 @@ class Network:
         model: The file.
         data: The samples.
         eps: For linf, in pixels from 0 to 1.
-        mean: Of the normalisation.
-        std: The same.
     """
 
     name: str
-    model: Path
+    model: Model
     data: tuple[Path, ...]
     eps: float
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a calibration is told of it."""
-        return {"eps": self.eps, "mean": self.mean, "std": self.std, "seed": SEED}
+        return {"eps": self.eps, "seed": SEED, **self.model.normalisation}
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The model and the samples."""
-        return (self.model, *self.data)
-
-    def target(self) -> Target:
-        """Open the network."""
-        return Target(self.model, mean=self.mean, std=self.std)
+        return (self.model.path, *self.data)
 
     def dataset(self, samples: int | None = None) -> Dataset:
         """Open the first samples."""
@@ -88,31 +78,24 @@ class Network:
         return from_arrays(x, y)
 
 
-# Both are needed for enough samples.
-_DIGITS = tuple(MODELS / f"digits_{part}.npz" for part in ("val", "test"))
+def digits_network(name: str) -> Network:
+    """Return a network of ``models/``; both files are needed for enough samples."""
+    data = (DIGITS_VAL, DIGITS_TEST)
+    return Network(name=f"digits_{name}", model=digits(name), data=data, eps=0.1)
 
 
-def digits(name: str) -> Network:
-    """Return a network of ``models/``."""
-    return Network(name=name, model=MODELS / f"{name}.onnx", data=_DIGITS, eps=0.1)
-
-
-DIGITS, DIGITS_PGD = digits("digits_cnn"), digits("digits_cnn_pgd")
+DIGITS, DIGITS_PGD = digits_network("cnn"), digits_network("cnn_pgd")
 LENET = Network(
     name="LeNet",
-    model=DERIVED / "jumprelu_lenet_baseline.onnx",
-    data=(DATA / "mnist_0_4999.npz",),
+    model=lenet("baseline"),
+    data=(MNIST,),
     eps=0.1,
-    mean=(0.1307,),
-    std=(0.3081,),
 )
 RESNET = Network(
     name="ResNet-20",
-    model=DERIVED / "jumprelu_resnet20_baseline_bn.onnx",
-    data=(DATA / "cifar10_jpeg_4000.npz",),
+    model=RESNET20,
+    data=(CIFAR10_JPEG,),
     eps=0.5 / 255,
-    mean=(0.4914, 0.4822, 0.4465),
-    std=(0.2023, 0.1994, 0.201),
 )
 
 
@@ -202,8 +185,8 @@ def loop(case: Case, data: Dataset) -> Looped:
 
 def hardened(network: Network, jump: float) -> Target:
     """Harden a network and open it."""
-    hard = onnxfit.retrofit(network.model, jump)
-    return Target(hard, mean=network.mean, std=network.std)
+    hard = onnxfit.retrofit(network.model.path, jump)
+    return Target(hard, **network.model.normalisation)
 
 
 def right(target: Target, samples: Batch) -> NDArray[np.bool_]:
@@ -243,7 +226,7 @@ def measured(case: Case, rounds: int) -> str:
 
     def find() -> None:
         began = time.process_time()
-        found.append(calibrate(case.network.model, data, **case.settings))
+        found.append(calibrate(case.network.model.path, data, **case.settings))
         ours.append(time.process_time() - began)
 
     for i in range(rounds):

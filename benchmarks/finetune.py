@@ -32,8 +32,8 @@ import torch
 from environment import clean_commit, processor
 from finetune_cases import MAX_DROP, NETWORKS, TRIED, Network, Way
 from finetune_judge import Judge, norms, whole
-from paper_cases import ROOT
 from paper_results import Record, Results
+from trained_networks import ROOT
 
 import onnxfit
 from onnxfit.verification.environment import versions

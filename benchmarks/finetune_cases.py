@@ -1,22 +1,23 @@
-"""The networks, images and ways of training that ``finetune.py`` compares.
-
-Networks of others come from a folder beside the repository, or the one that ONNXFIT_SHARED names;
-the project's own from ``models/``.
-"""
+"""The networks, images and ways of training that ``finetune.py`` compares."""
 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from images import (
+    CIFAR10_EXACT,
+    CIFAR10_JPEG,
+    CIFAR10_TRAIN,
+    MNIST,
+    Samples,
+)
 from numpy.typing import NDArray
-from paper_cases import CIFAR10, DERIVED, MODELS, SHARED, Samples
+from trained_networks import MODELS, RESNET20, RESNET_2B, Model, digits, lenet
 
 from onnxfit.data import Dataset, from_arrays, sha256_of
-from onnxfit.verification.target import Target
 
 # The weights of each method that are tried on the first network; validation images choose. That of
 # J-SIGR follows from that of the Jacobian, so that ‖J‖² counts the same: one term has half of it.
@@ -40,25 +41,6 @@ class Split(NamedTuple):
     train: Arrays
     validation: Arrays
     test: Arrays
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A file, and how it takes pixels from 0 to 1.
-
-    Attributes:
-        path: The file.
-        mean: Of the normalisation.
-        std: The same.
-    """
-
-    path: Path
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
-
-    def open(self) -> Target:
-        """Open the file."""
-        return Target(self.path, mean=self.mean, std=self.std)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +83,7 @@ class Network:
     @property
     def normalised(self) -> dict[str, Any]:
         """How the network takes pixels, for the package's functions."""
-        return {"mean": self.model.mean, "std": self.model.std}
+        return self.model.normalisation
 
     @cached_property
     def hashes(self) -> dict[str, str]:
@@ -133,8 +115,7 @@ class Way:
 
 
 def _mnist() -> Split:
-    path = SHARED / "data/mnist_0_4999.npz"
-    parts = Samples(path, 0, 3000), Samples(path, 3000, 1000), Samples(path, 4000, 500)
+    parts = Samples(MNIST, 0, 3000), Samples(MNIST, 3000, 1000), Samples(MNIST, 4000, 500)
     return Split(*(part.read() for part in parts))
 
 
@@ -146,9 +127,9 @@ def _digits() -> Split:
 
 
 def _cifar10() -> Split:
-    train = Samples(SHARED / "data/cifar10_jpeg_train2000.npz", 0, 2000).read()
-    test = Samples(SHARED / "data/cifar10_exact_549.npz", 0, 549).read()
-    x, y = Samples(SHARED / "data/cifar10_jpeg_4000.npz", 0, 4000).read()
+    train = Samples(CIFAR10_TRAIN, 0, 2000).read()
+    test = Samples(CIFAR10_EXACT, 0, 549).read()
+    x, y = Samples(CIFAR10_JPEG, 0, 4000).read()
     others = np.flatnonzero(~copies(x, test[0]))[:1000]
     return Split(train, (x[others], y[others]), test)
 
@@ -172,17 +153,14 @@ def copies(x: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
     return near
 
 
-_MNIST_INPUT: dict[str, Any] = {"mean": (0.1307,), "std": (0.3081,)}
-_CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
-
 NETWORKS = (
     Network(
         key="lenet-mnist",
         title="LeNetLike, MNIST",
         note="The paper's network. MNIST test images 0–2999 train, 3000–3999 choose, 4000–4499 "
         "judge. The stranger is the paper's other LeNetLike, trained by distillation.",
-        model=Model(path=DERIVED / "jumprelu_lenet_baseline.onnx", **_MNIST_INPUT),
-        stranger=Model(path=DERIVED / "jumprelu_lenet_distillation.onnx", **_MNIST_INPUT),
+        model=lenet("baseline"),
+        stranger=lenet("distillation"),
         images=_mnist,
         eps=0.1,
         universal=(UNIVERSAL, 0.1, 0.2),
@@ -193,8 +171,8 @@ NETWORKS = (
         title="DigitsCNN, digits",
         note="The 898 images that the network was trained on train, `digits_val` chooses, "
         "`digits_test` judges. The stranger is `digits_lenet`.",
-        model=Model(path=MODELS / "digits_cnn.onnx"),
-        stranger=Model(path=MODELS / "digits_lenet.onnx"),
+        model=digits("cnn"),
+        stranger=digits("lenet"),
         images=_digits,
         eps=0.1,
         universal=(UNIVERSAL, 0.1),
@@ -208,14 +186,8 @@ NETWORKS = (
         "that went through JPEG train, 1,000 test images that went through JPEG choose, 549 exact "
         "test images judge; none of these is a copy of one of those. The stranger is the JumpReLU "
         "paper's ResNet-20.",
-        model=Model(
-            path=CIFAR10 / "resnet_2b.onnx", mean=_CIFAR10_MEAN, std=(0.2471, 0.2435, 0.2616)
-        ),
-        stranger=Model(
-            path=DERIVED / "jumprelu_resnet20_baseline_bn.onnx",
-            mean=_CIFAR10_MEAN,
-            std=(0.2023, 0.1994, 0.201),
-        ),
+        model=RESNET_2B,
+        stranger=RESNET20,
         images=_cifar10,
         eps=2 / 255,
         universal=(UNIVERSAL,),

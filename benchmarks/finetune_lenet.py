@@ -8,13 +8,10 @@ learning rate falling as a cosine, 50 epochs, the last weights.
 The second table is the time of an epoch, both without augmentation, in turns in one process.
 
     python benchmarks/finetune_lenet.py [--eps 0.1 0.2] [--rounds 5] [--write]
-
-Network and images come from a folder beside the repository, or the one that ONNXFIT_SHARED names.
 """
 
 import argparse
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,18 +23,17 @@ import numpy as np
 import onnx
 import torch
 from environment import provenance
+from images import MNIST
 from torch import Tensor, nn
 from torch.nn import functional
+from trained_networks import lenet
 
 import onnxfit
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Trainer
-from onnxfit.verification.target import Target
 
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", Path(__file__).parent.parent.parent / "shared"))
 RESULT = Path(__file__).parent / "results" / "finetune_lenet.md"
-MODEL = SHARED / "models/derived/jumprelu_lenet_baseline.onnx"
-MEAN, STD = 0.1307, 0.3081
+MODEL = lenet("baseline")
 STEPS, EPOCHS, BATCH = 7, 50, 100
 # The largest drop of clean accuracy, by the radius.
 BUDGETS = {0.1: 0.004, 0.2: 0.01}
@@ -52,7 +48,7 @@ class LeNet(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = nn.Conv2d(1, 10, 5), nn.Conv2d(10, 20, 5)
         self.fc1, self.fc2, self.fc3 = nn.Linear(320, 120), nn.Linear(120, 90), nn.Linear(90, 10)
-        graph = onnx.load(MODEL).graph
+        graph = onnx.load(MODEL.path).graph
         self.load_state_dict(
             {
                 t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy())
@@ -62,7 +58,7 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits."""
-        x = (x - MEAN) / STD
+        x = (x - MODEL.mean[0]) / MODEL.std[0]
         x = functional.relu(functional.max_pool2d(self.conv1(x), 2))
         x = functional.relu(functional.max_pool2d(self.conv2(x), 2)).flatten(1)
         return self.fc3(functional.relu(self.fc2(functional.relu(self.fc1(x)))))
@@ -100,7 +96,7 @@ class PlainLoop:
             for group in self.optimizer.param_groups:
                 group["lr"] = 1e-3 * (1 + math.cos(math.pi * epoch / EPOCHS)) / 2
             self.run_epoch()
-        model = onnx.load(MODEL)
+        model = onnx.load(MODEL.path)
         state = self.network.state_dict()
         for tensor in model.graph.initializer:
             array = state[tensor.name].numpy()
@@ -110,7 +106,7 @@ class PlainLoop:
 
 def images() -> list[Arrays]:
     """Return the images to train on, to choose by and to judge by."""
-    with np.load(SHARED / "data/mnist_0_4999.npz") as data:
+    with np.load(MNIST) as data:
         x, y = data["x"], data["y"]
     return [(x[a:b], y[a:b]) for a, b in ((0, 3000), (3000, 4000), (4000, 5000))]
 
@@ -133,13 +129,12 @@ def rows_of(eps: float, seeds: tuple[int, ...]) -> list[str]:
 
     def tuned(seed: int) -> onnx.ModelProto:
         found = onnxfit.finetune(
-            MODEL,
+            MODEL.path,
             train,
             validation,
             eps=eps,
             max_drop=BUDGETS[eps],
-            mean=(MEAN,),
-            std=(STD,),
+            **MODEL.normalisation,
             seed=seed,
         )
         assert found.model is not None
@@ -153,7 +148,12 @@ def rows_of(eps: float, seeds: tuple[int, ...]) -> list[str]:
     for name, work in ways:
         model, seconds = timed(work)
         found = onnxfit.verify(
-            model, test, baseline=MODEL, suite="quick", eps=eps, mean=(MEAN,), std=(STD,)
+            model,
+            test,
+            baseline=MODEL.path,
+            suite="quick",
+            eps=eps,
+            **MODEL.normalisation,
         ).document
         cells = [f"{eps:g}", name]
         for side in (found["baseline"], found):
@@ -171,8 +171,7 @@ def epoch_row(rounds: int) -> str:
     x, y = tensors(images()[0])
     plain = PlainLoop(x, y, 0.1)
     settings = Settings(eps=0.1, batch_size=BATCH, steps=STEPS, epochs=10 * rounds)
-    target = Target(MODEL, mean=(MEAN,), std=(STD,))
-    trainer = Trainer(target.twin, x, y, settings, (0.0, 1.0), ())
+    trainer = Trainer(MODEL.open().twin, x, y, settings, (0.0, 1.0), ())
     times: dict[str, list[float]] = {"plain": [], "onnxfit": []}
     for index in range(rounds):
         turns: list[tuple[str, Callable[[], Any]]]

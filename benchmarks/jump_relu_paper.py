@@ -28,7 +28,8 @@ import numpy as np
 import paper_report
 import torch
 from environment import clean_commit
-from paper_cases import NETWORKS, Configuration, Network, Samples
+from images import Samples
+from paper_cases import NETWORKS, Configuration, Network
 from paper_results import STORE, Record, Results
 
 import onnxfit
@@ -96,7 +97,7 @@ class Run:
     def files(self) -> dict[str, str]:
         """The hashes of what it reads."""
         return {
-            "model_sha256": sha256_of(self.network.path),
+            "model_sha256": sha256_of(self.network.model.path),
             "samples_sha256": sha256_of(self.samples.path),
         }
 
@@ -107,11 +108,10 @@ class Run:
         how: dict[str, Any] = {"suite": PARTS[self.part].suite, "seed": self.seed}
         how |= {"steps": network.steps} if how["suite"] == "paper" else {"eps": network.eps}
         result = onnxfit.verify(
-            onnxfit.retrofit(network.path, jumps=jumps),
+            onnxfit.retrofit(network.model.path, jumps=jumps),
             self.samples.read(),
-            baseline=network.path,
-            mean=network.mean,
-            std=network.std,
+            baseline=network.model.path,
+            **network.model.normalisation,
             **how,
         )
         return {
@@ -218,7 +218,7 @@ def measure(only: str, parts: Sequence[str]) -> None:
     commit = clean_commit("onnxfit", "models", "benchmarks", ":!benchmarks/results")
     for part in parts:
         for network in NETWORKS:
-            if only not in network.key or not network.path.exists():
+            if only not in network.key or not network.model.path.exists():
                 continue
             for run in runs(network, part, results):
                 if run.files.items() <= results.runs.get(run.key, {}).items():

@@ -1,63 +1,19 @@
-"""The networks, jumps and samples that the page about the JumpReLU paper rests on.
+"""The networks, jumps and samples that the page about the JumpReLU paper rests on."""
 
-Networks of others come from a folder beside the repository, or the one that ONNXFIT_SHARED names;
-the project's own from ``models/``.
-"""
-
-import dataclasses
 import functools
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from images import CIFAR10_JPEG, DIGITS_TEST, DIGITS_VAL, MNIST, Samples
+from trained_networks import RESNET20, RESNET_2B, VIT, Model, digits, lenet
 
 import onnxfit
 from onnxfit.calibration.activations import SiteStatistics, measure
 from onnxfit.calibration.scales import Jump, Scale, jumps
 from onnxfit.data import from_arrays
-from onnxfit.verification.target import Target
-
-ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", ROOT.parent / "shared"))
-MODELS, DERIVED, CIFAR10 = ROOT / "models", SHARED / "models/derived", SHARED / "models/cifar10"
 
 # Which sites get a jump: all, the first or last one, the first or last half.
 Sites = Literal["all", "first", "last", "first half", "last half"]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Rows of a file of samples: from the first, so many of them, every so many-th.
-
-    Attributes:
-        path: The file, with arrays x and y.
-        start: The first row.
-        count: How many rows.
-        step: From one row to the next.
-    """
-
-    path: Path
-    start: int
-    count: int
-    step: int = 1
-
-    def read(self) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """Return samples, N×…, and labels, N."""
-        rows = slice(self.start, self.start + self.count * self.step, self.step)
-        with np.load(self.path) as file:
-            return file["x"][rows], file["y"][rows].astype(np.int64)
-
-    def first(self, count: int) -> "Samples":
-        """Return the first of them."""
-        return dataclasses.replace(self, count=min(count, self.count))
-
-    def __str__(self) -> str:
-        last = self.start + (self.count - 1) * self.step
-        every = "" if self.step == 1 else f" in steps of {self.step}"
-        return f"{self.path.name}, {self.start} to {last}{every}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +48,7 @@ class Network:
     Attributes:
         key: Its name in results.
         title: Its name in tables.
-        path: The file.
+        model: The file.
         samples: For the grid.
         validation: To choose jumps on.
         test: To judge the choice on.
@@ -100,13 +56,11 @@ class Network:
         grid: Jumps within the paper's range for this architecture, or for one like it.
         steps: Of the paper's attacks.
         channels: Whether axis 1 of its activations is that of channels.
-        mean: Of the normalisation.
-        std: The same.
     """
 
     key: str
     title: str
-    path: Path
+    model: Model
     samples: Samples
     validation: Samples
     test: Samples
@@ -114,20 +68,17 @@ class Network:
     grid: tuple[float, ...]
     steps: int = 40
     channels: bool = True
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
 
     def jumps(self, configuration: Configuration) -> dict[str, Jump]:
         """Return the jumps by site. Quantiles are those of the validation images."""
         if configuration.calibrated:
             found = onnxfit.calibrate(
-                self.path,
+                self.model.path,
                 self.validation.read(),
                 scale=configuration.scale,
                 max_drop=MAX_DROP,
                 eps=self.eps,
-                mean=self.mean,
-                std=self.std,
+                **self.model.normalisation,
             )
             return dict(found)
         given = jumps(configuration.scale, configuration.strength, self.statistics)
@@ -145,8 +96,8 @@ class Network:
     @functools.cached_property
     def statistics(self) -> dict[str, SiteStatistics]:
         """The inputs of all activations, on the validation images."""
-        twin = Target(self.path, mean=self.mean, std=self.std).twin
-        return measure(twin, from_arrays(*self.validation.read()), by_channel=True)
+        data = from_arrays(*self.validation.read())
+        return measure(self.model.open().twin, data, by_channel=True)
 
     @property
     def on_grid(self) -> list[Configuration]:
@@ -168,56 +119,51 @@ QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35)
 # Of clean accuracy, for a calibration: 450 images can show no less with some to spare.
 MAX_DROP = 0.02
 
-_MNIST, _JPEG = SHARED / "data/mnist_0_4999.npz", SHARED / "data/cifar10_jpeg_4000.npz"
 _LENET = (0.5, 1.0, 1.5)
 _ALEXNET = (0.2, 0.4, 0.6, 0.8)
 _DEEP = (0.01, 0.03, 0.05, 0.07, 0.09)
 _SMALL = (0.05, 0.1, 0.2)
-_MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)
 
 
 def _lenet(training: str) -> Network:
     return Network(
         key=f"lenet-mnist-{training}",
         title=f"LeNetLike, MNIST, {training}",
-        path=DERIVED / f"jumprelu_lenet_{training}.onnx",
-        samples=Samples(_MNIST, 0, 1000),
-        validation=Samples(_MNIST, 1000, 500, 2),
-        test=Samples(_MNIST, 1001, 500, 2),
+        model=lenet(training),
+        samples=Samples(MNIST, 0, 1000),
+        validation=Samples(MNIST, 1000, 500, 2),
+        test=Samples(MNIST, 1001, 500, 2),
         eps=0.1,
         grid=_LENET,
-        mean=(0.1307,),
-        std=(0.3081,),
     )
 
 
 def _cifar10(
-    key: str, title: str, path: Path, eps: float, grid: tuple[float, ...], count: int, **how: Any
+    key: str, title: str, model: Model, eps: float, grid: tuple[float, ...], count: int, **how: Any
 ) -> Network:
     return Network(
         key=key,
         title=title,
-        path=path,
-        samples=Samples(_JPEG, 0, 1000),
-        validation=Samples(_JPEG, 0, count, 2),
-        test=Samples(_JPEG, 1, count, 2),
+        model=model,
+        samples=Samples(CIFAR10_JPEG, 0, 1000),
+        validation=Samples(CIFAR10_JPEG, 0, count, 2),
+        test=Samples(CIFAR10_JPEG, 1, count, 2),
         eps=eps,
         grid=grid,
         steps=7,
-        mean=_MEAN,
-        **{"std": _STD, **how},
+        **how,
     )
 
 
 def _digits(name: str, title: str, grid: tuple[float, ...], adversarial: bool) -> Network:
     ending = "_pgd" if adversarial else ""
-    test = Samples(MODELS / "digits_test.npz", 0, 449)
+    test = Samples(DIGITS_TEST, 0, 449)
     return Network(
         key=f"{name}-digits{ending.replace('_', '-')}",
         title=f"{title}, digits{', PGD' if adversarial else ''}",
-        path=MODELS / f"digits_{name}{ending}.onnx",
+        model=digits(f"{name}{ending}"),
         samples=test,
-        validation=Samples(MODELS / "digits_val.npz", 0, 450),
+        validation=Samples(DIGITS_VAL, 0, 450),
         test=test,
         eps=0.1,
         grid=grid,
@@ -230,7 +176,7 @@ NETWORKS = (
     _cifar10(
         "resnet20-cifar10",
         "ResNet-20, CIFAR-10",
-        DERIVED / "jumprelu_resnet20_baseline_bn.onnx",
+        RESNET20,
         0.5 / 255,
         _DEEP,
         500,
@@ -250,16 +196,15 @@ NETWORKS = (
     _cifar10(
         "resnet2b-cifar10",
         "ResNet-2B, CIFAR-10, adversarially trained",
-        CIFAR10 / "resnet_2b.onnx",
+        RESNET_2B,
         2 / 255,
         _SMALL,
         2000,
-        std=(0.2471, 0.2435, 0.2616),
     ),
     _cifar10(
         "vit-cifar10",
         "ViT, CIFAR-10, PGD by its file's name",
-        CIFAR10 / "vit_pgd_2_3_16.onnx",
+        VIT,
         2 / 255,
         _SMALL,
         2000,

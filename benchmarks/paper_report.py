@@ -7,8 +7,9 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from paper_cases import NETWORKS, ROOT, Network
+from paper_cases import NETWORKS, Network
 from paper_results import RESULTS, Record, Results
+from trained_networks import ROOT
 
 from onnxfit.verification.statistics import SIGNIFICANCE, Interval, paired_difference, wilson
 
@@ -212,7 +213,7 @@ def sources(results: Results) -> Iterator[str]:
     yield f"Versions: {'; '.join(sorted(versions))}."
     yield f"Commits: {', '.join(sorted({run['commit'][:12] for run in runs}))}."
     yield ""
-    paths = {network.key: network.path.name for network in NETWORKS}
+    paths = {network.key: network.model.path.name for network in NETWORKS}
     hashes = {paths[run["network"]]: run["model_sha256"] for run in runs}
     hashes |= {run["samples"].partition(",")[0]: run["samples_sha256"] for run in runs}
     yield from table(["file", "SHA-256"], [[name, f"`{hashes[name]}`"] for name in sorted(hashes)])

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from images import CIFAR10_JPEG
 from retrofit_scale import CHILD
+from trained_networks import OVAL_BASE
 
 import onnxfit
 
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", "../shared"))
-MODEL = SHARED / "models" / "cifar10" / "oval_base.onnx"
-IMAGES = SHARED / "data" / "cifar10_jpeg_4000.npz"
-NORMALISED = ("--mean", "0.485,0.456,0.406", "--std", "0.225,0.225,0.225")
+NORMALISED = [
+    word
+    for name, values in OVAL_BASE.normalisation.items()
+    for word in (f"--{name}", ",".join(map(str, values)))
+]
 RESULT = Path(__file__).parent / "results" / "verify_scale.md"
 JUMP = 0.1
 STEPS = 5
@@ -32,7 +35,7 @@ STEPS = 5
 
 def measured(folder: Path, samples: int) -> tuple[float, float]:
     """Return the seconds and the peak memory in MiB of a verification."""
-    with np.load(IMAGES) as file:
+    with np.load(CIFAR10_JPEG) as file:
         x, y = file["x"], file["y"]
     rows = np.arange(samples) % len(x)
     np.savez(folder / "data.npz", x=x[rows], y=y[rows])
@@ -60,14 +63,15 @@ def main() -> None:
         "# Memory of `onnxfit verify`",
         "",
         f"`python benchmarks/verify_scale.py`: suite quick with {STEPS} steps, eps 2/255, "
-        f"{MODEL.name} at jump {JUMP} and its baseline; {platform.machine()}, {os.cpu_count()} "
-        f"cores, onnxfit {onnxfit.__version__}. The peak is of the whole process, with a report.",
+        f"{OVAL_BASE.path.name} at jump {JUMP} and its baseline; {platform.machine()}, "
+        f"{os.cpu_count()} cores, onnxfit {onnxfit.__version__}. The peak is of the whole process, "
+        "with a report.",
         "",
         "| images | seconds | peak memory, MiB |",
         "|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        onnx.save(onnxfit.retrofit(MODEL, JUMP), Path(folder) / "hard.onnx")
+        onnx.save(onnxfit.retrofit(OVAL_BASE.path, JUMP), Path(folder) / "hard.onnx")
         for samples in sorted(options.samples):
             seconds, peak = measured(Path(folder), samples)
             lines.append(f"| {samples} | {seconds:.0f} | {peak:.0f} |")

@@ -13,9 +13,11 @@ pytest.importorskip("torch")
 
 import jump_relu_paper
 import paper_report
+from images import Samples
 from jump_relu_paper import best, runs
-from paper_cases import NETWORKS, Configuration, Network, Samples
+from paper_cases import NETWORKS, Configuration, Network
 from paper_results import STORE, Results
+from trained_networks import digits
 
 import onnxfit
 from onnxfit.data import sha256_of
@@ -54,7 +56,7 @@ REFERENCE = {
 DIGITS = Network(
     key="digits",
     title="Digits",
-    path=MODELS / "digits_cnn.onnx",
+    model=digits("cnn"),
     samples=Samples(MODELS / "digits_test.npz", 0, 40),
     validation=Samples(MODELS / "digits_val.npz", 0, 225, 2),
     test=Samples(MODELS / "digits_val.npz", 1, 60, 2),
@@ -94,11 +96,11 @@ def test_each_run_names_what_it_rests_on(key: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.key)
 def test_runs_are_of_the_files_that_are_here(network: Network) -> None:
     """Model and images have the hashes of the results."""
-    if not network.path.exists():
-        pytest.skip(f"there is no {network.path}")
+    if not network.model.path.exists():
+        pytest.skip(f"there is no {network.model.path}")
     for run in (run for run in RESULTS.runs.values() if run["network"] == network.key):
         file = network.samples.path.with_name(run["samples"].partition(",")[0])
-        assert sha256_of(network.path) == run["model_sha256"]
+        assert sha256_of(network.model.path) == run["model_sha256"]
         assert sha256_of(file) == run["samples_sha256"]
 
 
@@ -127,9 +129,9 @@ def test_readme_says_what_the_page_says() -> None:
 def test_every_network_of_the_page_can_be_found() -> None:
     """Names are unique, and the project's own files are there."""
     assert len(NETWORKS) == len({network.key for network in NETWORKS})
-    own = [network for network in NETWORKS if network.path.parent == MODELS]
+    own = [network for network in NETWORKS if network.model.path.parent == MODELS]
     assert 10 == len(own)
-    assert all(network.path.exists() for network in own)
+    assert all(network.model.path.exists() for network in own)
 
 
 def test_no_test_image_is_chosen_on() -> None:
@@ -163,7 +165,7 @@ def test_samples_are_the_rows_that_they_say() -> None:
 )
 def test_configurations(configuration: Configuration, sites: int, words: str) -> None:
     """Each hardens the sites that it names."""
-    hard = onnxfit.retrofit(DIGITS.path, jumps=DIGITS.jumps(configuration))
+    hard = onnxfit.retrofit(DIGITS.model.path, jumps=DIGITS.jumps(configuration))
 
     assert sites == sum(node.op_type == "JumpReLU" for node in hard.graph.node)
     assert words == str(configuration)
@@ -182,7 +184,7 @@ def test_a_calibration_is_that_of_the_validation_images(monkeypatch: pytest.Monk
 
     assert {"a": 0.5} == DIGITS.jumps(way)
     assert "`calibrate --scale quantile`" == str(way)
-    assert [DIGITS.path, "quantile", 0.1] == [asked[0], *asked[2:]]
+    assert [DIGITS.model.path, "quantile", 0.1] == [asked[0], *asked[2:]]
     np.testing.assert_array_equal(DIGITS.validation.read()[0], asked[1][0])
 
 
