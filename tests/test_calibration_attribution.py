@@ -57,7 +57,8 @@ def test_the_refinement_is_told() -> None:
     none = {"edge": 0.75, "judged_on": 128, "tried": 1, "taken": 0}
     page = shown(refined(refinement=none))
     assert "1 change of a single site was tried, one site at a time" in page
-    assert "; none taken. Those taken stay only if all attacked samples agree. All sites" in page
+    agreed = "Those taken stay only if all attacked samples agree, these among them. All sites"
+    assert f"; none taken. {agreed}" in page
     assert "before the refinement" not in page
     assert "one site at a time" not in shown(document(refinement=None))
 
