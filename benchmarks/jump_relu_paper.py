@@ -59,9 +59,10 @@ PARTS = {
     "protocol": Part("paper", "samples"),
     "grid": Part("quick", "samples", seeds=2),
     "strong": Part("standard", "samples", limit=200),
-    "validation": Part("quick", "validation"),
+    # To choose takes fewer images than to judge.
+    "validation": Part("quick", "validation", limit=500),
     "test": Part("quick", "test", seeds=2),
-    "test-strong": Part("standard", "test"),
+    "test-strong": Part("standard", "test", limit=500),
 }
 
 
