@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxfit.hardening import restore, retrofit
     from onnxfit.inspection import inspect
     from onnxfit.native_library import library_path, register
+    from onnxfit.passes.denoising import denoise
     from onnxfit.passes.interpolating import interpolate
     from onnxfit.runtime import session
     from onnxfit.sites import Site, find_sites
@@ -33,6 +34,7 @@ _HOMES = {
     "Site": "sites",
     "calibrate": "calibration.calibrator",
     "compile": "compilation.compiler",
+    "denoise": "passes.denoising",
     "diagnose": "doctor",
     "find_sites": "sites",
     "finetune": "finetuning.finetuner",
@@ -61,6 +63,7 @@ __all__ = [
     "Site",
     "calibrate",
     "compile",
+    "denoise",
     "diagnose",
     "find_sites",
     "finetune",

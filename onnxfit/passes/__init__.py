@@ -1,26 +1,45 @@
 """Retrofits that put something in front of a network or behind it, each with its own way back.
 
-=================  ============================================  ====================
+=================  ============================================  ======================
 record             what                                          file
-=================  ============================================  ====================
+=================  ============================================  ======================
+``denoising``      images of less total variation in front       ``total_variation.py``
 ``interpolation``  labelled features in place of the last layer  ``interpolation.py``
-=================  ============================================  ====================
+=================  ============================================  ======================
 
 JumpReLUs are inside the network (:mod:`onnxfit.hardening`), and go in before these.
 """
 
+import json
 from collections.abc import Callable
+from typing import NamedTuple
 
 from onnx import ModelProto
 
 from onnxfit.errors import ModelError
-from onnxfit.passes import interpolation
+from onnxfit.passes import interpolation, total_variation
 
-__all__ = ["KEYS", "applied", "refuse", "take_back"]
+__all__ = ["KEYS", "applied", "make_room", "refuse", "take_back"]
 
-# The metadata entry of each, and what takes it back; in the order in which they are applied.
-_PASSES: dict[str, Callable[[ModelProto], None]] = {
-    interpolation.KEY: interpolation.take_back,
+
+class _Pass(NamedTuple):
+    """What a retrofit leaves in a model.
+
+    Attributes:
+        what: It in words.
+        take_back: Undoes it.
+    """
+
+    what: str
+    take_back: Callable[[ModelProto], None]
+
+
+# By the metadata entry of each, in the order in which they are applied.
+_PASSES = {
+    total_variation.KEY: _Pass("a denoising in front of it", total_variation.take_back),
+    interpolation.KEY: _Pass(
+        "an interpolation that belongs to its weights and jumps", interpolation.take_back
+    ),
 }
 KEYS = tuple(_PASSES)
 
@@ -39,8 +58,33 @@ def take_back(model: ModelProto) -> bool:
     """
     keys = applied(model)
     for key in reversed(keys):
-        _PASSES[key](model)
+        _PASSES[key].take_back(model)
     return bool(keys)
+
+
+def make_room(model: ModelProto, key: str) -> str | None:
+    """Undo an earlier application of one of them, which is to be applied anew.
+
+    Args:
+        model: It is changed.
+        key: The metadata entry of the one.
+
+    Returns:
+        The SHA-256 of what it was applied to; None where it was not.
+
+    Raises:
+        ModelError: One that is applied after it was, so that it stands on what is to change; or as
+            in :func:`take_back`.
+    """
+    keys = applied(model)
+    if later := [other for other in keys if KEYS.index(other) > KEYS.index(key)]:
+        raise _refusal(later, "restore it first, and apply both again")
+    if key not in keys:
+        return None
+    content = next(entry.value for entry in model.metadata_props if entry.key == key)
+    _PASSES[key].take_back(model)
+    source: str | None = json.loads(content).get("source_sha256")
+    return source
 
 
 def refuse(model: ModelProto, what: str) -> None:
@@ -54,5 +98,9 @@ def refuse(model: ModelProto, what: str) -> None:
         ModelError: The model is one.
     """
     if keys := applied(model):
-        names = " and ".join(key.partition(".")[2] for key in keys)
-        raise ModelError(f"the model has an {names} that belongs to its weights and jumps: {what}")
+        raise _refusal(keys, what)
+
+
+def _refusal(keys: list[str], what: str) -> ModelError:
+    named = " and ".join(_PASSES[key].what for key in keys)
+    return ModelError(f"the model has {named}: {what}")

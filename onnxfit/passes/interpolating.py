@@ -15,7 +15,7 @@ from onnxfit.errors import DataError, ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read_with_digest
 from onnxfit.passes.head import find_head
-from onnxfit.passes.interpolation import Kernel, interpolate_head
+from onnxfit.passes.interpolation import KEY, Kernel, interpolate_head
 from onnxfit.passes.templates import features_of
 
 
@@ -71,12 +71,12 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
     if folder is not None:
         check_external_data(edited, folder)
     refuse_compiled(edited)
-    passes.take_back(edited)
+    source = passes.make_room(edited, KEY) or digest
     data = _opened(templates, limit, bounds, _shape_of(edited))
     head = find_head(edited, feature)
     found = features_of(edited, head, data, base_dir=folder, mean=mean, std=std)
     about = {
-        "source_sha256": digest,
+        "source_sha256": source,
         "templates_sha256": data.sha256,
         "bounds": list(data.bounds),
         "mean": list(mean),

@@ -18,14 +18,16 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 from onnxfit.edits import remove_where
 from onnxfit.element_types import UNKNOWN
 from onnxfit.errors import DataError, ModelError
-from onnxfit.graph import inner_graphs, model_opset, reads
+from onnxfit.graph import model_opset
 from onnxfit.op import DOMAIN
+from onnxfit.passes.building import Builder, add_initializers, remove_built
 from onnxfit.passes.head import Head
+from onnxfit.passes.renaming import rename
 
 KEY = f"{DOMAIN}.interpolation"
 PREFIX = f"{KEY}/"
@@ -88,17 +90,10 @@ def interpolate_head(
     """
     _check(features, labels, classes, kernel)
     renamed = HEAD_PREFIX + head.output
-    _rename(model, head.output, renamed)
+    rename(model, head.output, renamed)
     built = _subgraph(head, features, labels, classes, kernel, model_opset(model))
-    graph = model.graph
-    graph.node.extend(built.graph.node)
-    graph.initializer.extend(built.graph.initializer)
-    if model.ir_version < 4:
-        # Initializers are inputs too there.
-        graph.input.extend(
-            onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
-            for t in built.graph.initializer
-        )
+    model.graph.node.extend(built.graph.node)
+    add_initializers(model, built)
     record = {
         "feature": head.feature,
         "output": head.output,
@@ -127,16 +122,12 @@ def take_back(model: ModelProto) -> None:
         output, head = str(record["output"]), str(record["head"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the metadata entry {KEY} is damaged") from error
-    graph = model.graph
-    if not any(head in node.output for node in graph.node):
+    if not any(head in node.output for node in model.graph.node):
         raise ModelError(
             "the head that was replaced is gone: another tool dropped it; take the source"
         )
-    remove_where(graph.node, lambda node: node.name.startswith(PREFIX))
-    remove_where(graph.initializer, lambda tensor: tensor.name.startswith(PREFIX))
-    remove_where(graph.input, lambda value: value.name.startswith(PREFIX))
-    remove_where(graph.value_info, lambda value: value.name.startswith(PREFIX))
-    _rename(model, head, output)
+    remove_built(model, PREFIX)
+    rename(model, head, output)
     remove_where(model.metadata_props, lambda entry: entry.key == KEY)
 
 
@@ -178,8 +169,7 @@ def _subgraph(
 
     Distances are computed in float32, whatever the type of the features.
     """
-    graph = gs.Graph(opset=opset)
-    build = _Builder(graph)
+    build = Builder(PREFIX, opset)
     narrow = head.element_type not in (TensorProto.FLOAT, UNKNOWN)
     x = build("Flatten", gs.Variable(head.feature), axis=1)
     x = build("Cast", x, to=TensorProto.FLOAT) if narrow else x
@@ -221,46 +211,6 @@ def _subgraph(
         y = build("Softmax", y, axis=1)
     y = build("Cast", y, to=head.element_type) if narrow else y
     y.inputs[0].outputs = [gs.Variable(head.output)]
-    exported: ModelProto = gs.export_onnx(graph, do_type_check=False)
+    exported: ModelProto = gs.export_onnx(build.graph, do_type_check=False)
     return exported
 
-
-class _Builder:
-    """Adds nodes to a graph, each named after what it does."""
-
-    def __init__(self, graph: gs.Graph) -> None:
-        self._graph = graph
-
-    def __call__(self, op: str, *inputs: gs.Tensor, results: int = 1, **attributes: Any) -> Any:
-        """Add a node; return what it writes."""
-        name = f"{PREFIX}{len(self._graph.nodes)}/{op}"
-        outputs = [gs.Variable(f"{name}:{index}") for index in range(results)]
-        node = gs.Node(op, name=name, attrs=attributes, inputs=list(inputs), outputs=outputs)
-        self._graph.nodes.append(node)
-        return outputs if results > 1 else outputs[0]
-
-    def constant(self, name: str, values: NDArray[Any]) -> gs.Constant:
-        """Return an initializer."""
-        return gs.Constant(PREFIX + name, values)
-
-
-def _rename(model: ModelProto, before: str, after: str) -> None:
-    """Give a value of the main graph another name, but not the graph's output of that name."""
-    for node in model.graph.node:
-        node.output[:] = [after if name == before else name for name in node.output]
-        _rename_inputs(node, before, after)
-    for value in model.graph.value_info:
-        if value.name == before:
-            value.name = after
-
-
-def _rename_inputs(node: NodeProto, before: str, after: str) -> None:
-    if before not in reads(node):
-        return
-    node.input[:] = [after if name == before else name for name in node.input]
-    for graph in inner_graphs(node):
-        for inner in graph.node:
-            _rename_inputs(inner, before, after)
-        for value in graph.output:
-            if value.name == before:
-                value.name = after

@@ -20,10 +20,10 @@ from onnx import ModelProto
 from onnxfit.compilation.record import refuse_compiled
 from onnxfit.op import DOMAIN, OP_TYPE, add_function
 from onnxfit.rewrites import add, concat, max_pool, twice
-from onnxfit.rewrites.record import KEY, is_rewritten, undo, write_record
+from onnxfit.rewrites.record import KEY, is_rewritten, names_of, undo, write_record
 from onnxfit.rewrites.region import Region, regions
 
-__all__ = ["ALL", "EVERYWHERE", "KEY", "apply", "take_back", "unrewritten"]
+__all__ = ["ALL", "EVERYWHERE", "KEY", "apply", "names_of", "take_back", "unrewritten"]
 
 # In the order in which they are tried on a node.
 _RULES: dict[str, Callable[[Region, int], bool]] = {

@@ -31,6 +31,7 @@ from onnxfit.rewrites.region import Region, regions
 KEY = f"{DOMAIN}.rewrites"
 
 _ADVICE = "take the hardened file before that, or the source"
+_DAMAGED = f"the metadata entry {KEY} is damaged; {_ADVICE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,19 @@ def is_rewritten(model: ModelProto) -> bool:
     return False
 
 
+def names_of(model: ModelProto) -> list[str]:
+    """Return the rewrites that the record of a model tells of; none where there is no record.
+
+    Raises:
+        ModelError: The record is damaged.
+    """
+    try:
+        records = [json.loads(entry.value) for entry in model.metadata_props if entry.key == KEY]
+        return [str(name) for record in records for name in record["applied"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise ModelError(_DAMAGED) from None
+
+
 def undo(model: ModelProto) -> None:
     """Take back what the record of a model tells.
 
@@ -85,7 +99,7 @@ def undo(model: ModelProto) -> None:
             for name, entries in record["scopes"].items()
         ]
     except (ValueError, TypeError, KeyError, AttributeError, DecodeError, RecursionError):
-        raise ModelError(f"the metadata entry {KEY} is damaged; {_ADVICE}") from None
+        raise ModelError(_DAMAGED) from None
     for region, of_region in steps:
         nodes: Any = region.scope.nodes
         sorted_before = is_sorted(order_of(nodes))
