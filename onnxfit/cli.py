@@ -31,6 +31,7 @@ from onnxfit.cli_options import (
     required_output,
 )
 from onnxfit.cli_output import joined, print_json, print_pairs, print_sites, progress
+from onnxfit.cli_passes import PASSES
 from onnxfit.cli_retrofit import retrofit
 from onnxfit.cli_verify import verify
 from onnxfit.errors import DataError, NativeLibraryError, OnnxfitError, ParityError
@@ -147,22 +148,23 @@ def inspect(model: Path, as_json: bool) -> None:
 
 @main.command()
 @model_argument
-@output_option('MODEL\'s stem without ".jump" or ".interpolated" + ".restored.onnx"')
+@output_option('MODEL\'s stem without ".jump" and the like + ".restored.onnx"')
 @copy_option
 @force_option
 @as_json
 def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_json: bool) -> None:
     """Take the hardening of MODEL back."""
     from onnxfit.files import load, read
-    from onnxfit.hardening import provenance
     from onnxfit.hardening import restore as take_back
+    from onnxfit.hardening import source_of
 
-    name = stem(model).removesuffix(".interpolated").removesuffix(".jump")
+    name = stem(model)
+    for ending in (*(kind.ending for kind in reversed(PASSES)), ".jump"):
+        name = name.removesuffix(ending)
     output = output or model.parent / f"{name}.restored.onnx"
     check_output([model], output, force)
     plain = take_back(model)
-    record = provenance(load(model))
-    source = record.get("source_sha256", record.get("interpolation", {}).get("source_sha256"))
+    source = source_of(load(model))
     write_model(plain, output, model.parent, copy_data=copy_data)
     digest = read(output)[1]
     if as_json:

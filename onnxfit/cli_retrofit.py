@@ -21,13 +21,10 @@ from onnxfit.cli_options import (
     units_options,
 )
 from onnxfit.cli_output import print_json, print_sites
+from onnxfit.cli_passes import Pass, pass_options
 from onnxfit.errors import DataError
 
 LOWERINGS = ("function", "custom", "standard")
-INTERPOLATED = (
-    "interpolation: {gives} by the {neighbours} nearest of {templates} templates, {dimensions} "
-    "features each of {feature}, {bytes} bytes; the layer before stays and writes {head}"
-)
 
 
 @click.command()
@@ -63,36 +60,9 @@ INTERPOLATED = (
     metavar="NAMES",
     help="Rewrite it by these alone, of twice, add (for CUDA), maxpool and concat.",
 )
-@click.option(
-    "--interpolate",
-    type=click.Path(path_type=Path),
-    metavar="TEMPLATES",
-    help="Replace the last dense layer by interpolation over these labelled samples, given like "
-    "the --data of other verbs.",
-)
-@click.option(
-    "--neighbours",
-    type=click.IntRange(min=1),
-    default=15,
-    show_default=True,
-    metavar="K",
-    help="How many templates count for a sample.",
-)
-@click.option(
-    "--bandwidth-neighbour",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    metavar="M",
-    help="Which of them is one bandwidth away.",
-)
-@click.option(
-    "--feature",
-    metavar="VALUE",
-    help="Value that holds the features; by default what the last dense layer reads.",
-)
+@pass_options
 @units_options
-@output_option('MODEL\'s stem + ".jump", ".interpolated" or both + ".onnx"')
+@output_option('MODEL\'s stem + ".jump", ".denoised", ".interpolated" or several + ".onnx"')
 @copy_option
 @click.option("--dry-run", is_flag=True, help="Check and show everything, write nothing.")
 @force_option
@@ -106,10 +76,7 @@ def retrofit(
     lowering: Any,
     optimize: bool,
     rewrites: tuple[str, ...] | None,
-    interpolate: Path | None,
-    neighbours: int,
-    bandwidth_neighbour: int,
-    feature: str | None,
+    passes: Sequence[Pass],
     bounds: tuple[float, float],
     mean: tuple[float, ...],
     std: tuple[float, ...],
@@ -119,29 +86,30 @@ def retrofit(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Replace the activations of MODEL by JumpReLU, or its last layer by labelled samples.
+    """Replace the activations of MODEL by JumpReLU, denoise its input, replace its last layer.
 
     A hardened MODEL gets new jumps; sites that are not named keep theirs.
     """
-    from onnxfit import passes
+    from onnxfit import passes as applied
     from onnxfit.files import load
     from onnxfit.hardening import retrofit as harden
     from onnxfit.inspection import inspect as look
-    from onnxfit.passes.interpolating import interpolate as replace_head
 
     jumping = jump is not None or jumps is not None
-    if not jumping and interpolate is None:
-        raise click.UsageError("Give --jump or --jumps, or --interpolate.")
+    if not jumping and not passes:
+        raise click.UsageError("Give --jump or --jumps, --tv-weight or --interpolate.")
     if not jumping and (include or exclude or optimize or rewrites is not None):
         raise click.UsageError("--include, --exclude, --optimize and --rewrites go with a jump.")
-    ending = ".jump" * jumping + ".interpolated" * (interpolate is not None)
+    ending = ".jump" * jumping + "".join(each.ending for each in passes)
     output = output or model.parent / f"{stem(model)}{ending}.onnx"
-    check_output([path for path in (model, jumps, interpolate) if path is not None], output, force)
+    read = [model, *([] if jumps is None else [jumps]), *(f for each in passes for f in each.files)]
+    check_output(read, output, force)
     sizes = None if jumps is None else _read_jumps(jumps)
     optimized = optimize if rewrites is None else rewrites
+    units = {"bounds": bounds, "mean": mean, "std": std}
     made: Any = model
     if jumping:
-        passes.refuse(load(model), "restore it first")
+        applied.refuse(load(model), "restore it first")
     try:
         if jumping:
             made = harden(
@@ -153,18 +121,8 @@ def retrofit(
                 lowering=lowering,
                 optimize=optimized,
             )
-        if interpolate is not None:
-            made = replace_head(
-                made,
-                interpolate,
-                feature=feature,
-                neighbours=neighbours,
-                bandwidth_neighbour=bandwidth_neighbour,
-                bounds=bounds,
-                mean=mean,
-                std=std,
-                base_dir=model.parent,
-            )
+        for each in passes:
+            made = each.apply(made, model.parent, units)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(made, output, model.parent, copy_data=copy_data, dry_run=dry_run)
@@ -174,8 +132,8 @@ def retrofit(
         print_json({**document, **dataclasses.asdict(found)})
         return
     print_sites(found)
-    if interpolate is not None:
-        click.echo(INTERPOLATED.format(**found.provenance["interpolation"]))
+    for each in passes:
+        click.echo(each.told(found.provenance))
     standard = [site for site in found.sites if site.lowering == "standard"]
     if standard and lowering == "function":
         click.echo(
@@ -183,8 +141,8 @@ def retrofit(
             "a file of this opset can hold one function for one type."
         )
     if optimized:
-        applied = found.provenance.get("rewrites", {})
-        counts = ", ".join(f"{name} {count}" for name, count in applied.items())
+        rewritten = found.provenance.get("rewrites", {})
+        counts = ", ".join(f"{name} {count}" for name, count in rewritten.items())
         click.echo(f"rewrites: {counts or 'there was nothing to rewrite'}")
     click.echo(f"{'would write' if dry_run else 'wrote'} {output}")
 

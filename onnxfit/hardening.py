@@ -122,7 +122,7 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
 
 
 def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> ModelProto:
-    """Return the model that was hardened or interpolated, equal to what it was before.
+    """Return the model that was hardened, denoised or interpolated, equal to what it was before.
 
     Args:
         model: A hardened model, which stays untouched, or the path of one.
@@ -168,6 +168,14 @@ def provenance(model: ModelProto) -> dict[str, Any]:
             except (ValueError, RecursionError) as error:
                 raise ModelError(f"the metadata entry {entry.key} is damaged: {error}") from None
     return record
+
+
+def source_of(model: ModelProto) -> str | None:
+    """Return the SHA-256 of what a model was made of by its records; None without any."""
+    record = provenance(model)
+    names = [key.removeprefix(_METADATA_PREFIX) for key in passes.applied(model)]
+    found = [record, *(record[name] for name in names)]
+    return next((each["source_sha256"] for each in found if "source_sha256" in each), None)
 
 
 def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:

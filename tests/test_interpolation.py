@@ -346,7 +346,6 @@ def test_the_command_line(tmp_path: Path, onnxfit_command: Command) -> None:
         (("--interpolate", "nothing.npz"), "nothing.npz cannot be read"),
         (("--interpolate", TEMPLATES, "--neighbours", "4"), "from 1 to the 4 neighbours, got 8"),
         (("--interpolate", TEMPLATES, "--include", "x"), "--include, --exclude, --optimize and"),
-        ((), "Give --jump or --jumps, or --interpolate."),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -49,9 +49,16 @@ class Builder:
         return self("Constant", value=gs.Constant("", np.array(values, kind)))
 
     def with_list(
-        self, op: str, x: gs.Tensor, name: str, numbers: Sequence[int], since: int, **attributes: Any
+        self,
+        op: str,
+        x: gs.Tensor,
+        name: str,
+        numbers: Sequence[int],
+        *,
+        since: int,
+        **others: Any,
     ) -> Any:
-        """Add a node with a list of integers: its second input from an opset on, else an attribute.
+        """Add a node with a list of integers, its second input from an opset on, else an attribute.
 
         Args:
             op: The operator.
@@ -59,11 +66,11 @@ class Builder:
             name: Of the attribute.
             numbers: The list.
             since: The first opset in which it is an input.
-            **attributes: Others.
+            **others: Further attributes.
         """
         if self.opset < since:
-            return self(op, x, **{name: list(numbers)}, **attributes)
-        return self(op, x, self.literal(numbers, np.int64), **attributes)
+            return self(op, x, **others | {name: list(numbers)})
+        return self(op, x, self.literal(numbers, np.int64), **others)
 
     def repeat(
         self,

@@ -7,8 +7,8 @@ that are kept (m = 1, else 0)::
 
 ∇u is the differences to the next row and the next column, 0 behind the last ones, and |∇u| their
 Euclidean length. div, minus its adjoint, takes the differences to the row and column before.
-Images are N×1×C×H×W, and what belongs to rows and columns (q, in units of λ) is N×2×C×H×W. Every image
-is computed alone.
+Images are N×1×C×H×W, and what belongs to rows and columns (q, in units of λ) is N×2×C×H×W. Every
+image, and every channel of it, is computed alone.
 """
 
 import math
@@ -19,9 +19,9 @@ import onnx_graphsurgeon as gs
 
 from onnxfit.passes.building import Builder
 
-# Kernels of 1×2×2. In three dimensions, of which the channels are the first, ONNX Runtime takes them
-# as they are; in two it would fill the two outputs up to a block of 8 or 16, which takes 4 times as
-# long. The first: to the next row, to the next column. The second: from those before.
+# Kernels of three dimensions, the first one that of the channels: in two, ONNX Runtime would fill
+# the outputs up to a block of 8 or 16, which takes 4 times as long.
+# Differences to the next row and to the next column; those to the row and column before.
 _SLOPES = np.array([[[[[-1, 0], [1, 0]]]], [[[[-1, 1], [0, 0]]]]])
 _DIVERGENCE = np.array([[[[[0, -1], [0, 1]]], [[[0, 0], [-1, 1]]]]])
 # Of ∇ as a matrix: no singular value is larger.
@@ -68,7 +68,7 @@ def filled_in(
     start: float,
     reach: float,
 ) -> gs.Variable:
-    """Add primal-dual iterations that fill in the pixels not kept (Chambolle and Pock 2011, Alg. 1).
+    """Add iterations that fill in the pixels not kept (Chambolle and Pock 2011, Algorithm 1).
 
     ::
 

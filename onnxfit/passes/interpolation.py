@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
@@ -213,4 +212,3 @@ def _subgraph(
     y.inputs[0].outputs = [gs.Variable(head.output)]
     exported: ModelProto = gs.export_onnx(build.graph, do_type_check=False)
     return exported
-

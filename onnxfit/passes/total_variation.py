@@ -250,7 +250,8 @@ def _subgraph(
         images = filled_in(build, images, kept, how.weight, how.steps, low + way, way)
     else:
         images = denoised(build, images, how.weight, how.steps)
-    y = build.with_list("Squeeze", images, "axes", axes, since=13)
+    # What comes behind is known to be as large as the input: the shapes of a Loop's values are not.
+    y = build("Reshape", images, build("Shape", x))
     if normalised:
         y = build("Div", build("Sub", y, mean), std)
     y = build("Cast", y, to=place.element_type) if narrow else y

@@ -23,6 +23,7 @@ from onnxfit.element_types import inputs_of
 from onnxfit.errors import ParityError
 from onnxfit.files import as_model, folder_of
 from onnxfit.hardening import retrofit
+from onnxfit.randomness import drawn_value
 from onnxfit.sites import find_sites
 from onnxfit.twin import agreement
 from onnxfit.twin.bisection import first_difference, in_batches, run_twin
@@ -143,10 +144,17 @@ def require_parity(*args: Any, **kwargs: Any) -> Parity:
     """Return what :func:`parity` finds, or refuse to go on.
 
     Raises:
-        ParityError: Twin and file disagree; the message names the first value that differs.
+        ParityError: Twin and file disagree; the message names the first value that differs, or one
+            that the model draws at random.
     """
     found = parity(*args, **kwargs)
     if not found.agrees:
+        if drawn := drawn_value(as_model(args[0])):
+            raise ParityError(
+                f"the model draws {drawn!r} at random, so that two runs of it differ and its twin "
+                "cannot be compared; a denoising that drops pixels keeps the same ones with "
+                "--tv-seed"
+            )
         first = found.first_difference
         where = f"; the first value that differs is {first!r}" if first else ""
         raise ParityError(

@@ -49,6 +49,11 @@ SEEN = (
     "The {} on this very data, so that the model looks better on it than on other data: verify on "
     "data that the {} has not seen."
 )
+RANDOM = (
+    "The model or its baseline draws random numbers: every figure is of one draw, another run "
+    "gives others, and twins and files were not compared. A denoising that drops pixels keeps the "
+    "same ones with --tv-seed."
+)
 
 
 def verify(
@@ -162,6 +167,8 @@ class Gate:
         document = self._described(x)
         evidence = Evidence(self.targets, self.data, self.settings)
         document["parity"] = self._parity(x, evidence.is_repeatable)
+        if not evidence.is_repeatable:
+            document["warnings"].append(RANDOM)
         corpus = self._earlier(folder, regression)
         document["regression"] = None if corpus is None else self._replayed(corpus)
         files = None if folder is None else self._files(folder, resume)
