@@ -85,7 +85,8 @@ class Denoising(Pass):
         record: dict[str, Any] = provenance["denoising"]
         made = "denoising of {input}: {method}, weight {weight}, {steps} steps"
         mask = "; {keep:.4g} of the pixels are kept, by a mask that is {mask}"
-        return (made + mask * (record["keep"] < 1)).format(**record)
+        told = made + mask if record["keep"] < 1 else made
+        return told.format(**record)
 
 
 @dataclass(frozen=True, kw_only=True)

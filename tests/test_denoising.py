@@ -308,7 +308,7 @@ def test_features_of_templates_are_computed_behind_it() -> None:
         next(onnx.numpy_helper.to_array(t) for t in each.graph.initializer if t.name == name)
         for each in (alone, both)
     ]
-    assert not np.allclose(*features, atol=1e-3)
+    assert not np.allclose(features[0], features[1], atol=1e-3)
     assert both == onnxfit.interpolate(both, templates)
     assert DIGITS.read_bytes() == onnxfit.restore(both).SerializeToString()
     with pytest.raises(ModelError, match=r"has an interpolation .*: restore it first, and apply"):

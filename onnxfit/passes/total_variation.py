@@ -2,8 +2,8 @@
 
 With all pixels kept it is Rudin, Osher and Fatemi's denoising; with some of them, drawn at random,
 it fills in the others (Guo et al. 2018, arXiv 1711.00117, whose distance to the kept pixels is not
-squared, and whose differences are not joined as in |∇u|). The objective, and the iterations that
-minimise it, are in :mod:`onnxfit.passes.chambolle`.
+squared). The objective, and the iterations that minimise it, are in
+:mod:`onnxfit.passes.chambolle`.
 """
 
 import json
