@@ -97,6 +97,7 @@ class Interpolation(Pass):
     main = "interpolate"
 
     interpolate: Path | None
+    interpolation: str
     neighbours: int
     bandwidth_neighbour: int
     feature: str | None
@@ -112,6 +113,7 @@ class Interpolation(Pass):
 
         (templates,) = self.files
         how: Any = {
+            "kind": self.interpolation,
             "feature": self.feature,
             "neighbours": self.neighbours,
             "bandwidth_neighbour": self.bandwidth_neighbour,
@@ -123,7 +125,7 @@ class Interpolation(Pass):
         """Say what the output is made of."""
         record: dict[str, Any] = provenance["interpolation"]
         return (
-            "interpolation: {gives} by the {neighbours} nearest of {templates} templates, "
+            "interpolation: {kind}, {gives} by the {neighbours} nearest of {templates} templates, "
             "{dimensions} features each of {feature}, {bytes} bytes; the layer before stays and "
             "writes {head}"
         ).format(**record)
@@ -172,12 +174,19 @@ _OPTIONS: dict[type[Pass], list[Callable[..., Any]]] = {
             "like the --data of other verbs.",
         ),
         click.option(
+            "--interpolation",
+            type=click.Choice(("kernel", "wnll")),
+            default="kernel",
+            show_default=True,
+            help="A mean over each sample's nearest templates, or a system over the whole batch.",
+        ),
+        click.option(
             "--neighbours",
             type=click.IntRange(min=1),
             default=15,
             show_default=True,
             metavar="K",
-            help="How many templates count for a sample.",
+            help="How many templates, for wnll samples too, count for a sample.",
         ),
         click.option(
             "--bandwidth-neighbour",

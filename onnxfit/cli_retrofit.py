@@ -91,7 +91,7 @@ def retrofit(
     A hardened MODEL gets new jumps; sites that are not named keep theirs.
     """
     from onnxfit import passes as applied
-    from onnxfit.files import load
+    from onnxfit.files import as_saved, load
     from onnxfit.hardening import retrofit as harden
     from onnxfit.inspection import inspect as look
 
@@ -126,7 +126,7 @@ def retrofit(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     write_model(made, output, model.parent, copy_data=copy_data, dry_run=dry_run)
-    found = look(made)
+    found = look(as_saved(made, output.resolve())[0])
     if as_json:
         document = {"source": str(model), "path": str(output), "written": not dry_run}
         print_json({**document, **dataclasses.asdict(found)})

@@ -1,8 +1,9 @@
 """External data: the weights that a model keeps in other files, checked and placed, never read."""
 
 import contextlib
+import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
@@ -74,6 +75,30 @@ def take_inside(model: ModelProto, folder: Path, *, but: str | None = None) -> N
             tensor.raw_data = file.read(int(fields.get("length", "-1")))
         tensor.ClearField("data_location")
         del tensor.external_data[:]
+
+
+def take_outside(model: ModelProto, location: str, wanted: Iterable[bool]) -> list[bytes]:
+    """Let initializers of the main graph be in another file, one behind the other.
+
+    Args:
+        model: The model, which is changed.
+        location: The file's name.
+        wanted: Whether each of them is to go; those that are have raw data.
+
+    Returns:
+        What the file is to hold.
+    """
+    parts: list[bytes] = []
+    offset = 0
+    for tensor in itertools.compress(model.graph.initializer, wanted):
+        parts.append(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        fields = {"location": location, "offset": offset, "length": len(parts[-1])}
+        for key, value in fields.items():
+            tensor.external_data.add(key=key, value=str(value))
+        offset += len(parts[-1])
+    return parts
 
 
 def relocate(model: ModelProto, old: str, new: str) -> None:
@@ -200,6 +225,14 @@ def _reflink(source: Path, target: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def holds(file: Path, parts: Sequence[bytes]) -> bool:
+    """Tell whether a file is exactly these parts, one behind the other."""
+    if not file.is_file() or file.stat().st_size != sum(map(len, parts)):
+        return False
+    with file.open("rb") as content:
+        return all(content.read(len(part)) == part for part in parts)
 
 
 def _is_same(first: Path, second: Path) -> bool:

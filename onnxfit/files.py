@@ -12,10 +12,21 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from onnxfit.errors import ModelError
-from onnxfit.external_data import pending_files, place
+from onnxfit.external_data import (
+    has_external_data,
+    holds,
+    pending_files,
+    place,
+    take_outside,
+)
+from onnxfit.op import DOMAIN
 from onnxfit.replacing import replacing
 
 _PROTOBUF_LIMIT = 2**31
+# Of initializers that a file holds, which leaves room for the rest.
+_INSIDE = _PROTOBUF_LIMIT - 2**27
+# Smaller ones stay inside, as exporters leave them.
+_LEAST_OUTSIDE = 2**10
 _SIGNATURES = {
     b"<": "a web or XML page",
     b"version https://git-lfs": "a Git LFS pointer, not the file it stands for",
@@ -112,7 +123,9 @@ def save(
 
     The model is written to a temporary file and renamed, so that at any moment ``path`` holds
     the old content or the new. Each external file goes beside ``path`` under its relative name,
-    as a hard link if the file system can, else as a reflink, else as a copy.
+    as a hard link if the file system can, else as a reflink, else as a copy. Large initializers
+    that onnxfit added go to a file of ``path``'s name and ``.data`` where the model has external
+    data already, or would be more than a protobuf may hold.
 
     Args:
         model: The model.
@@ -128,11 +141,15 @@ def save(
     """
     added: list[Path] = []
     try:
-        path, content, pending = _prepared(model, Path(path), base_dir, link=not copy_data)
+        path, content, pending, own = _prepared(model, Path(path), base_dir, link=not copy_data)
         for source, target in pending:
             if not target.exists():
                 added.append(target)
             place(source, target, link=not copy_data)
+        if own and not (target := _data_of(path)).exists():
+            added.append(target)
+            with replacing(target) as temporary, temporary.open("wb") as file:
+                file.writelines(own)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except BaseException as error:
@@ -141,6 +158,21 @@ def save(
         if isinstance(error, OSError):
             raise ModelError(f"{path} cannot be written: {error.strerror}") from error
         raise
+
+
+def as_saved(model: ModelProto, path: Path) -> tuple[ModelProto, list[bytes]]:
+    """Return a model as :func:`save` writes it to ``path``, and what goes into its file of data."""
+    initializers = model.graph.initializer
+    wanted = [
+        tensor.name.startswith(f"{DOMAIN}.") and len(tensor.raw_data) >= _LEAST_OUTSIDE
+        for tensor in initializers
+    ]
+    large = sum(tensor.ByteSize() for tensor in initializers) > _INSIDE
+    if not any(wanted) or not (large or has_external_data(model)):
+        return model, []
+    saved = ModelProto()
+    saved.CopyFrom(model)
+    return saved, take_outside(saved, _data_of(path).name, wanted)
 
 
 def check_writable(model: ModelProto, path: str | Path, base_dir: str | Path | None = None) -> None:
@@ -165,8 +197,12 @@ def temporary_file(model: ModelProto, folder: Path) -> Iterator[Path]:
 
 def _prepared(
     model: ModelProto, path: Path, base_dir: str | Path | None, *, link: bool
-) -> tuple[Path, bytes, list[tuple[Path, Path]]]:
-    """Check that a model can be saved; return where, its bytes and the external files to place."""
+) -> tuple[Path, bytes, list[tuple[Path, Path]], list[bytes]]:
+    """Check that a model can be saved.
+
+    Returns:
+        Where; its bytes; the external files to place; what goes into a file of its own.
+    """
     path = path.resolve()
     if path.is_dir():
         raise ModelError(f"{path} is a directory")
@@ -176,9 +212,21 @@ def _prepared(
         raise ModelError(f"the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise ModelError(f"the folder {path.parent} is not writable")
+    saved, own = as_saved(model, path)
     try:
-        content = model.SerializeToString()
+        content = saved.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise ModelError(f"{path} cannot be written: {error}") from error
     folder = None if base_dir is None else Path(base_dir)
-    return path, content, pending_files(model, path, folder, link=link)
+    pending = pending_files(model, path, folder, link=link)
+    if own:
+        data = _data_of(path)
+        taken = any(target == data for _, target in pending)
+        if taken or (data.exists() and not holds(data, own)):
+            raise ModelError(f"{data} exists and is not the model's external data")
+    return path, content, pending, own
+
+
+def _data_of(path: Path) -> Path:
+    """Return the file for what a model of onnxfit's has outside."""
+    return path.with_name(f"{path.name}.data")

@@ -1,100 +1,41 @@
 """Interpolation over labelled features in the place of the last layer."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.parser
-import onnxruntime
 import pytest
 from command import Command, runner
+from interpolation_support import (
+    DIGITS,
+    HEADS,
+    TEMPLATES,
+    C,
+    D,
+    M,
+    computed,
+    network,
+    samples,
+    with_output,
+)
 from numpy.typing import NDArray
-from onnx import ModelProto
 from support import MODELS
 
 import onnxfit
-from onnxfit import passes
+from onnxfit import files, passes
 from onnxfit.errors import DataError, ModelError
 from onnxfit.hardening import provenance
 from onnxfit.passes.head import find_head
-
-DIGITS = MODELS / "digits_cnn.onnx"
-TEMPLATES = MODELS / "digits_val.npz"
-D, C, M = 6, 3, 40
-# What comes behind the features h, by what it gives.
-HEADS = {
-    "logits": "logits = Gemm<transB = 1>(h, w, b)",
-    "scaled": "logits = Gemm<transB = 1, alpha = 0.5>(h, w, b)",
-    "product": "logits = MatMul(h, wt)",
-    "sum": "m = MatMul(h, wt)\n logits = Add(b, m)",
-    "probabilities": "m = Gemm<transB = 1>(h, w, b)\n logits = Softmax(m)",
-    "log-probabilities": "m = Gemm<transB = 1>(h, w, b)\n logits = LogSoftmax(m)",
-    "passed on": "m = Gemm<transB = 1>(h, w, b)\n i = Identity(m)\n logits = Flatten(i)",
-}
+from onnxfit.passes.interpolation import Kind
 
 
 @pytest.fixture
 def onnxfit_command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command line."""
     return runner(capsys)
-
-
-def network(
-    head: str = HEADS["logits"], opset: int = 17, ir: int = 8, kind: Any = np.float32
-) -> ModelProto:
-    """Make a network of one hidden layer and a head."""
-    random = np.random.default_rng(0)
-    name = {np.float16: "float16", np.float32: "float", np.float64: "double"}[kind]
-    model = onnx.parser.parse_model(
-        f"""
-        <ir_version: {ir}, opset_import: ["" : {opset}]>
-        network ({name}[N, 4] x) => ({name}[N, {C}] logits)
-        {{
-            g = Gemm<transB = 1>(x, v, c)
-            h = Relu(g)
-            {head}
-        }}
-        """
-    )
-    w = random.normal(size=(C, D))
-    weights = {
-        "v": random.normal(size=(D, 4)),
-        "c": np.full(D, 0.3),
-        "w": w,
-        "wt": w.T,
-        "b": np.zeros(C),
-    }
-    used = {name for node in model.graph.node for name in node.input}
-    for name in sorted(used & set(weights)):
-        array = np.ascontiguousarray(weights[name], kind)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-        if ir < 4:
-            info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, array.shape)
-            model.graph.input.append(info)
-    return model
-
-
-def samples(n: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Draw samples of all classes."""
-    random = np.random.default_rng(seed)
-    return random.random((n, 4)).astype(np.float32), np.arange(n, dtype=np.int64) % C
-
-
-def computed(model: ModelProto, x: NDArray[Any], name: str = "logits") -> NDArray[Any]:
-    """Run a model in ONNX Runtime; return one of its values."""
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-    found: NDArray[Any] = session.run([name], {session.get_inputs()[0].name: x})[0]
-    return found
-
-
-def with_output(model: ModelProto, name: str) -> ModelProto:
-    """Return a model that gives another of its values."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    copy.graph.output.append(onnx.helper.make_tensor_value_info(name, 1, None))
-    return copy
 
 
 def by_hand(
@@ -356,6 +297,75 @@ def test_bad_input_is_one_sentence(
     assert 2 == ran.status
     assert message in ran.err
     assert [] == list(tmp_path.iterdir())
+
+
+def with_weights_outside(folder: Path) -> Path:
+    """Write a network whose weights lie in a file of their own."""
+    path = folder / "m.onnx"
+    onnx.save(network(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["kernel", "wnll"])
+def test_templates_go_outside_where_weights_are(
+    kind: Kind, tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """They get a file of their own beside the output, and restoring needs none of it."""
+    (tmp_path / "source").mkdir()
+    (tmp_path / "made").mkdir()
+    source = with_weights_outside(tmp_path / "source")
+    x, y = samples(200, 2)
+    np.savez(tmp_path / "t.npz", x=x, y=y)
+    out = tmp_path / "made" / "out.onnx"
+    given = ("retrofit", source, "--interpolate", tmp_path / "t.npz", "--interpolation", kind)
+    ran = onnxfit_command(*given, "-o", out, "--dry-run", "--json")
+    assert 0 == ran.status, ran.err
+    assert [] == list(out.parent.iterdir())
+    planned = json.loads(ran.out)["sha256"]
+    ran = onnxfit_command(*given, "-o", out)
+    assert 0 == ran.status, ran.err
+    names = {path.name for path in out.parent.iterdir()}
+    assert {"out.onnx", "out.onnx.data", "weights.bin"} == names
+    assert planned == hashlib.sha256(out.read_bytes()).hexdigest()
+    stored = 4 * 200 * (D + C)
+    assert stored <= (tmp_path / "made" / "out.onnx.data").stat().st_size
+    wanted = computed(onnxfit.interpolate(network(), (x, y), kind=kind), x)
+    session = onnxfit.session(out)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, atol=1e-5)
+    ran = onnxfit_command("restore", out)
+    assert 0 == ran.status, ran.err
+    assert source.read_bytes() == (tmp_path / "made" / "out.restored.onnx").read_bytes()
+    other = tmp_path / "other" / "again.onnx"
+    other.parent.mkdir()
+    onnxfit.save(onnxfit.load(out), other, base_dir=out.parent)
+    np.testing.assert_array_equal(
+        session.run(None, {"x": x})[0], onnxfit.session(other).run(None, {"x": x})[0]
+    )
+
+
+def test_templates_go_outside_where_a_file_would_be_too_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A protobuf has a limit; another file of that name is left alone."""
+    x, y = samples(200, 2)
+    model = onnxfit.interpolate(network(), (x, y))
+    out, data = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+    onnxfit.save(model, out)
+    assert not data.exists()
+    monkeypatch.setattr(files, "_INSIDE", 4000)
+    data.write_bytes(b"of somebody else")
+    with pytest.raises(ModelError, match=r"out\.onnx\.data exists and is not the model's external"):
+        onnxfit.save(model, out)
+    assert b"of somebody else" == data.read_bytes()
+    data.unlink()
+    onnxfit.save(model, out)
+    onnxfit.save(model, out)
+    assert out.stat().st_size < 200 * (D + C) * 4 <= data.stat().st_size
+    wanted = computed(model, x)
+    np.testing.assert_array_equal(wanted, onnxfit.session(out).run(None, {"x": x})[0])
+    onnxfit.save(network(), tmp_path / "plain.onnx")
+    assert not (tmp_path / "plain.onnx.data").exists()
+    assert network() == onnxfit.restore(out)
 
 
 @pytest.mark.parametrize("verb", ["retrofit", "calibrate", "finetune", "compile"])

@@ -14,8 +14,9 @@ from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read_with_digest
+from onnxfit.passes.distances import Neighbourhood
 from onnxfit.passes.head import find_head
-from onnxfit.passes.interpolation import KEY, Kernel, interpolate_head
+from onnxfit.passes.interpolation import KEY, Kind, interpolate_head
 from onnxfit.passes.templates import features_of
 
 
@@ -23,6 +24,7 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
     model: ModelProto | str | Path,
     templates: Dataset | str | Path | tuple[ArrayLike, ArrayLike],
     *,
+    kind: Kind = "kernel",
     feature: str | None = None,
     neighbours: int = 15,
     bandwidth_neighbour: int = 8,
@@ -43,6 +45,9 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
             interpolation is replaced.
         templates: Labelled samples of every class: a dataset, what :func:`onnxfit.data.open_data`
             opens, or arrays ``(x, y)``.
+        kind: ``kernel``: a mean over the nearest templates of each sample. ``wnll``: the weighted
+            nonlocal Laplacian, in which the samples of a batch are neighbours of each other too,
+            so that the answer for one depends on which others are with it.
         feature: The value of the main graph that holds the features, N×…; by default what the last
             dense layer multiplies by its weights.
         neighbours: How many templates count for a sample.
@@ -63,7 +68,7 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
             head.
         ValueError: A setting is out of its range.
     """
-    kernel = Kernel(neighbours=neighbours, bandwidth_neighbour=bandwidth_neighbour)
+    hood = Neighbourhood(neighbours=neighbours, bandwidth_neighbour=bandwidth_neighbour)
     given, digest = read_with_digest(model)
     edited = ModelProto()
     edited.CopyFrom(given)
@@ -82,7 +87,7 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
         "mean": list(mean),
         "std": list(std),
     }
-    interpolate_head(edited, head, found.features, found.labels, found.classes, kernel, about)
+    interpolate_head(edited, head, found, kind, hood, about)
     return edited
 
 

@@ -1,22 +1,16 @@
 """An output by interpolation over labelled features, in the place of the last dense layer.
 
-The probability of a class is the share that its templates have of the weights of the sample's k
-nearest templates (Wang et al. 2018, arXiv 1809.08516, for one sample at a time)::
-
-    p(x) = Σ w(x, y) g(y) / Σ w(x, y),    w(x, y) = exp(−‖x − y‖² / σ(x)²)
-
-over the k templates y nearest to x, g their classes as unit vectors, σ(x) the distance to the m-th
-of them. Distances are those of features: what the last dense layer multiplied by its weights.
+A sample's probabilities follow from the classes of the templates that its features are near to
+(Wang et al. 2018, arXiv 1809.08516), for each sample alone (:mod:`kernel`) or for a batch together
+(:mod:`wnll`). Features are what the last dense layer multiplied by its weights.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxfit.edits import remove_where
@@ -24,73 +18,71 @@ from onnxfit.element_types import UNKNOWN
 from onnxfit.errors import DataError, ModelError
 from onnxfit.graph import model_opset
 from onnxfit.op import DOMAIN
-from onnxfit.passes.building import Builder, add_initializers, remove_built
+from onnxfit.passes import kernel, wnll
+from onnxfit.passes.arithmetic import Arithmetic
+from onnxfit.passes.building import add_initializers, remove_built
+from onnxfit.passes.distances import Neighbourhood
 from onnxfit.passes.head import Head
 from onnxfit.passes.renaming import rename
+
+if TYPE_CHECKING:
+    from onnxfit.passes.templates import Templates
+
+Kind = Literal["kernel", "wnll"]
 
 KEY = f"{DOMAIN}.interpolation"
 PREFIX = f"{KEY}/"
 # What the dense layer writes from then on. Nothing reads it, and runtimes drop it.
 HEAD_PREFIX = f"{DOMAIN}.head/"
-# Is added to probabilities before their logarithm is taken.
-_LEAST = 1e-12
-# Of a squared distance: two equal features are as near as that.
-_TINY = 1e-30
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kernel:
-    """How neighbours count.
+class _Kind(NamedTuple):
+    """How probabilities are computed from features.
 
     Attributes:
-        neighbours: How many templates count for a sample, k.
-        bandwidth_neighbour: Which of them is one bandwidth away, counted from 1.
-
-    Raises:
-        ValueError: One is out of its range.
+        probabilities: Adds the nodes; see :func:`kernel.probabilities`.
+        precision: The type that is computed in, whatever the type of the features.
+        least: Is added to probabilities before their logarithm is taken.
     """
 
-    neighbours: int = 15
-    bandwidth_neighbour: int = 8
+    probabilities: Callable[..., Any]
+    precision: type[np.floating[Any]]
+    least: float
 
-    def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"expected at least one of neighbours, got {self.neighbours}")
-        if not 1 <= self.bandwidth_neighbour <= self.neighbours:
-            raise ValueError(
-                f"expected a bandwidth_neighbour from 1 to the {self.neighbours} neighbours, "
-                f"got {self.bandwidth_neighbour}"
-            )
+
+_KINDS: dict[Kind, _Kind] = {
+    "kernel": _Kind(kernel.probabilities, np.float32, 1e-12),
+    # Ties to labels may be weak. What sweeps leave is well below the number.
+    "wnll": _Kind(wnll.probabilities, np.float64, 1e-7),
+}
 
 
 def interpolate_head(
     model: ModelProto,
     head: Head,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: int,
-    kernel: Kernel,
+    templates: "Templates",
+    kind: Kind,
+    hood: Neighbourhood,
     about: Mapping[str, Any],
 ) -> None:
     """Replace the head of a model.
 
     Args:
-        model: It is changed: nodes and two initializers are added, and the head writes a value that
+        model: It is changed: nodes and initializers are added, and the head writes a value that
             nothing reads.
         head: Its place.
-        features: Of the templates, M×D.
-        labels: Their classes, M integers.
-        classes: How many there are.
-        kernel: How neighbours count.
+        templates: What is interpolated over.
+        kind: How probabilities are computed.
+        hood: How neighbours count.
         about: What else the record in the file tells.
 
     Raises:
         DataError: There are fewer templates than neighbours, a class has none, a label is no class.
     """
-    _check(features, labels, classes, kernel)
+    _check(templates, hood)
     renamed = HEAD_PREFIX + head.output
     rename(model, head.output, renamed)
-    built = _subgraph(head, features, labels, classes, kernel, model_opset(model))
+    built = _subgraph(head, templates, kind, hood, model_opset(model))
     model.graph.node.extend(built.graph.node)
     add_initializers(model, built)
     record = {
@@ -98,11 +90,11 @@ def interpolate_head(
         "output": head.output,
         "head": renamed,
         "gives": head.ending if head.ending != "logits" else "log-probabilities",
-        "kind": "kernel",
-        "neighbours": kernel.neighbours,
-        "bandwidth_neighbour": kernel.bandwidth_neighbour,
-        "templates": len(features),
-        "dimensions": features.shape[1],
+        "kind": kind,
+        "neighbours": hood.neighbours,
+        "bandwidth_neighbour": hood.bandwidth_neighbour,
+        "templates": len(templates.features),
+        "dimensions": templates.features.shape[1],
         "bytes": sum(len(t.raw_data) for t in built.graph.initializer),
         **about,
     }
@@ -130,17 +122,16 @@ def take_back(model: ModelProto) -> None:
     remove_where(model.metadata_props, lambda entry: entry.key == KEY)
 
 
-def _check(
-    features: NDArray[np.float32], labels: NDArray[np.int64], classes: int, kernel: Kernel
-) -> None:
+def _check(templates: "Templates", hood: Neighbourhood) -> None:
     """Refuse templates that cannot be interpolated over.
 
     Raises:
         DataError: They cannot.
     """
-    if len(features) < kernel.neighbours:
+    features, labels, classes = templates
+    if len(features) < hood.neighbours:
         raise DataError(
-            f"there are {len(features)} templates, fewer than the {kernel.neighbours} neighbours"
+            f"there are {len(features)} templates, fewer than the {hood.neighbours} neighbours"
         )
     if len(labels) and int(labels.max()) >= classes:
         at = int(labels.argmax())
@@ -157,58 +148,29 @@ def _check(
 
 
 def _subgraph(
-    head: Head,
-    features: NDArray[np.float32],
-    labels: NDArray[np.int64],
-    classes: int,
-    kernel: Kernel,
-    opset: int,
+    head: Head, templates: "Templates", kind: Kind, hood: Neighbourhood, opset: int
 ) -> ModelProto:
     """Build the nodes from features to the output, in operators of every opset from 7 on.
 
-    Distances are computed in float32, whatever the type of the features.
+    Probabilities are computed in the precision of their kind, whatever the type of the features.
     """
-    build = Builder(PREFIX, opset)
-    narrow = head.element_type not in (TensorProto.FLOAT, UNKNOWN)
+    how, (features, labels, classes) = _KINDS[kind], templates
+    build = Arithmetic(PREFIX, opset, how.precision)
+    given = TensorProto.FLOAT if head.element_type == UNKNOWN else head.element_type
     x = build("Flatten", gs.Variable(head.feature), axis=1)
-    x = build("Cast", x, to=TensorProto.FLOAT) if narrow else x
+    x = build.cast(x, given, build.element_type)
     # From their middle, so that less cancels out in the distances.
     middle = features.mean(0, dtype=np.float64).astype(np.float32)
-    features = features - middle
-    x = build("Sub", x, build.constant("middle", middle[None]))
-    templates = build.constant("templates", features)
-    # Minus the squared distances, N rows of M: the nearest are the largest.
-    ones = build.constant("ones", np.ones((features.shape[1], 1), np.float32))
-    own = build("MatMul", build("Mul", x, x), ones)
-    squares = np.square(features.astype(np.float64)).sum(1).astype(np.float32)
-    product = build("MatMul", x, build("Transpose", templates, perm=[1, 0]))
-    twice = build("Mul", product, build.constant("two", np.array(2, np.float32)))
-    nearness = build("Sub", build("Sub", twice, own), build.constant("squares", squares[None]))
-    count = kernel.neighbours
-    if opset < 10:
-        nearest, places = build("TopK", nearness, results=2, k=count, axis=1)
-    else:
-        number = build.constant("neighbours", np.array([count], np.int64))
-        nearest, places = build("TopK", nearness, number, results=2, axis=1)
-    nearest = build("Neg", build("Abs", nearest))  # Rounding may leave less than 0.
-    at = build.constant("bandwidth_neighbour", np.array([kernel.bandwidth_neighbour - 1], np.int64))
-    width = build("Gather", nearest, at, axis=1)
-    tiny = build.constant("tiny", np.array(_TINY, np.float32))
-    width = build("Add", build("Neg", width), tiny)
-    # The nearest has the weight 1: only ratios count, and none underflows.
-    first = build("Gather", nearest, build.constant("first", np.array([0], np.int64)), axis=1)
-    weights = build("Exp", build("Div", build("Sub", nearest, first), width))
-    total = build("MatMul", weights, build.constant("each", np.ones((count, 1), np.float32)))
-    shares = build("Div", weights, total)
-    one_hot = build.constant("classes", np.eye(classes, dtype=np.float32)[labels])
-    known = build("Gather", one_hot, places, axis=0)
-    rows = build.constant("rows", np.array([0, 1, count], np.int64))
-    summed = build("MatMul", build("Reshape", shares, rows), known)
-    p = build("Reshape", summed, build.constant("columns", np.array([0, classes], np.int64)))
-    y = build("Log", build("Add", p, build.constant("least", np.array(_LEAST, np.float32))))
+    x = build("Sub", x, build.stored("middle", middle[None]))
+    one_hot = np.eye(classes, dtype=np.float32)[labels]
+    p = how.probabilities(build, x, features - middle, one_hot, hood)
+    p = build.cast(p, build.element_type, TensorProto.FLOAT)
+    # What is solved for may be a hair below 0.
+    p = build("Add", build("Abs", p), build.constant("least", np.array(how.least, np.float32)))
+    y = build("Log", p)
     if head.ending == "probabilities":
         y = build("Softmax", y, axis=1)
-    y = build("Cast", y, to=head.element_type) if narrow else y
+    y = build.cast(y, TensorProto.FLOAT, given)
     y.inputs[0].outputs = [gs.Variable(head.output)]
     exported: ModelProto = gs.export_onnx(build.graph, do_type_check=False)
     return exported

@@ -20,6 +20,13 @@ from onnxfit.verification.target import Target
 # Samples that probes look at, and those that slower ones do.
 PROBED = 200
 FEW = 50
+# Of a logit: what a sample's batch may change by rounding and the choice of algorithms.
+BATCH_EFFECT = 1e-3
+DEPENDS_ON_BATCH = (
+    "What the {} says of a sample depends on the others of its batch: alone, a logit differs by "
+    "{:.2g} of the largest one. Attacks move the samples of a batch together, {} at a time, and "
+    "what they find holds for such batches; with a batch size of 1 every sample stands alone."
+)
 
 
 class Evidence:
@@ -54,6 +61,16 @@ class Evidence:
     def is_repeatable(self) -> bool:
         """Whether the model computes the same twice."""
         return max(self.repeats.file, self.repeats.twin) <= self.repeats.tolerance
+
+    def warnings(self) -> Iterator[str]:
+        """Yield a sentence for each model that does not treat samples one by one."""
+        if not self.is_repeatable:
+            return
+        size = self._settings.batch_size
+        for side, target in self._targets.items():
+            effect = probes.batch_effect(target, self._x, batch_size=max(size, 2))
+            if effect > BATCH_EFFECT:
+                yield DEPENDS_ON_BATCH.format(side, effect, size)
 
     def diagnose(self, document: Document) -> Iterator[Diagnostic]:
         """Yield what each check says.

@@ -167,6 +167,7 @@ class Gate:
         document = self._described(x)
         evidence = Evidence(self.targets, self.data, self.settings)
         document["parity"] = self._parity(x, evidence.is_repeatable)
+        document["warnings"] += evidence.warnings()
         if not evidence.is_repeatable:
             document["warnings"].append(RANDOM)
         corpus = self._earlier(folder, regression)

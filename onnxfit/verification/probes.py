@@ -125,6 +125,30 @@ def repeats(target: Target, x: torch.Tensor, *, batch_size: int = 64) -> Repeats
     return Repeats(file, twin, max(ROUNDING * single, ROUNDING_OF_OUTPUTS * own))
 
 
+def batch_effect(target: Target, x: torch.Tensor, *, batch_size: int = 64) -> float:
+    """Return how far the file's logits of samples in a batch are from those of each one alone.
+
+    Looked at are the points half way between two samples, for samples themselves may be so clear
+    that nothing shows.
+
+    Args:
+        target: The model.
+        x: Samples, N×…; the first make the batch.
+        batch_size: How many, or as many as there are.
+
+    Returns:
+        The largest difference, relative to the largest logit of the sample.
+    """
+    batch = x[:batch_size]
+    if not len(batch):
+        return 0.0
+    points = (batch + batch.roll(1, 0)) / 2
+    with torch.no_grad():
+        together = target.deployed(points)
+        alone = torch.cat([target.deployed(point) for point in points.split(1)])
+    return _difference(together, alone)
+
+
 def survivors_of_large_eps(
     target: Target,
     x: torch.Tensor,
