@@ -1,5 +1,6 @@
 """The verb ``attack``: one attack on a model, replayed on its file."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,21 +53,32 @@ NATIVE_ONLY = (
 )
 
 
-def threat_options(verb: Any, *, quantize: bool = True) -> Any:
-    """Give a verb the options of what an attacker may do; ``quantize``: of 8 bits, too."""
-    eight_bits = click.option(
-        "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
-    )
+def size_options(verb: Any, *, paper: bool = False) -> Any:
+    """Give a verb the options of how large perturbations are; ``paper``: it has that suite."""
     options = [
         click.option(
             "--eps",
             callback=positive,
             metavar="NUMBER",
-            help="Largest perturbation in units of --bounds, by default 8/255 (paper: 0.01).",
+            help="Largest perturbation in units of --bounds, by default 8/255"
+            + (" (paper: 0.01)." if paper else "."),
         ),
         click.option(
             "--norm", type=click.Choice(["linf", "l2"]), help="Its norm, by default linf."
         ),
+    ]
+    for option in reversed(options):
+        verb = option(verb)
+    return verb
+
+
+def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> Any:
+    """Give a verb the options of what an attacker may do; ``quantize``: of 8 bits, too."""
+    eight_bits = click.option(
+        "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
+    )
+    options = [
+        functools.partial(size_options, paper=paper),
         *([eight_bits] if quantize else []),
         click.option(
             "--steps", type=click.IntRange(min=1), metavar="N", help="Steps along the gradient."

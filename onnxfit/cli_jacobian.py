@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from onnxfit.cli_attack import size_options
 from onnxfit.cli_options import (
     DataOptions,
     as_json,
@@ -31,21 +32,7 @@ LIKE_PROBABILITIES = "What the model gives looks like probabilities; it is taken
 @click.command()
 @model_argument
 @data_options
-@click.option(
-    "--eps",
-    callback=positive,
-    default="8/255",
-    show_default=True,
-    metavar="NUMBER",
-    help="Size of a perturbation in units of --bounds.",
-)
-@click.option(
-    "--norm",
-    type=click.Choice(["linf", "l2"]),
-    default="linf",
-    show_default=True,
-    help="Its norm.",
-)
+@size_options
 @click.option(
     "--pairs",
     type=click.IntRange(min=1),
@@ -74,7 +61,7 @@ LIKE_PROBABILITIES = "What the model gives looks like probabilities; it is taken
 def jacobian(
     model: Path,
     data: DataOptions,
-    eps: float,
+    eps: float | None,
     norm: Any,
     pairs: int,
     backward: str,
@@ -94,6 +81,7 @@ def jacobian(
     from onnxfit.verification.environment import versions
     from onnxfit.verification.target import Target, classes_of
 
+    eps, norm = eps or 8 / 255, norm or "linf"
     target = Target(model, mean=data.mean, std=data.std, device=device)
     dataset = data.open(target.classifier.channels)
     target.classifier.check(dataset.shape)

@@ -1,5 +1,6 @@
 """The verb ``verify``: the release gate."""
 
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ DROPPED = "An unfinished run in {} is given up; --resume would have gone on with
     help="Which attacks: a minute's worth, what AutoAttack holds and more (the default), or the "
     "protocol of the JumpReLU paper.",
 )
-@threat_options
+@functools.partial(threat_options, paper=True)
 @click.option(
     "--policy",
     type=click.Path(path_type=Path),

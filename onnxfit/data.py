@@ -1,7 +1,6 @@
 """Labelled data: batches of float32 samples within bounds, streamed from files."""
 
 import hashlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnxfit import checks
 from onnxfit.data_sources import Source, from_idx, from_memory, from_npz
 from onnxfit.errors import DataError
 from onnxfit.image_folder import from_folder
@@ -251,8 +251,7 @@ def from_arrays(
 def _check(limit: int | None, bounds: Bounds) -> None:
     if limit is not None and limit < 1:
         raise DataError(f"expected a limit of at least 1 sample, got {limit}")
-    if not (math.isfinite(bounds[0]) and math.isfinite(bounds[1]) and bounds[0] < bounds[1]):
-        raise ValueError(f"expected finite bounds, the lower one first, got {bounds}")
+    checks.bounds(bounds)
 
 
 def _from_file(path: Path, limit: int | None) -> Source:

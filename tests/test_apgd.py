@@ -253,7 +253,7 @@ def test_the_best_of_all_restarts_is_kept() -> None:
     [
         (APGD, {"steps": 0}, "expected steps >= 1, got 0"),
         (APGD, {"restarts": 0}, "expected restarts >= 1, got 0"),
-        (APGD, {"loss": "mse"}, "expected a loss of ce, margin, dlr, got 'mse'"),
+        (APGD, {"loss": "mse"}, "expected a loss of ce, margin or dlr, got 'mse'"),
         (APGD, {"norm": "l1"}, "expected a norm of linf or l2, got 'l1'"),
         (TargetedAPGD, {"targets": 0}, "expected targets >= 1, got 0"),
     ],

@@ -46,7 +46,7 @@ def test_what_makes_sense_is_taken(given: dict[str, Any]) -> None:
         ({"max_drop": math.nan}, "expected a max_drop between 0 and 1, got nan"),
         ({"confidence": 1.0}, "expected a confidence from 0.5 to below 1, got 1.0"),
         ({"confidence": 0.3}, "expected a confidence from 0.5 to below 1, got 0.3"),
-        ({"scale": "layer"}, "expected a scale of shared or quantile or channel, got 'layer'"),
+        ({"scale": "layer"}, "expected a scale of shared, quantile or channel, got 'layer'"),
         ({"objective": "native"}, "expected an objective of worst-case or paper, got 'native'"),
         ({"norm": "l1"}, "expected a norm of linf or l2, got 'l1'"),
         ({"norm": None}, "expected a norm of linf or l2, got None"),

@@ -195,7 +195,7 @@ def test_eot_averages_logits_and_gradients() -> None:
         ({"steps": 0}, "expected steps >= 1, got 0"),
         ({"overshoot": -0.1}, "expected overshoot >= 0, got -0.1"),
         ({"candidates": 1}, "expected candidates >= 2, got 1"),
-        ({"eps": -1}, "expected eps >= 0 or None, got -1"),
+        ({"eps": -1}, "expected eps >= 0, got -1"),
         ({"norm": "l1"}, "expected a norm of linf or l2, got 'l1'"),
     ],
 )

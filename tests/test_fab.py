@@ -248,7 +248,7 @@ def test_a_smooth_gate_finds_what_the_true_gradient_does_not() -> None:
         ({"eta": 0.9}, "expected eta >= 1, got 0.9"),
         ({"alpha_max": 1.5}, "expected alpha_max from 0 to 1, got 1.5"),
         ({"beta": -0.1}, "expected beta from 0 to 1, got -0.1"),
-        ({"eps": -1.0}, "expected eps >= 0 or None, got -1.0"),
+        ({"eps": -1.0}, "expected eps >= 0, got -1.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: Any, message: str) -> None:

@@ -211,7 +211,7 @@ def test_what_click_offers_is_what_there_is() -> None:
         (("--method", "adversarial=2"), "a weight of adversarial of at most 1, got 2.0"),
         (("--augment", "none", "--augment", "flip"), "'none' goes with nothing else."),
         (("--eps", "0"), "0 is not above 0."),
-        (("--max-drop", "2"), "expected a max_drop from 0 to 1, got 2.0"),
+        (("--max-drop", "2"), "expected max_drop from 0 to 1, got 2.0"),
         (("--batch-size", "1000"), "has 450 samples, fewer than a batch of 1000"),
         (("--jump", "-1"), "-1 is not a finite number of at least 0."),
     ],

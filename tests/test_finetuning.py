@@ -538,7 +538,7 @@ def test_models_that_cannot_be_trained() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"methods": {}}, "expected at least one method"),
+        ({"methods": {}}, "expected methods and their weights by name, at least one, got {}"),
         ({"methods": {"magic": 1.0}}, "there is no method 'magic', there are adversarial, trades"),
         ({"methods": {"trades": 0.0}}, "expected a weight of trades > 0, got 0"),
         ({"methods": {"adversarial": 1.5}}, "weight of adversarial of at most 1, got 1.5"),
@@ -547,11 +547,16 @@ def test_models_that_cannot_be_trained() -> None:
         ({"eps": 0.0}, "expected eps > 0, got 0.0"),
         ({"learning_rate": math.inf}, "expected learning_rate > 0, got inf"),
         ({"averaging": -1.0}, "expected averaging >= 0, got -1.0"),
-        ({"max_drop": 1.5}, "expected a max_drop from 0 to 1, got 1.5"),
+        ({"max_drop": 1.5}, "expected max_drop from 0 to 1, got 1.5"),
         ({"epochs": 0}, "expected epochs >= 1, got 0"),
-        ({"epochs": 1.5}, "expected a whole number of epochs, got 1.5"),
+        ({"epochs": 1.5}, "expected a whole number for epochs, got 1.5"),
+        ({"epochs": "3"}, "expected a whole number for epochs, got '3'"),
         ({"projections": -1}, "expected projections >= 0, got -1"),
-        ({"augment": ("blur",)}, "expected augment of shift, flip, cutout, tv, got 'blur'"),
+        ({"device": "gpu"}, "expected a device of cpu or cuda, got 'gpu'"),
+        ({"seed": -1}, "expected seed >= 0, got -1"),
+        ({"methods": ["trades"]}, "expected methods and their weights by name, at least one, got"),
+        ({"augment": "shift"}, "expected several names as augment, got 'shift'"),
+        ({"augment": ("blur",)}, "expected an augment of shift, flip, cutout or tv, got 'blur'"),
     ],
 )
 def test_a_setting_out_of_range(change: dict[str, Any], message: str) -> None:

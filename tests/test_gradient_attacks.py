@@ -488,13 +488,15 @@ def test_a_point_that_rounding_brings_back_is_no_success() -> None:
         ({"restarts": 0}, r"expected restarts >= 1, got 0"),
         ({"momentum": -1.0}, r"expected momentum >= 0, got -1.0"),
         ({"step_size": 0.0}, r"expected step_size > 0, got 0.0"),
-        ({"loss": "mse"}, r"expected a loss of ce, margin, dlr, got 'mse'"),
+        ({"loss": "mse"}, r"expected a loss of ce, margin or dlr, got 'mse'"),
         (
             {"backward": "sign"},
-            r"expected a backward of true, relu, smooth, straight-through, got 'sign'",
+            r"expected a backward of true, relu, smooth or straight-through, got 'sign'",
         ),
         ({"tau": 0.0}, r"expected tau > 0, got 0.0"),
         ({"eot": 0}, r"expected eot >= 1, got 0"),
+        ({"steps": 1.5}, r"expected a whole number for steps, got 1.5"),
+        ({"seed": 1.5}, r"expected a whole number for seed, got 1.5"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:

@@ -448,13 +448,16 @@ def test_models_without_jacobians(model: Any, kind: type[Exception], message: st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"eps": 0}, "^expected a finite eps above 0, got 0$"),
-        ({"eps": math.inf}, "^expected a finite eps above 0, got inf$"),
-        ({"tau": -1}, "^expected a finite tau above 0, got -1$"),
-        ({"norm": "l1"}, "^expected a norm of linf, l2, got 'l1'$"),
+        ({"eps": 0}, "^expected eps > 0, got 0$"),
+        ({"eps": math.inf}, "^expected eps > 0, got inf$"),
+        ({"tau": -1}, "^expected tau > 0, got -1$"),
+        ({"norm": "l1"}, "^expected a norm of linf or l2, got 'l1'$"),
         ({"backward": "relu"}, "^expected a backward of true or smooth, got 'relu'$"),
-        ({"pairs": 0}, "^expected pairs of at least 1, got 0$"),
-        ({"batch_size": 0}, "^expected batch_size of at least 1, got 0$"),
+        ({"pairs": 0}, "^expected pairs >= 1, got 0$"),
+        ({"batch_size": 0}, "^expected batch_size >= 1, got 0$"),
+        ({"pairs": 1.5}, "^expected a whole number for pairs, got 1.5$"),
+        ({"seed": -1}, "^expected seed >= 0, got -1$"),
+        ({"device": "gpu"}, "^expected a device of cpu or cuda, got 'gpu'$"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

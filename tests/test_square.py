@@ -271,9 +271,9 @@ def test_a_bump_is_that_of_the_paper() -> None:
         ({"queries": 0}, "expected queries >= 1, got 0"),
         ({"queries": 1, "quantize": True}, "expected queries >= 2, got 1"),
         ({"restarts": 0}, "expected restarts >= 1, got 0"),
-        ({"p_init": 0.0}, r"expected 0 < p_init <= 1, got 0\.0"),
-        ({"p_init": 1.5}, r"expected 0 < p_init <= 1, got 1\.5"),
-        ({"loss": "hinge"}, "expected a loss of ce, margin, dlr, got 'hinge'"),
+        ({"p_init": 0.0}, r"expected p_init > 0, got 0\.0"),
+        ({"p_init": 1.5}, r"expected p_init from 0 to 1, got 1\.5"),
+        ({"loss": "hinge"}, "expected a loss of ce, margin or dlr, got 'hinge'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

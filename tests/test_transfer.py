@@ -182,7 +182,7 @@ def test_sources_that_do_not_fit_are_refused() -> None:
         ({"restarts": 0}, "expected restarts >= 1, got 0"),
         ({"momentum": -1.0}, r"expected momentum >= 0, got -1\.0"),
         ({"step_size": 0.0}, r"expected step_size > 0, got 0\.0"),
-        ({"loss": "hinge"}, "expected a loss of ce, margin, dlr, got 'hinge'"),
+        ({"loss": "hinge"}, "expected a loss of ce, margin or dlr, got 'hinge'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -8,7 +8,8 @@ from typing import Self
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import BudgetAttack, GradientAttack
 from onnxfit.attacks.ball import Ball, axes, by_sample, random_directions, unit_steps
 from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import LOSSES, Loss, likeliest, margin, targeted_dlr
@@ -34,8 +35,8 @@ class _AutoPGD(GradientAttack, BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("steps", self.steps, 1)
-        at_least("restarts", self.restarts, 1)
+        checks.whole("steps", self.steps, 1)
+        checks.whole("restarts", self.restarts, 1)
 
     @abstractmethod
     def _objective(
@@ -98,8 +99,7 @@ class APGD(_AutoPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ValueError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+        checks.one_of("loss", self.loss, tuple(LOSSES))
 
     def _objective(
         self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor
@@ -132,7 +132,7 @@ class TargetedAPGD(_AutoPGD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("targets", self.targets, 1)
+        checks.whole("targets", self.targets, 1)
 
     def _objective(
         self, logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onnxfit import checks
 from onnxfit.attacks.ball import NORMS, Bounds, Norm
 from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.search import Search
@@ -50,11 +51,9 @@ class Attack(ABC):
         Raises:
             ValueError: One is out of its range.
         """
-        if self.norm not in self.norms:
-            raise ValueError(f"expected a norm of {' or '.join(self.norms)}, got {self.norm!r}")
-        low, high = self.bounds
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"expected finite bounds, the lower one first, got {self.bounds}")
+        checks.one_of("norm", self.norm, self.norms)
+        checks.bounds(self.bounds)
+        checks.seed(self.seed)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -138,8 +137,7 @@ class BudgetAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eps < math.inf:
-            raise ValueError(f"expected eps >= 0, got {self.eps}")
+        checks.at_least("eps", self.eps, 0)
 
     @property
     def radius(self) -> float:
@@ -161,8 +159,8 @@ class MinimalAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.eps is not None and not 0 <= self.eps < math.inf:
-            raise ValueError(f"expected eps >= 0 or None, got {self.eps}")
+        if self.eps is not None:
+            checks.at_least("eps", self.eps, 0)
 
     @property
     def radius(self) -> float:
@@ -190,13 +188,9 @@ class GradientAttack(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.backward not in BACKWARDS:
-            raise ValueError(
-                f"expected a backward of {', '.join(BACKWARDS)}, got {self.backward!r}"
-            )
-        if not 0 < self.tau < math.inf:
-            raise ValueError(f"expected tau > 0, got {self.tau}")
-        at_least("eot", self.eot, 1)
+        checks.one_of("backward", self.backward, BACKWARDS)
+        checks.above_0("tau", self.tau)
+        checks.whole("eot", self.eot, 1)
 
     @property
     def slope(self) -> tuple[str, float]:
@@ -207,26 +201,6 @@ class GradientAttack(Attack):
     def passes(self) -> int:
         """How many passes a gradient is averaged over."""
         return self.eot
-
-
-def above_0(name: str, value: float) -> None:
-    """Refuse a number that is not above 0.
-
-    Raises:
-        ValueError: It is not, or not finite.
-    """
-    if not 0 < value < math.inf:
-        raise ValueError(f"expected {name} > 0, got {value}")
-
-
-def at_least(name: str, value: float, least: float) -> None:
-    """Check a setting.
-
-    Raises:
-        ValueError: It is smaller.
-    """
-    if not value >= least:
-        raise ValueError(f"expected {name} >= {least}, got {value}")
 
 
 def checked(

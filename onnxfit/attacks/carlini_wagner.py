@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack
 from onnxfit.attacks.ball import Norm, by_sample
 from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import margin
@@ -51,12 +52,11 @@ class CarliniWagner(GradientAttack, MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("binary_search_steps", self.binary_search_steps, 1)
-        at_least("steps", self.steps, 1)
-        at_least("confidence", self.confidence, 0)
+        checks.whole("binary_search_steps", self.binary_search_steps, 1)
+        checks.whole("steps", self.steps, 1)
+        checks.at_least("confidence", self.confidence, 0)
         for name in ("step_size", "initial_const"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+            checks.above_0(name, getattr(self, name))
 
     def _attack(self, search: Search) -> None:
         rows = search.rows()

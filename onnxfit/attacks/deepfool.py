@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack
 from onnxfit.attacks.ball import Norm, by_sample, norms, unit_steps
 from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import likeliest, of_label
@@ -143,10 +144,10 @@ class DeepFool(GradientAttack, MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("steps", self.steps, 1)
-        at_least("overshoot", self.overshoot, 0)
+        checks.whole("steps", self.steps, 1)
+        checks.at_least("overshoot", self.overshoot, 0)
         if self.candidates is not None:
-            at_least("candidates", self.candidates, 2)
+            checks.whole("candidates", self.candidates, 2)
 
     def _attack(self, search: Search) -> None:
         rows = search.rows()

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import Samples, as_tensor, at_least, checked
+from onnxfit import checks
+from onnxfit.attacks.attack import Samples, as_tensor, checked
 from onnxfit.attacks.ball import Bounds
 from onnxfit.attacks.layout import evaluated, laid_out, weights_laid_out
-from onnxfit.errors import DataError, ModelError
+from onnxfit.attacks.search import check_classes
+from onnxfit.errors import DataError
 from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.gradients import device_of
 from onnxfit.twin.precision import full_precision
@@ -164,7 +166,7 @@ def universal_evasion_rate(
         ModelError: The module does not return logits, or has no class ``target``.
         ValueError: The batch size is less than 1.
     """
-    at_least("batch_size", batch_size, 1)
+    checks.whole("batch_size", batch_size, 1)
     x, y = checked(inputs, labels, bounds)
     if not len(x):
         raise DataError("there is no sample to measure a universal perturbation on")
@@ -181,24 +183,3 @@ def universal_evasion_rate(
     return UniversalEvasion.counted(
         y.cpu().numpy(), np.concatenate(before), np.concatenate(after), target
     )
-
-
-def check_classes(classes: int, labels: torch.Tensor, target: int | None) -> None:
-    """Check labels and target against a model's classes.
-
-    Raises:
-        DataError: A label is none of them.
-        ModelError: There are fewer than two, or the target is none of them.
-    """
-    if classes < 2:
-        raise ModelError("the model gives one number per sample, not the logits of classes")
-    if int(labels.max()) >= classes:
-        at = int(labels.argmax())
-        raise DataError(
-            f"the label of sample {at} is {int(labels[at])}, but the model has "
-            f"{classes} classes, 0 to {classes - 1}"
-        )
-    if target is not None and not 0 <= target < classes:
-        raise ModelError(
-            f"the model has {classes} classes, 0 to {classes - 1}, but no class {target}"
-        )

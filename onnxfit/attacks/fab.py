@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack
 from onnxfit.attacks.ball import Bounds, Norm, axes, by_sample, norms, random_directions
 from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import likeliest, margin, of_label
@@ -52,11 +53,11 @@ class FAB(GradientAttack, MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "restarts", "targets", "eta"):
-            at_least(name, getattr(self, name), 1)
+        for name in ("steps", "restarts", "targets"):
+            checks.whole(name, getattr(self, name), 1)
+        checks.at_least("eta", self.eta, 1)
         for name in ("alpha_max", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"expected {name} from 0 to 1, got {getattr(self, name)}")
+            checks.share(name, getattr(self, name))
 
     def _attack(self, search: Search) -> None:
         classes = likeliest(search.logits, search.labels, self.targets).unbind(1)

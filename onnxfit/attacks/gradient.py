@@ -1,12 +1,12 @@
 """Attacks that take steps along the gradient of a loss: FGSM, BIM, PGD."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, GradientAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import BudgetAttack, GradientAttack
 from onnxfit.attacks.ball import Ball, axes, by_sample, scaled, unit_steps
 from onnxfit.attacks.layout import select
 from onnxfit.attacks.losses import LOSSES, Loss
@@ -44,13 +44,12 @@ class PGD(GradientAttack, BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("steps", self.steps, 1)
-        at_least("restarts", self.restarts, 1)
-        at_least("momentum", self.momentum, 0)
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(f"expected step_size > 0, got {self.step_size}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+        checks.whole("steps", self.steps, 1)
+        checks.whole("restarts", self.restarts, 1)
+        checks.at_least("momentum", self.momentum, 0)
+        if self.step_size is not None:
+            checks.above_0("step_size", self.step_size)
+        checks.one_of("loss", self.loss, tuple(LOSSES))
 
     @property
     def length_of_step(self) -> float:

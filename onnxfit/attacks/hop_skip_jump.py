@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import MinimalAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import MinimalAttack
 from onnxfit.attacks.ball import Norm, dimensions, norms
 from onnxfit.attacks.layout import laid_out
 from onnxfit.attacks.search import Search
@@ -56,12 +57,11 @@ class HopSkipJump(MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("steps", self.steps, 1)
-        at_least("queries", self.queries, 1)
-        at_least("initial_evaluations", self.initial_evaluations, 1)
-        at_least("max_evaluations", self.max_evaluations, self.initial_evaluations)
-        if not 0 < self.gamma < math.inf:
-            raise ValueError(f"expected gamma > 0, got {self.gamma}")
+        checks.whole("steps", self.steps, 1)
+        checks.whole("queries", self.queries, 1)
+        checks.whole("initial_evaluations", self.initial_evaluations, 1)
+        checks.whole("max_evaluations", self.max_evaluations, self.initial_evaluations)
+        checks.above_0("gamma", self.gamma)
 
     def _attack(self, search: Search) -> None:
         walk = _Walk(self, search)

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import BudgetAttack
 from onnxfit.attacks.ball import Ball, unit_steps
 from onnxfit.attacks.losses import margin
 from onnxfit.attacks.search import Search
@@ -27,7 +28,7 @@ class RandomNoise(BudgetAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("trials", self.trials, 1)
+        checks.whole("trials", self.trials, 1)
 
     def _attack(self, search: Search) -> None:
         rows = search.rows()

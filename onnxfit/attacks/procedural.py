@@ -4,9 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import above_0, at_least
-from onnxfit.attacks.ball import Ball, Norm, unit_steps
-from onnxfit.attacks.gradient import BIM
+from onnxfit import checks
+from onnxfit.attacks.ball import NORMS, Ball, Norm, unit_steps
 from onnxfit.errors import DataError
 
 
@@ -29,7 +28,7 @@ def chessboard(
         ValueError: A setting is out of its range.
     """
     height, width = _image(shape)
-    at_least("cell", cell, 1)
+    checks.whole("cell", cell, 1)
     fields = np.add.outer(np.arange(height) // cell, np.arange(width) // cell)
     return _within(1.0 - 2 * (fields % 2), shape, eps, norm)
 
@@ -64,8 +63,9 @@ def perlin(
         ValueError: A setting is out of its range.
     """
     height, width = _image(shape)
-    above_0("period", period)
-    at_least("octaves", octaves, 1)
+    checks.above_0("period", period)
+    checks.whole("octaves", octaves, 1)
+    checks.seed(seed)
     generator = np.random.default_rng(seed)
     noise = np.zeros((height, width))
     rows, columns = (max(round(side / period), 1) for side in (height, width))
@@ -106,8 +106,8 @@ def _within(
     Raises:
         ValueError: The norm or its size is out of range.
     """
-    BIM(eps=eps, norm=norm)  # Made for its checks alone.
-    above_0("eps", eps)
+    checks.one_of("norm", norm, NORMS)
+    checks.above_0("eps", eps)
     values = torch.from_numpy(np.broadcast_to(pattern, shape).astype(np.float32))[None]
     ball = Ball(torch.zeros_like(values), eps, norm, (-eps, eps))
     found: NDArray[np.float32] = ball.project(eps * unit_steps(values, norm))[0].numpy()

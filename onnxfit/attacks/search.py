@@ -72,14 +72,7 @@ class Search:
             return
         self.logits = self.compute(self.x)
         self.classes = self.logits.shape[1]
-        if self.classes < 2:
-            raise ModelError("the model gives one number per sample, not the logits of classes")
-        if int(labels.max()) >= self.classes:
-            at = int(labels.argmax())
-            raise DataError(
-                f"the label of sample {at} is {int(labels[at])}, but the model has "
-                f"{self.classes} classes, 0 to {self.classes - 1}"
-            )
+        check_classes(self.classes, labels)
         wrong = self.wrong(self.logits, labels)
         self.broken |= wrong
         self.distance[wrong] = 0.0
@@ -243,3 +236,24 @@ def diameter(search: Search) -> float:
 def with_labels(loss: LossFunction, labels: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Make a loss of logits alone."""
     return lambda logits: loss(logits, labels)
+
+
+def check_classes(classes: int, labels: torch.Tensor, target: int | None = None) -> None:
+    """Check labels and target against a model's classes.
+
+    Raises:
+        DataError: A label is none of them.
+        ModelError: There are fewer than two, or the target is none of them.
+    """
+    if classes < 2:
+        raise ModelError("the model gives one number per sample, not the logits of classes")
+    if int(labels.max()) >= classes:
+        at = int(labels.argmax())
+        raise DataError(
+            f"the label of sample {at} is {int(labels[at])}, but the model has "
+            f"{classes} classes, 0 to {classes - 1}"
+        )
+    if target is not None and not 0 <= target < classes:
+        raise ModelError(
+            f"the model has {classes} classes, 0 to {classes - 1}, but no class {target}"
+        )

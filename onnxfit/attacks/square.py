@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import BudgetAttack
 from onnxfit.attacks.layout import laid_out, select
 from onnxfit.attacks.losses import LOSSES, Loss
 from onnxfit.attacks.search import Search, diameter
@@ -55,12 +56,11 @@ class Square(BudgetAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         # With quantisation the model is given once more what was found.
-        at_least("queries", self.queries, 2 if self.quantize else 1)
-        at_least("restarts", self.restarts, 1)
-        if not 0 < self.p_init <= 1:
-            raise ValueError(f"expected 0 < p_init <= 1, got {self.p_init}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+        checks.whole("queries", self.queries, 2 if self.quantize else 1)
+        checks.whole("restarts", self.restarts, 1)
+        checks.above_0("p_init", self.p_init)
+        checks.share("p_init", self.p_init)
+        checks.one_of("loss", self.loss, tuple(LOSSES))
 
     def _attack(self, search: Search) -> None:
         proposals = (_Linf if self.norm == "linf" else _L2)(search, min(self.eps, diameter(search)))

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from onnxfit.attacks.attack import BudgetAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import BudgetAttack
 from onnxfit.attacks.gradient import PGD
 from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.losses import LOSSES, Loss, margin
@@ -48,13 +49,12 @@ class Transfer(BudgetAttack):
         super().__post_init__()
         if not self.sources or not all(isinstance(m, torch.nn.Module) for m in self.sources):
             raise ValueError("expected source to be a module or several")
-        at_least("steps", self.steps, 1)
-        at_least("momentum", self.momentum, 0)
-        at_least("restarts", self.restarts, 1)
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise ValueError(f"expected step_size > 0, got {self.step_size}")
-        if self.loss not in LOSSES:
-            raise ValueError(f"expected a loss of {', '.join(LOSSES)}, got {self.loss!r}")
+        checks.whole("steps", self.steps, 1)
+        checks.at_least("momentum", self.momentum, 0)
+        checks.whole("restarts", self.restarts, 1)
+        if self.step_size is not None:
+            checks.above_0("step_size", self.step_size)
+        checks.one_of("loss", self.loss, tuple(LOSSES))
 
     @property
     def sources(self) -> tuple[torch.nn.Module, ...]:

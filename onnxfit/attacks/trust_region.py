@@ -1,11 +1,11 @@
 """The trust-region attack."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from onnxfit.attacks.attack import GradientAttack, MinimalAttack, at_least
+from onnxfit import checks
+from onnxfit.attacks.attack import GradientAttack, MinimalAttack
 from onnxfit.attacks.ball import norms
 from onnxfit.attacks.deepfool import NUDGE, cleared, nearest_boundary
 from onnxfit.attacks.losses import likeliest
@@ -51,13 +51,13 @@ class TrustRegion(GradientAttack, MinimalAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least("steps", self.steps, 1)
-        at_least("growth", self.growth, 1)
-        at_least("overshoot", self.overshoot, 0)
+        checks.whole("steps", self.steps, 1)
+        checks.at_least("growth", self.growth, 1)
+        checks.at_least("overshoot", self.overshoot, 0)
         if self.candidates is not None:
-            at_least("candidates", self.candidates, 2)
-        if self.trust_radius is not None and not 0 < self.trust_radius < math.inf:
-            raise ValueError(f"expected trust_radius > 0, got {self.trust_radius}")
+            checks.whole("candidates", self.candidates, 2)
+        if self.trust_radius is not None:
+            checks.above_0("trust_radius", self.trust_radius)
 
     def _attack(self, search: Search) -> None:
         rows = search.rows()

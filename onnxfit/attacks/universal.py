@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from onnxfit.attacks.attack import Samples, above_0, at_least, checked
-from onnxfit.attacks.ball import Ball, Bounds, Norm, unit_steps
-from onnxfit.attacks.evasion import check_classes
-from onnxfit.attacks.gradient import BIM
+from onnxfit import checks
+from onnxfit.attacks.attack import Samples, checked
+from onnxfit.attacks.ball import NORMS, Ball, Bounds, Norm, unit_steps
 from onnxfit.attacks.layout import evaluated, laid_out, weights_laid_out
 from onnxfit.attacks.losses import cross_entropy_margin
+from onnxfit.attacks.search import check_classes
 from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.errors import DataError
 from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.gradients import device_of, gradient_of
+from onnxfit.twin.jump_relu import BACKWARDS
 from onnxfit.twin.precision import full_precision
 
 _SHARE_OF_STEP = 0.8  # A step's default length, as a share of eps.
@@ -69,21 +70,19 @@ class UniversalPerturbation:
         Raises:
             ValueError: One is out of its range.
         """
-        # Made for its checks alone: it has these settings too.
-        BIM(
-            eps=self.eps,
-            norm=self.norm,
-            bounds=self.bounds,
-            step_size=self.step_size,
-            backward=self.backward,
-            tau=self.tau,
-        )
-        above_0("eps", self.eps)
-        above_0("cap", self.cap)
-        at_least("epochs", self.epochs, 1)
-        at_least("batch_size", self.batch_size, 1)
+        checks.above_0("eps", self.eps)
+        checks.one_of("norm", self.norm, NORMS)
+        checks.bounds(self.bounds)
+        checks.seed(self.seed)
+        if self.step_size is not None:
+            checks.above_0("step_size", self.step_size)
+        checks.one_of("backward", self.backward, BACKWARDS)
+        checks.above_0("tau", self.tau)
+        checks.above_0("cap", self.cap)
+        checks.whole("epochs", self.epochs, 1)
+        checks.whole("batch_size", self.batch_size, 1)
         if self.target is not None:
-            at_least("target", self.target, 0)
+            checks.whole("target", self.target, 0)
 
     @property
     def length_of_step(self) -> float:

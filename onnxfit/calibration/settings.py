@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
+from onnxfit import checks
 from onnxfit.attacks.ball import NORMS
 from onnxfit.calibration.scales import SCALES, Scale
 from onnxfit.calibration.selection import Budget
@@ -69,16 +70,15 @@ class Settings:
             ("objective", get_args(Objective)),
             ("norm", NORMS),
         ):
-            if getattr(self, name) not in known:
-                choice, article = " or ".join(known), "an" if name == "objective" else "a"
-                given = getattr(self, name)
-                raise ValueError(f"expected {article} {name} of {choice}, got {given!r}")
-        if self.eps is not None and not 0 < self.eps < float("inf"):
-            raise ValueError(f"expected eps > 0, got {self.eps}")
-        for name, least in (("steps", 1), ("points", 8), ("attack_limit", 1), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"expected {name} >= {least}, got {value}")
+            checks.one_of(name, getattr(self, name), known)
+        if self.eps is not None:
+            checks.above_0("eps", self.eps)
+        if self.steps is not None:
+            checks.whole("steps", self.steps, 1)
+        for name, least in (("points", 8), ("attack_limit", 1), ("batch_size", 1)):
+            checks.whole(name, getattr(self, name), least)
+        checks.seed(self.seed)
+        checks.device(self.device)
         if self.strengths is not None:
             self._check_strengths([0.0, *self.strengths])
 

@@ -1,10 +1,10 @@
 """How a fine-tuning is made."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from onnxfit import checks
 from onnxfit.attacks.ball import NORMS
 from onnxfit.finetuning.augmentation import KINDS
 from onnxfit.finetuning.terms import TERMS
@@ -71,42 +71,39 @@ class Settings:
         """
         self._check_methods()
         for name, known in (("norm", NORMS), ("schedule", get_args(Schedule))):
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(f"expected a {name} of {' or '.join(known)}, got {given!r}")
-        for name in ("eps", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"expected {name} > 0, got {value}")
+            checks.one_of(name, getattr(self, name), known)
+        if self.eps is not None:
+            checks.above_0("eps", self.eps)
+        checks.above_0("learning_rate", self.learning_rate)
         for name in ("weight_decay", "averaging"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} >= 0, got {getattr(self, name)}")
-        if not 0 <= self.max_drop <= 1:
-            raise ValueError(f"expected a max_drop from 0 to 1, got {self.max_drop}")
+            checks.at_least(name, getattr(self, name), 0)
+        checks.share("max_drop", self.max_drop)
+        checks.seed(self.seed)
+        checks.device(self.device)
         for name, least in (
             ("epochs", 1),
             ("steps", 1),
             ("projections", 0),
-            ("patience", 1),
             ("validation_limit", 1),
             ("batch_size", 1),
         ):
-            value = getattr(self, name)
-            if value is not None and not float(value).is_integer():
-                raise ValueError(f"expected a whole number of {name}, got {value}")
-            if value is not None and value < least:
-                raise ValueError(f"expected {name} >= {least}, got {value}")
+            checks.whole(name, getattr(self, name), least)
+        if self.patience is not None:
+            checks.whole("patience", self.patience, 1)
+        if isinstance(self.augment, str):
+            raise ValueError(f"expected several names as augment, got {self.augment!r}")
         for kind in self.augment or ():
-            if kind not in KINDS:
-                raise ValueError(f"expected augment of {', '.join(KINDS)}, got {kind!r}")
+            checks.one_of("augment", kind, tuple(KINDS))
 
     def _check_methods(self) -> None:
-        if not self.methods:
-            raise ValueError("expected at least one method")
+        if not self.methods or not isinstance(self.methods, Mapping):
+            raise ValueError(
+                f"expected methods and their weights by name, at least one, got {self.methods!r}"
+            )
         for name, weight in self.methods.items():
             if name not in TERMS:
                 raise ValueError(f"there is no method {name!r}, there are {', '.join(TERMS)}")
-            if not 0 < weight < math.inf:
-                raise ValueError(f"expected a weight of {name} > 0, got {weight}")
+            checks.above_0(f"a weight of {name}", weight)
             if TERMS[name].share and weight > 1:
                 raise ValueError(f"expected a weight of {name} of at most 1, got {weight}")
 

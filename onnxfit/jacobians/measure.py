@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from onnxfit import checks
 from onnxfit.attacks.ball import NORMS, Norm
 from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.data import Dataset
@@ -150,16 +151,13 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"expected a norm of {', '.join(NORMS)}, got {self.norm!r}")
-        if self.backward not in ("true", "smooth"):
-            raise ValueError(f"expected a backward of true or smooth, got {self.backward!r}")
+        checks.one_of("norm", self.norm, NORMS)
+        checks.one_of("backward", self.backward, get_args(Backward))
         for name in ("eps", "tau"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"expected a finite {name} above 0, got {getattr(self, name)}")
+            checks.above_0(name, getattr(self, name))
         for name in ("pairs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+            checks.whole(name, getattr(self, name), 1)
+        checks.seed(self.seed)
 
 
 def measure(
@@ -195,6 +193,8 @@ def measure(
         ValueError: A setting is out of its range.
     """
     how = Settings(**settings)
+    if device is not None:
+        checks.device(device)
     if data.n < 2:
         raise DataError(f"{data.path} has a single sample, of which there are no pairs")
     model.eval()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from onnxfit import checks
 from onnxfit.attacks.ball import NORMS
 from onnxfit.verification.policy import SUITES
 from onnxfit.verification.suites import Suite
@@ -44,18 +45,17 @@ class Settings:
         Raises:
             ValueError: One is out of its range.
         """
-        if self.suite not in SUITES:
-            raise ValueError(f"expected a suite of {', '.join(SUITES)}, got {self.suite!r}")
-        if self.norm not in NORMS:
-            raise ValueError(f"expected a norm of {' or '.join(NORMS)}, got {self.norm!r}")
-        if self.eps is not None and not 0 < self.eps < float("inf"):
-            raise ValueError(f"expected eps > 0, got {self.eps}")
+        checks.one_of("suite", self.suite, SUITES)
+        checks.one_of("norm", self.norm, NORMS)
+        if self.eps is not None:
+            checks.above_0("eps", self.eps)
         if self.suite == "paper" and (self.quantize or self.norm != "linf"):
             raise ValueError("the suite paper has norms and units of its own: no norm, no quantize")
-        for name in ("steps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"expected {name} >= 1, got {value}")
+        if self.steps is not None:
+            checks.whole("steps", self.steps, 1)
+        checks.whole("batch_size", self.batch_size, 1)
+        checks.seed(self.seed)
+        checks.device(self.device)
 
     @property
     def radius(self) -> float:

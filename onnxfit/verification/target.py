@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxfit import checks
 from onnxfit.data import Dataset, sha256_of
 from onnxfit.deployed import Deployed
 from onnxfit.errors import ModelError, NativeLibraryError, ParityError
@@ -96,6 +97,7 @@ class Target:
         ModelError: The model cannot be read or run, or is no classifier of one input.
         NativeLibraryError: There is no CUDA device, or ONNX Runtime cannot use it.
         UnsupportedOperator: The twin cannot compute a node.
+        ValueError: The device is none, or mean and std are not what :class:`Preprocessed` takes.
     """
 
     def __init__(
@@ -110,6 +112,9 @@ class Target:
         self.path = None if isinstance(model, ModelProto) else Path(model)
         self.folder = folder_of(model, base_dir)
         self.model, self.sha256 = read_with_digest(model)
+        checks.numbers("mean", mean)
+        checks.numbers("std", std)
+        checks.device(device)
         self.mean, self.std = tuple(mean), tuple(std)
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():

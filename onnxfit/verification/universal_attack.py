@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit import npz
-from onnxfit.attacks.evasion import check_classes
+from onnxfit.attacks.search import check_classes
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch, Dataset, evenly
 from onnxfit.errors import DataError

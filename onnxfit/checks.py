@@ -1,0 +1,119 @@
+"""Checks of settings: one sentence for what is out of its range."""
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+# What both PyTorch and NumPy take.
+_MOST_SEEDS = 2**64
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def whole(name: str, value: Any, least: int) -> None:
+    """Check a count.
+
+    Raises:
+        ValueError: It is no integer, or smaller.
+    """
+    if not isinstance(value, Integral):
+        raise ValueError(f"expected a whole number for {name}, got {_shown(value)}")
+    at_least(name, value, least)
+
+
+def at_least(name: str, value: Any, least: float) -> None:
+    """Check a number that may be its least.
+
+    Raises:
+        ValueError: It is no finite number, or smaller.
+    """
+    if not (isinstance(value, Real) and least <= value < math.inf):
+        raise ValueError(f"expected {name} >= {least}, got {_shown(value)}")
+
+
+def above_0(name: str, value: Any) -> None:
+    """Check a number above 0.
+
+    Raises:
+        ValueError: It is no finite number, or not above 0.
+    """
+    if not (isinstance(value, Real) and 0 < value < math.inf):
+        raise ValueError(f"expected {name} > 0, got {_shown(value)}")
+
+
+def share(name: str, value: Any) -> None:
+    """Check a share of a whole.
+
+    Raises:
+        ValueError: It is no number from 0 to 1.
+    """
+    if not (isinstance(value, Real) and 0 <= value <= 1):
+        raise ValueError(f"expected {name} from 0 to 1, got {_shown(value)}")
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    """Check a choice.
+
+    Raises:
+        ValueError: It is none of those that are known.
+    """
+    if value not in known:
+        article = "an" if name[0] in "aeio" else "a"
+        raise ValueError(f"expected {article} {name} of {_listed(known)}, got {value!r}")
+
+
+def seed(value: Any) -> None:
+    """Check the seed of random numbers.
+
+    Raises:
+        ValueError: It is no integer from 0 to 2⁶⁴ - 1.
+    """
+    whole("seed", value, 0)
+    if value >= _MOST_SEEDS:
+        raise ValueError(f"expected seed < 2**64, got {value}")
+
+
+def bounds(value: Any) -> None:
+    """Check the smallest and the largest value of samples.
+
+    Raises:
+        ValueError: They are not two finite numbers in order.
+    """
+    if (
+        not isinstance(value, Sequence)
+        or len(value) != 2
+        or not all(isinstance(bound, Real) and math.isfinite(bound) for bound in value)
+        or value[0] >= value[1]
+    ):
+        raise ValueError(f"expected finite bounds, the lower one first, got {value}")
+
+
+def numbers(name: str, value: Any) -> None:
+    """Check one number for all channels, or one for each.
+
+    Raises:
+        ValueError: They are no sequence of numbers.
+    """
+    if not isinstance(value, Collection) or not all(isinstance(one, Real) for one in value):
+        raise ValueError(f"expected a sequence of numbers as {name}, got {_shown(value)}")
+
+
+def device(value: Any) -> None:
+    """Check the name of a device.
+
+    Raises:
+        ValueError: It is neither ``cpu`` nor ``cuda``, the latter also with a number: ``cuda:0``.
+    """
+    if not _DEVICE.fullmatch(str(value)):
+        raise ValueError(f"expected a device of cpu or cuda, got {str(value)!r}")
+
+
+def _listed(known: Sequence[str]) -> str:
+    """Return choices as in a sentence."""
+    return " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message has it: text in quotation marks, a number as it is."""
+    return str(value) if isinstance(value, Real) else repr(value)
