@@ -115,8 +115,10 @@ def open_made_on(path: Path | None, data: DataOptions, target: Any) -> Any:
 def universal_pairs(document: dict[str, Any]) -> dict[str, str]:
     """Return what is printed of a universal perturbation beside what every attack has."""
     found = document["universal"]
+    made_on = found["made_on"]
+    without = f", without {made_on['left_out']} of --data" if made_on["left_out"] else ""
     pairs = {
-        "made on": f"{found['made_on']['n']} samples of {found['made_on']['path']}",
+        "made on": f"{made_on['n']} samples of {made_on['path']}{without}",
         "made with": _made_with(found),
         "misclassified": _share(found, "evasion_rate"),
         _OF_CORRECT: _share(found, "evasion_rate_of_correct"),

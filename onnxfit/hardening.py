@@ -199,7 +199,8 @@ def record_finetuning(model: ModelProto, source_sha256: str, summary: Mapping[st
     """Write into a model how its weights were trained further, in place of an earlier record.
 
     :func:`provenance` returns it under ``finetuning``. It outlives hardening and restoring, for
-    the weights stay; a model that was hardened before cannot be restored any more.
+    the weights stay; a model that was hardened before cannot be restored any more. What is recorded
+    of a calibration is marked with ``before_finetuning``: its figures are of the earlier weights.
 
     Args:
         model: The model, which is changed.
@@ -208,15 +209,20 @@ def record_finetuning(model: ModelProto, source_sha256: str, summary: Mapping[st
     """
     hardened = is_hardened(model, list(scan(rewrites.unrewritten(model))))
     known: dict[str, Any] = {"source_sha256": source_sha256, "hardened": hardened}
-    earlier = provenance(model).get(FINETUNING)
-    if isinstance(earlier, dict):
+    record = provenance(model)
+    if isinstance(earlier := record.get(FINETUNING), dict):
         known["earlier"] = earlier
+    if isinstance(calibration := record.get("calibration"), dict):
+        _replace_record(model, "calibration", {**calibration, "before_finetuning": True})
     _replace_record(model, FINETUNING, {**known, **summary})
 
 
 def _replace_record(model: ModelProto, name: str, summary: Mapping[str, Any]) -> None:
     key, content = _METADATA_PREFIX + name, json.dumps(finite(summary), allow_nan=False)
-    remove_where(model.metadata_props, lambda entry: entry.key == key)
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = content
+            return
     model.metadata_props.add(key=key, value=content)
 
 

@@ -189,7 +189,7 @@ def test_warnings_are_shown(tmp_path: Path, onnxfit_command: Command) -> None:
     ran = onnxfit_command("finetune", DIGITS, *same, *QUICK, *tight, "-o", out, "--json")
     warnings = json.loads(ran.out)["warnings"]
     assert warnings == ran.err.splitlines()
-    assert ["The weights are trained and", "One of the 450 validation s"] == [
+    assert ["450 of the 450 validation s", "One of the 450 validation s"] == [
         warning[:27] for warning in warnings
     ]
 

@@ -28,7 +28,7 @@ from onnxfit.finetuning.terms.jacobian import Jacobian  # noqa: E402
 from onnxfit.finetuning.terms.term import Batch, Threat  # noqa: E402
 from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
 from onnxfit.finetuning.validation import Validator, Worth  # noqa: E402
-from onnxfit.hardening import provenance  # noqa: E402
+from onnxfit.hardening import provenance, record_calibration  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
 from onnxfit.twin.ops.batch_normalization import learning_statistics  # noqa: E402
@@ -52,6 +52,16 @@ network (float[N, 6] x) => (float[N, 3] logits)
     active = Relu(hidden)
     seen = MatMul(active, w2)
     logits = Add(seen, b2)
+}
+"""
+
+
+ROOT = """
+g (float[N, 6] x) => (float[N, 6] root)
+{
+    half = Constant<value_float = 0.5>()
+    above = Sub(x, half)
+    root = Sqrt(above)
 }
 """
 
@@ -91,6 +101,21 @@ def trained() -> onnx.ModelProto:
     assert found is not None
     del found.metadata_props[1:]
     return found
+
+
+def with_sparse_weight() -> onnx.ModelProto:
+    """Return the network with its second weight as a sparse initializer."""
+    model = network()
+    dense = model.graph.initializer[2]
+    values, at = np.array([1.0, -1.0, 0.5], np.float32), np.array([0, 10, 40])
+    sparse = onnx.helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(values, dense.name),
+        onnx.numpy_helper.from_array(at, ""),
+        list(dense.dims),
+    )
+    model.graph.initializer.remove(dense)
+    model.graph.sparse_initializer.append(sparse)
+    return model
 
 
 def tuned(model: onnx.ModelProto, **settings: Any) -> Finetuned:
@@ -326,6 +351,34 @@ def test_a_loss_that_is_not_finite_ends_the_training(trained: onnx.ModelProto) -
     assert all(np.isfinite(value).all() for value in values(found.model).values())
 
 
+def test_a_loss_that_is_not_finite_on_adversarial_points_alone() -> None:
+    """The site is that of these points, though the samples themselves are far from it."""
+    model = network()
+    model.graph.node[0].input[0] = "root"
+    for node in reversed(onnx.parser.parse_graph(ROOT).node):
+        model.graph.node.insert(0, node)
+    x, y = blobs(300, 0)
+    x = 0.6 + 0.4 * x
+    with pytest.raises(
+        Diverged, match=r"the loss is nan at step \d+ .*, first at the site 'active'"
+    ):
+        finetune(model, (x, y), (x, y), **{**QUICK, "eps": 0.2})
+
+
+def test_a_term_that_is_not_finite_is_named(trained: onnx.ModelProto) -> None:
+    """Where every activation is."""
+    with pytest.raises(
+        Diverged, match=r"the loss is inf at step 1 .*, first in the term jacobian:"
+    ):
+        tuned(trained, methods={"jacobian": 3e38})
+
+
+def test_weights_that_give_no_numbers_are_not_kept(trained: onnx.ModelProto) -> None:
+    """A single step leaves them finite and so large that the logits are not."""
+    with pytest.raises(Diverged, match="at step 2"):
+        tuned(trained, learning_rate=1e30, batch_size=300, max_drop=1.0)
+
+
 def test_without_weights_in_the_budget_nothing_is_given(trained: onnx.ModelProto) -> None:
     """The document says so, and keeps what was measured."""
     found = tuned(trained, epochs=2, max_drop=0.0, eps=0.5)
@@ -523,6 +576,15 @@ def test_models_that_cannot_be_trained() -> None:
         mixed.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(kind), name))
     with pytest.raises(ModelError, match="computes in float16: fine-tune it in float32"):
         tuned(mixed)
+    narrow = network()
+    table = onnx.numpy_helper.from_array(np.zeros((16, 3), np.int8), "w8")
+    narrow.graph.initializer.append(table)
+    with pytest.raises(
+        ModelError, match=r"^the weight 'w8' is quantised: fine-tune the model, and"
+    ):
+        tuned(narrow)
+    with pytest.raises(ModelError, match=r"^the weight 'w2' is sparse: write its zeros out, and"):
+        tuned(with_sparse_weight())
     with pytest.raises(ModelError, match="no BatchNormalization whose statistics could be updated"):
         tuned(network(), update_statistics=True)
     bare = onnx.parser.parse_model(
@@ -732,6 +794,27 @@ def test_weights_that_gradients_do_not_reach() -> None:
         model.graph.initializer.append(tensor)
     with pytest.raises(ModelError, match=r"gradient"):
         tuned(model)
+
+
+def test_a_record_of_calibration_is_marked(trained: onnx.ModelProto) -> None:
+    """Its figures are of the earlier weights, its jumps and data still those of the model."""
+    hard = onnxfit.retrofit(trained, 0.1)
+    record_calibration(hard, {"data_sha256": "0", "accuracy": 0.5})
+    model = tuned(hard, epochs=1, max_drop=1.0).model
+    assert model is not None
+    expected = {"data_sha256": "0", "accuracy": 0.5, "before_finetuning": True}
+    assert expected == provenance(model)["calibration"]
+    keys = [entry.key for entry in hard.metadata_props]
+    assert [*keys, "onnxfit.finetuning"] == [entry.key for entry in model.metadata_props]
+
+
+def test_samples_that_are_trained_and_chosen_on_are_counted(trained: onnx.ModelProto) -> None:
+    """Wherever they are in other arrays, and whatever their order and labels."""
+    (x, y), (other, labels) = blobs(300, 0), blobs(300, 1)
+    mixed = np.concatenate([other[:40], x[[7, 3, 7]]]), np.concatenate([labels[:40], [0, 1, 2]])
+    document = finetune(trained, (x, y), mixed, **{**QUICK, "epochs": 1}).document
+    (found,) = [warning for warning in document["warnings"] if "training samples" in warning]
+    assert found.startswith("3 of the 43 validation samples are training samples as well: what")
 
 
 def test_tuning_twice_keeps_both_records(trained: onnx.ModelProto) -> None:

@@ -154,6 +154,26 @@ def test_what_it_is_made_on_is_not_what_it_is_measured_on(
     assert [450, 60] == [document["universal"]["made_on"]["n"], document["universal"]["n"]]
 
 
+def test_samples_that_are_measured_on_are_left_out_where_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnxfit_command: Command
+) -> None:
+    """Also where another file holds them; how many is told."""
+    seen, mixed = seen_by(monkeypatch), tmp_path / "mixed.npz"
+    with np.load(TEST) as data, np.load(VAL) as val:
+        x = np.concatenate([data["x"][55:70], val["x"][:20]])
+        np.savez_compressed(mixed, x=x, y=np.concatenate([data["y"][55:70], val["y"][:20]]))
+    arguments = ("--attack", "uap", "--eps", "1/100000", "--made-on", mixed)
+    document = document_of(onnxfit_command, "attack", DIGITS, *FEW, *arguments)
+    np.testing.assert_array_equal(x[5:], seen[0].x)
+    assert [30, 5] == [document["universal"]["made_on"][key] for key in ("n", "left_out")]
+    assert 60 == document["universal"]["n"]
+    printed = onnxfit_command("attack", DIGITS, *FEW, *arguments).out
+    assert f"made on                 30 samples of {mixed}, without 5 of --data\n" in printed
+    # The first 60 of a file do not keep the others of the same file from being used.
+    document = document_of(onnxfit_command, "attack", DIGITS, *FEW, *arguments[:-1], TEST)
+    assert [389, 60] == [document["universal"]["made_on"][key] for key in ("n", "left_out")]
+
+
 def test_many_samples_are_thinned_where_it_is_made(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,7 +408,7 @@ BAD: dict[str, tuple[tuple[object, ...], str]] = {
         "--made-on goes with --attack uap, chessboard, perlin alone.",
     ),
     "the same": (
-        ("--attack", "uap", "--made-on", TEST),
+        ("--attack", "uap", "--made-on", TEST, "--limit", "1000"),
         f"{TEST} is what the perturbation is measured on",
     ),
     "missing": (("--attack", "uap", "--made-on", "nothing.npz"), "nothing.npz cannot be read"),

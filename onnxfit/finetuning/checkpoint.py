@@ -50,8 +50,3 @@ class Checkpoint:
             )
         found: dict[str, Any] = state
         return found
-
-    def remove(self) -> None:
-        """Delete the file; the training is over."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

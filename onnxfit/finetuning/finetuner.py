@@ -12,15 +12,16 @@ from onnx import ModelProto
 
 from onnxfit import passes
 from onnxfit.data import Bounds, Dataset
-from onnxfit.element_types import every_graph
-from onnxfit.errors import DataError, ModelError
+from onnxfit.errors import DataError
 from onnxfit.finetuning.checkpoint import Checkpoint
 from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.document import Document, describe, summary
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Diverged
+from onnxfit.finetuning.weights import check_weights
 from onnxfit.hardening import record_finetuning, retrofit
 from onnxfit.json_values import fingerprint, finite
+from onnxfit.overlap import among
 from onnxfit.twin.write_back import write_back
 from onnxfit.verification.environment import versions
 from onnxfit.verification.opening import Samples, opened
@@ -28,10 +29,11 @@ from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.target import Target, classes_of
 
 PARITY_SAMPLES = 64
-
-SAME_DATA = (
-    "The weights are trained and chosen on the same data: what they are worth on other data is not "
-    "known."
+# Samples that are read at a time.
+_READ = 1024
+SEEN = (
+    "{} of the {} validation samples are training samples as well: what the weights are worth on "
+    "other data is not known."
 )
 
 
@@ -143,13 +145,9 @@ class Finetuner:
                 f"{train.path} has {train.n} samples, fewer than a batch of {settings.batch_size}"
             )
         passes.refuse(target.model, "restore it, fine-tune, and apply it again")
-        _check_weights(target)
-        if settings.update_statistics and not _normalises(target.model):
-            raise ModelError(
-                "the model has no BatchNormalization whose statistics could be updated; what was "
-                "folded into the layer before has none"
-            )
+        check_weights(target, statistics=settings.update_statistics)
         self._augment = self._kinds(train.shape)
+        self._seen = int(among(validation.batches(_READ), train).sum())
 
     def _kinds(self, shape: tuple[int, ...]) -> Sequence[str]:
         """Return what is made of samples of a shape."""
@@ -239,8 +237,8 @@ class Finetuner:
     def _warnings(self) -> list[str]:
         """Return what a reader should know of the data, in sentences."""
         train, validation, found = self._train, self._validation, []
-        if train.sha256 == validation.sha256:
-            found.append(SAME_DATA)
+        if self._seen:
+            found.append(SEEN.format(self._seen, validation.n))
         if self._settings.max_drop * validation.n < 1:
             found.append(
                 f"One of the {validation.n} validation samples is more than a drop of "
@@ -260,26 +258,4 @@ class Finetuner:
             mean=settings.mean,
             std=settings.std,
             device=settings.device,
-        )
-
-
-def _normalises(model: ModelProto) -> bool:
-    """Tell whether a model holds a BatchNorm."""
-    nodes = (node for graph in every_graph(model) for node in graph.node)
-    return any(node.op_type == "BatchNormalization" for node in nodes)
-
-
-def _check_weights(target: Target) -> None:
-    """Refuse a model whose weights cannot be trained.
-
-    Raises:
-        ModelError: There are none, or they are not float32.
-    """
-    types = {weight.dtype for weight in target.twin.parameters()} | {target.classifier.dtype}
-    if types == {target.classifier.dtype} and not list(target.twin.parameters()):
-        raise ModelError("the model has no floating-point weight that could be trained")
-    if others := sorted(str(kind).removeprefix("torch.") for kind in types - {torch.float32}):
-        raise ModelError(
-            f"the model computes in {' and '.join(others)}: fine-tune it in float32, and convert "
-            "the result"
         )

@@ -1,6 +1,8 @@
 """The epochs of a fine-tuning: steps down the loss, and the average of the weights on the way."""
 
 import contextlib
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -125,14 +127,15 @@ class Trainer:
         if any(term.differentiates for term, _ in self._terms):
             x = x.detach().requires_grad_()
         batch = Batch(model=self.model, x=x, y=y, threat=threat, generator=self._generator)
-        learning = learning_statistics() if self.settings.update_statistics else nullcontext()
-        with learning:
-            loss = self.loss(batch)
+        before = self._generator.get_state()
+        loss = self.loss(batch)
         value = loss.item()
         if not math.isfinite(value):
+            # The same random numbers again.
+            self._generator.set_state(before)
             raise Diverged(
                 f"the loss is {value} at step {self._step + 1} (epoch {self.epoch + 1})"
-                f"{_where(self.model, x)}: take a smaller learning rate or smaller weights"
+                f"{self._where(batch)}: take a smaller learning rate or smaller weights"
             )
         if not loss.requires_grad:
             raise ModelError("the logits do not depend on any weight as far as gradients know")
@@ -146,12 +149,36 @@ class Trainer:
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """Return the cross-entropy, or what takes its place in part, and the other terms."""
+        return functools.reduce(torch.add, self._parts(batch).values())
+
+    def _parts(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return what the loss is the sum of, by name."""
         rest = 1 - self.clean_share
         clean = 1 - rest * sum(weight for term, weight in self._terms if term.share)
-        loss = clean * batch.cross_entropy if clean > 0 else batch.x.new_zeros(())
-        for term, weight in self._terms:
-            loss = loss + rest * weight * term(batch)
-        return loss
+        learning = learning_statistics() if self.settings.update_statistics else nullcontext()
+        with learning:
+            parts = {"cross-entropy": clean * batch.cross_entropy} if clean > 0 else {}
+            for term, weight in self._terms:
+                parts[term.name] = rest * weight * term(batch)
+        return parts
+
+    def _where(self, batch: Batch) -> str:
+        """Compute the terms of a batch again; name what is not finite first, as a clause's end."""
+        bad: list[str] = []
+
+        def look(module: Any, inputs: Any, output: torch.Tensor) -> None:
+            del inputs
+            if not output.isfinite().all():
+                bad.append(
+                    "in the logits" if module is self.model else f"at the site {module.site!r}"
+                )
+
+        with contextlib.ExitStack() as hooks:
+            for module in (*jump_relus(self.model), self.model):
+                hooks.enter_context(module.register_forward_hook(look))
+            parts = self._parts(dataclasses.replace(batch))
+        bad += [f"in the term {name}" for name, part in parts.items() if not part.isfinite()]
+        return f", first {bad[0]}" if bad else ""
 
     @property
     def _total(self) -> int:
@@ -230,21 +257,3 @@ class Trainer:
 
 def _term(name: str, settings: Settings) -> Term:
     return Jacobian(settings.projections) if name == Jacobian.name else TERMS[name]()
-
-
-def _where(model: torch.nn.Module, x: torch.Tensor) -> str:
-    """Name the first activation that is not finite, as the end of a clause."""
-    bad: list[str] = []
-
-    def look(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        del inputs
-        if not output.isfinite().all():
-            bad.append(module.site)
-
-    with contextlib.ExitStack() as hooks, torch.no_grad():
-        for site in jump_relus(model):
-            hooks.enter_context(site.register_forward_hook(look))
-        logits = model(x)
-    if bad:
-        return f", first at the site {bad[0]!r}"
-    return "" if logits.isfinite().all() else ", first in the logits"

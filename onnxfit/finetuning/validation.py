@@ -29,10 +29,12 @@ class Worth:
     Attributes:
         clean: Which of all validation samples it classifies rightly.
         robust: Which of the attacked ones stay right.
+        is_finite: Whether its logits are numbers.
     """
 
     clean: Mask
     robust: Mask
+    is_finite: bool = True
 
     @property
     def value(self) -> Fraction:
@@ -73,7 +75,8 @@ class Validator:
 
     def measure(self, model: torch.nn.Module) -> Worth:
         """Measure a module, with gradients that see across its jumps."""
-        clean = self._right(model, self._x, self._y)
+        logits = self._logits(model, self._x)
+        clean = ~Search.wrong(logits, self._y)
         robust = clean[self._rows]
         y = self._y[self._rows]
         for attack in self._attacks(model):
@@ -82,8 +85,8 @@ class Validator:
                 break
             for part in left.split(self._settings.batch_size):
                 points = attack(model, self._x[self._rows[part]], y[part])
-                robust[part] = self._right(model, points, y[part])
-        return Worth(clean.cpu().numpy(), robust.cpu().numpy())
+                robust[part] = ~Search.wrong(self._logits(model, points), y[part])
+        return Worth(clean.cpu().numpy(), robust.cpu().numpy(), bool(logits.isfinite().all()))
 
     def _attacks(self, model: torch.nn.Module) -> Iterator[APGD]:
         """Yield the attacks: two losses, and where there are jumps as many smooth gates."""
@@ -103,8 +106,7 @@ class Validator:
                     tau=tau,
                 )
 
-    def _right(self, model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def _logits(self, model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
         size = self._settings.batch_size
         with torch.no_grad():
-            logits = torch.cat([model(part) for part in x.split(size)])
-        return ~Search.wrong(logits, y)
+            return torch.cat([model(part) for part in x.split(size)])

@@ -14,7 +14,7 @@ from onnxfit.twin.module import Twin
 from onnxfit.twin.tensors import dense_tensor, to_numpy, to_tensor
 
 # What holds a weight in a file; an attribute does as its list of floats.
-_Stored = TensorProto | onnx.SparseTensorProto | AttributeProto
+Stored = TensorProto | onnx.SparseTensorProto | AttributeProto
 
 
 def write_back(
@@ -44,7 +44,7 @@ def write_back(
     folder = folder_of(model, base_dir)
     changed = ModelProto()
     changed.CopyFrom(proto)
-    tensors = _tensors(changed)
+    tensors = tensors_of(changed)
     for path, place in twin.weight_names.items():
         target = tensors.get(place)
         where = f"the tensor {place[1]!r}" + (f" of {place[0]!r}" if place[0] else "")
@@ -111,9 +111,9 @@ def _same(before: torch.Tensor, value: torch.Tensor) -> bool:
     return bool((equal | (before.isnan() & value.isnan())).all())
 
 
-def _tensors(model: ModelProto) -> dict[tuple[str, str], _Stored]:
+def tensors_of(model: ModelProto) -> dict[tuple[str, str], Stored]:
     """Return the tensors of a model by scope and name, those of Constant nodes included."""
-    found: dict[tuple[str, str], _Stored] = {}
+    found: dict[tuple[str, str], Stored] = {}
     graphs: list[tuple[str, GraphProto | FunctionProto]] = [("", model.graph)]
     graphs += [(function_scope(function), function) for function in model.functions]
     for scope, graph in graphs:

@@ -13,6 +13,7 @@ from onnxfit.attacks.search import check_classes
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch, Dataset, evenly
 from onnxfit.errors import DataError
+from onnxfit.overlap import among
 from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.records import accuracy_share, robust_share
 from onnxfit.verification.result import Document
@@ -53,7 +54,7 @@ def run(
     """Make universal perturbations on some samples, and measure them on others with the file.
 
     Of several the one that does most on the samples that they are made on is reported. At most
-    2,000 of these are used, spread evenly.
+    2,000 of these are used, spread evenly, and none that is measured on.
 
     Args:
         target: The model.
@@ -74,11 +75,11 @@ def run(
         What the command line prints as JSON.
 
     Raises:
-        DataError: The data is a single sample, or it is what the perturbation is made on.
+        DataError: The data is a single sample, or it holds all that the perturbation is made on.
         DataError, ModelError: As :class:`UniversalPerturbation`; or the goal is no class.
     """
     check_classes(classes_of(target, data), torch.from_numpy(data.labels), goal)
-    samples, rows = _split(data, made_on, seed, batch_size)
+    samples, rows, shared = _split(data, made_on, seed, batch_size)
     tried = [] if attacks else patterns(kind, data.shape, threat, seed)
     steps = sum(attack.epochs for attack in attacks) * len(samples.x)
     points = (len(attacks) or len(tried)) * (len(samples.x) + len(rows))
@@ -105,6 +106,7 @@ def run(
                 "path": str((made_on or data).path),
                 "sha256": (made_on or data).sha256,
                 "n": len(samples.x),
+                "left_out": shared,
             },
             "n": n,
             "target": goal,
@@ -118,21 +120,27 @@ def run(
 
 def _split(
     data: Dataset, made_on: Dataset | None, seed: int, batch_size: int
-) -> tuple[Batch, NDArray[np.int64]]:
-    """Return the samples to make a perturbation on, and the numbers of those to measure it on."""
+) -> tuple[Batch, NDArray[np.int64], int]:
+    """Return the samples to make a perturbation on, and the numbers of those to measure it on.
+
+    None is among both; the third is how many were left out for that.
+    """
     if made_on is not None:
-        if made_on.sha256 == data.sha256:
+        samples = made_on.spread(LIMIT)
+        others = ~among([samples], data)
+        if not others.any():
             raise DataError(
                 f"{made_on.path} is what the perturbation is measured on; without --made-on it is "
                 "split in two"
             )
-        return made_on.spread(LIMIT), np.arange(data.n)
+        made = Batch(samples.x[others], samples.y[others])
+        return made, np.arange(data.n), int((~others).sum())
     if data.n < 2:
         raise DataError(
             f"{data.path} is a single sample, which cannot be split in two; --made-on names others"
         )
     first, second = halves(data.labels, seed)
-    return data.taken(first[evenly(len(first), LIMIT)], batch_size), second
+    return data.taken(first[evenly(len(first), LIMIT)], batch_size), second, 0
 
 
 def _written(
