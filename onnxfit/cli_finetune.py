@@ -30,6 +30,7 @@ AUGMENTATIONS = ("shift", "flip", "cutout", "tv")
 # A term of gradients, a hundred times as large as the cross-entropy, has no usual weight.
 WEIGHTS = {"adversarial": 1.0, "trades": 6.0}
 NOTHING_KEPT = 1
+NOTHING_YET = "No check was inside the budget yet: nothing is written"
 
 
 def _methods(
@@ -97,19 +98,50 @@ def _augment(
     type=click.Choice([*AUGMENTATIONS, "none"]),
     help="Make new samples of the images, may be repeated; by default shift.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Passes over DATA.")
-@click.option("--learning-rate", callback=positive, metavar="X", help="Of Adam, at its height.")
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]), help="Of the learning rate.")
-@click.option("--weight-decay", callback=number, metavar="X", help="Of AdamW.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Passes over DATA.",
+)
+@click.option(
+    "--learning-rate",
+    callback=positive,
+    default="0.003",
+    show_default=True,
+    metavar="X",
+    help="Of Adam, at its height.",
+)
+@click.option(
+    "--schedule",
+    type=click.Choice(["cosine", "constant"]),
+    default="cosine",
+    show_default=True,
+    help="Of the learning rate.",
+)
+@click.option(
+    "--weight-decay",
+    callback=number,
+    default="0",
+    show_default=True,
+    metavar="X",
+    help="Of AdamW.",
+)
 @click.option(
     "--averaging",
     callback=number,
+    default="5",
+    show_default=True,
     metavar="EPOCHS",
     help="Average the weights over so many epochs; 0: no average.",
 )
 @click.option(
     "--projections",
     type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
     metavar="N",
     help="Random projections of the Jacobian for each sample; 0: all of it.",
 )
@@ -122,12 +154,14 @@ def _augment(
     "--patience",
     type=click.IntRange(min=1),
     metavar="N",
-    help="End after so many checks without progress.",
+    help="End after so many checks without progress; by default after all epochs.",
 )
 @click.option(
     "--val-limit",
     "validation_limit",
     type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
     metavar="N",
     help="Attack no more samples of VAL than these.",
 )
@@ -175,15 +209,20 @@ def finetune(
     if resume and not going_on:
         click.echo(f"There is no {checkpoint}: the training begins anew.", err=True)
     held_out = dataclasses.replace(data, path=val, limit=None)
-    found = tune(
-        model,
-        data.open,
-        held_out.open,
-        checkpoint=checkpoint,
-        resume=resume,
-        begin=progress,
-        **dataclasses.asdict(settings),
-    )
+    try:
+        found = tune(
+            model,
+            data.open,
+            held_out.open,
+            checkpoint=checkpoint,
+            resume=resume,
+            begin=progress,
+            **dataclasses.asdict(settings),
+        )
+    except KeyboardInterrupt:
+        later = f"; --resume goes on from {checkpoint}" if checkpoint.exists() else ""
+        click.echo(f"{NOTHING_YET}{later}.", err=True)
+        raise
     document = found.document
     document["output"] = None if found.model is None else str(output)
     if found.model is not None:

@@ -1,5 +1,6 @@
 """The verb ``finetune`` as a user runs it."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ torch = pytest.importorskip("torch")
 from onnxfit import cli_finetune  # noqa: E402
 from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
 from onnxfit.finetuning.course import Course  # noqa: E402
+from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms import TERMS  # noqa: E402
 from onnxfit.hardening import provenance  # noqa: E402
 
@@ -97,6 +99,27 @@ def test_ctrl_c_writes_the_best_so_far(
     assert 0 == ran.status, ran.err
     assert 9 == json.loads(ran.out)["epochs"]
     assert [out] == list(tmp_path.iterdir())
+
+
+def test_ctrl_c_before_anything_was_kept(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written, which is told; and where checks outside the budget can go on from."""
+    run_epoch, out, stop = Course.run_epoch, tmp_path / "out.onnx", [0]
+
+    def interrupted(self: Any, advance: Any) -> None:
+        if self.trainer.epoch == stop[0]:
+            raise KeyboardInterrupt
+        run_epoch(self, advance)
+
+    monkeypatch.setattr(Course, "run_epoch", interrupted)
+    harsh = ("--learning-rate", "0.05", "--max-drop", "0", "--val-limit", "20")
+    for stop[0], later in ((0, ""), (1, f"; --resume goes on from {out}.checkpoint")):
+        ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *harsh, "-o", out)
+        assert (130, "") == (ran.status, ran.out)
+        told = f"No check was inside the budget yet: nothing is written{later}.\nInterrupted.\n"
+        assert ran.err.endswith(told)
+        assert not out.exists()
 
 
 def test_resume_goes_on(
@@ -198,6 +221,20 @@ def test_what_click_offers_is_what_there_is() -> None:
     """The names are written out there, so that --help need not import torch."""
     assert tuple(TERMS) == cli_finetune.METHODS
     assert tuple(KINDS) == cli_finetune.AUGMENTATIONS
+
+
+def test_the_defaults_that_the_help_shows_are_those_of_python() -> None:
+    """Click holds some as text, which is read as a number is."""
+    shown = {
+        option.name: option.default
+        for option in cli_finetune.finetune.params
+        if getattr(option, "show_default", False)
+    }
+    own = {"epochs", "learning_rate", "schedule", "weight_decay", "averaging", "projections"}
+    assert {*own, "max_drop", "validation_limit", "batch_size", "seed"} <= shown.keys()
+    for name, default in dataclasses.asdict(Settings()).items():
+        if name in shown and name not in ("mean", "std"):
+            assert default == type(default)(shown[name])
 
 
 @pytest.mark.parametrize(

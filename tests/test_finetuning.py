@@ -21,6 +21,7 @@ import onnxfit  # noqa: E402
 from onnxfit.attacks.apgd import APGD  # noqa: E402
 from onnxfit.data import from_arrays  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
+from onnxfit.finetuning.checkpoint import Checkpoint  # noqa: E402
 from onnxfit.finetuning.finetuner import Finetuned, finetune  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms.adversarial import Adversarial  # noqa: E402
@@ -288,6 +289,22 @@ def test_a_training_goes_on_where_it_was(trained: onnx.ModelProto, tmp_path: Pat
     assert whole.model == again.model
     for key in ("history", "before", "after", "headline"):
         assert whole.document[key] == again.document[key]
+
+
+def test_a_checkpoint_that_cannot_be_written(trained: onnx.ModelProto, tmp_path: Path) -> None:
+    """The training goes on without it, which is told; a folder that comes back is used."""
+    checkpoint = tmp_path / "gone" / "m.checkpoint"
+    settings = {"epochs": 2, "max_drop": 1.0}
+    found = tuned(trained, **settings, checkpoint=checkpoint)
+    assert tuned(trained, **settings).model == found.model
+    expected = f"{checkpoint} could not be written: No such file or directory."
+    assert [expected] == found.document["warnings"]
+    kept = Checkpoint(checkpoint, "run")
+    kept.save({"epoch": 1})
+    assert expected == kept.complaint
+    checkpoint.parent.mkdir()
+    kept.save({"epoch": 2})
+    assert (None, {"epoch": 2}) == (kept.complaint, kept.load())
 
 
 def test_images_go_on_where_they_were(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The file that an interrupted training goes on from."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,29 @@ class Checkpoint:
     Args:
         path: Where it lies, or None to keep nothing.
         run: The fingerprint of what the training depends on: files, settings, versions.
+
+    Attributes:
+        complaint: Why the last state could not be kept, in a sentence; None where it was.
     """
 
     def __init__(self, path: Path | None, run: str) -> None:
         self._path, self._run = path, run
+        self.complaint: str | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep a state of tensors, numbers and texts."""
+        """Keep a state of tensors, numbers and texts; a full disk does not end a training."""
         if self._path is None:
             return
-        with replacing(self._path) as temporary:
-            torch.save({"run": self._run, "state": state}, temporary)
+        # In memory first: what torch says of a file that cannot be written names no reason.
+        content = io.BytesIO()
+        torch.save({"run": self._run, "state": state}, content)
+        try:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(content.getbuffer())
+        except OSError as error:
+            self.complaint = f"{self._path} could not be written: {error.strerror or error}."
+        else:
+            self.complaint = None
 
     def load(self) -> dict[str, Any] | None:
         """Return the state that was kept, None where there is no file.

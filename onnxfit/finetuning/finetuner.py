@@ -184,7 +184,9 @@ class Finetuner:
         document = describe(course, self._settings, self._given, self._train, self._validation)
         document["stopped"], document["epochs"] = stopped, course.trainer.epoch
         document["augment"] = list(self._augment)
-        document["warnings"] = [*self._given.warnings("model", some), *self._warnings()]
+        complaints = [] if kept.complaint is None else [kept.complaint]
+        warnings = self._given.warnings("model", some)
+        document["warnings"] = [*warnings, *self._warnings(), *complaints]
         document["environment"] = {
             "versions": versions(),
             "device": str(self._target.device),
