@@ -28,7 +28,7 @@ def at_least(name: str, value: Any, least: float) -> None:
     Raises:
         ValueError: It is no finite number, or smaller.
     """
-    if not (isinstance(value, Real) and least <= value < math.inf):
+    if not least <= _number(value) < math.inf:
         raise ValueError(f"expected {name} >= {least}, got {_shown(value)}")
 
 
@@ -38,7 +38,7 @@ def above_0(name: str, value: Any) -> None:
     Raises:
         ValueError: It is no finite number, or not above 0.
     """
-    if not (isinstance(value, Real) and 0 < value < math.inf):
+    if not 0 < _number(value) < math.inf:
         raise ValueError(f"expected {name} > 0, got {_shown(value)}")
 
 
@@ -48,7 +48,7 @@ def share(name: str, value: Any) -> None:
     Raises:
         ValueError: It is no number from 0 to 1.
     """
-    if not (isinstance(value, Real) and 0 <= value <= 1):
+    if not 0 <= _number(value) <= 1:
         raise ValueError(f"expected {name} from 0 to 1, got {_shown(value)}")
 
 
@@ -107,6 +107,12 @@ def device(value: Any) -> None:
     """
     if not _DEVICE.fullmatch(str(value)):
         raise ValueError(f"expected a device of cpu or cuda, got {str(value)!r}")
+
+
+def _number(value: Any) -> float:
+    """Return a number as it is, and NaN, which is in no range, for all else."""
+    found: Any = value if isinstance(value, Real) else math.nan
+    return found  # type: ignore[no-any-return]
 
 
 def _listed(known: Sequence[str]) -> str:

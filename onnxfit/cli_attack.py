@@ -77,7 +77,7 @@ def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> 
     eight_bits = click.option(
         "--quantize", is_flag=True, help="Count only adversarial inputs that 8 bits hold."
     )
-    options = [
+    options: list[Any] = [
         functools.partial(size_options, paper=paper),
         *([eight_bits] if quantize else []),
         click.option(

@@ -304,7 +304,8 @@ def test_a_checkpoint_that_cannot_be_written(trained: onnx.ModelProto, tmp_path:
     assert expected == kept.complaint
     checkpoint.parent.mkdir()
     kept.save({"epoch": 2})
-    assert (None, {"epoch": 2}) == (kept.complaint, kept.load())
+    assert {"epoch": 2} == kept.load()
+    assert not kept.complaint
 
 
 def test_images_go_on_where_they_were(tmp_path: Path) -> None:
