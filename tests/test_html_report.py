@@ -434,6 +434,19 @@ def test_figures_stand_where_they_belong() -> None:
 
 
 @pytest.mark.usefixtures("words")
+def test_a_model_without_jumps_is_not_called_hardened() -> None:
+    """A fine-tuned one, say, that is compared with what it was."""
+    result = document()
+    for jumps in ({}, {"/relu/output": 0.0, "/channels": [0.0, 0.0]}):
+        result["model"]["jumps"] = jumps
+        text = Page(render(result)).text
+        assert "Worst case Model 51.2 % 47.1–55.1 % Baseline 52.2 % 48.1–56.1 %" in text
+        assert "Samples robust in one alone: model" in text
+        assert "SGD-UAP, model minus baseline: " in text
+        assert "Hardened" not in text
+
+
+@pytest.mark.usefixtures("words")
 def test_settings_that_attacks_share_are_said_once() -> None:
     """A setting of one attack alone stays in its row, also where both models were given it."""
     result = document()

@@ -82,7 +82,7 @@ def render(
     baseline = result.get("baseline") or {}
     paired = bool(baseline) and not baseline.get("same_as_model")
     sides = {"model": result, "baseline": baseline} if paired else {"model": result}
-    names = {"model": "Hardened", "baseline": "Baseline"} if paired else {"model": "Model"}
+    names = _names(result, paired=paired)
     bounds, rows = page.bounds(result), _attack_rows(sides)
     drawable = [one for one in exhibits if pictures.drawable(one.x)]
     return _template().render(
@@ -94,7 +94,7 @@ def render(
         rows=rows,
         common=_common_settings(rows),
         measures=any("mean_relative_perturbation" in one for one in _attacks(result)),
-        curve=_curve(result, paired=paired),
+        curve=_curve(result, names),
         universal=universal.section(result.get("universal"), names, deltas or {}, bounds),
         saliency=saliency.section(result.get("saliency"), names),
         exhibits=[pictures.panels(one, bounds, names) for one in drawable],
@@ -178,16 +178,25 @@ def _key(row: Mapping[str, Document]) -> tuple[Any, ...]:
     return tuple(attack.get(key) for key in ("name", "backward", "norm", "eps"))
 
 
-def _curve(result: Document, *, paired: bool) -> dict[str, str]:
+def _names(result: Document, *, paired: bool) -> dict[str, str]:
+    """Return what the models are called; not every one with a baseline has jumps."""
+    if not paired:
+        return {"model": "Model"}
+    jumps = ((result.get("model") or {}).get("jumps") or {}).values()
+    hardened = any(jump is None or np.any(jump) for jump in jumps)
+    return {"model": "Hardened" if hardened else "Model", "baseline": "Baseline"}
+
+
+def _curve(result: Document, sides: Mapping[str, str]) -> dict[str, str]:
     """Draw the curve for wide and for narrow screens, nothing where there is none."""
     from markupsafe import Markup
 
     measured = result.get("curve") or []
     if not measured:
         return {}
-    model = "hardened" if paired else "model"
+    model = sides["model"].lower()
     names = {"model": f"{model}, worst case", "native": f"{model}, native gradients alone"}
-    if paired:
+    if "baseline" in sides:
         names["baseline"] = "baseline, worst case"
     low, high = page.bounds(result)
     eps, over_255 = finite(result.get("eps")), page.over_255(result)

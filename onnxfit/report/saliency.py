@@ -59,9 +59,9 @@ def _sentences(shown: Mapping[str, Document], names: Mapping[str, str]) -> Itera
         if side in shown:
             yield _against_chance(shown[side], name)
     if "difference" in shown:
-        apart = ", ".join(_apart(shown["difference"]))
+        apart, model = ", ".join(_apart(shown["difference"])), names["model"].lower()
         yield (
-            f"Beyond chance the two models differ, hardened less baseline, in {apart}."
+            f"Beyond chance the two models differ, {model} less baseline, in {apart}."
             if apart
             else "In none of these measures do the two models differ beyond chance."
         )
