@@ -231,6 +231,8 @@ def as_dataset(
         return data
     if isinstance(data, (str, Path)):
         return open_data(data, limit=limit, bounds=bounds, channels=channels)
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise DataError("expected a dataset, a path, or samples and their labels as two arrays")
     return from_arrays(*data, limit=limit, bounds=bounds)
 
 

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxfit import npz
-from onnxfit.data import Dataset, open_data
+from onnxfit.data import Dataset, as_dataset, open_data
 from onnxfit.errors import DataError
 
 BYTES = np.random.default_rng(0).integers(0, 256, (7, 3, 4, 5)).astype(np.uint8)
@@ -573,6 +573,13 @@ def test_wrong_arguments_are_value_errors(
         open_data(write_npz(tmp_path / "d.npz"), **options)
     with pytest.raises(ValueError, match=r"^expected batch_size >= 1, got 0$"):
         next(open_data(tmp_path / "d.npz").batches(0))
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 3)), (np.zeros((4, 3)),), None])
+def test_samples_without_labels(given: Any) -> None:
+    """One sentence, not what Python says of a call with other arguments."""
+    with pytest.raises(DataError, match=r"samples and their labels as two arrays$"):
+        as_dataset(given, limit=None, bounds=(0, 1), channels=None)
 
 
 def test_arrays_are_written_a_batch_at_a_time(tmp_path: Path) -> None:
