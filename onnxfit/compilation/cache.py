@@ -19,6 +19,7 @@ from onnxfit import __version__
 from onnxfit.compilation.compiler import compile as compile_model
 from onnxfit.compilation.machine import this_machine
 from onnxfit.data import sha256_of
+from onnxfit.errors import DataError, ModelError, NativeLibraryError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest, save
 
@@ -26,8 +27,8 @@ CACHE_VARIABLE = "ONNXFIT_CACHE"
 # Of what compiling makes of the same model; it counts up where that changes.
 FORMAT = 1
 _NAME = "model.onnx"
-# The bytes of each other file of an entry, which is complete where they are as listed.
-_SIZES = "sizes.json"
+# The SHA-256 of each other file of an entry, which is whole where they are as listed.
+_DIGESTS = "digests.json"
 # A folder of this name that is as old, in seconds, belongs to a process that was ended.
 _MAKING, _ABANDONED = "onnxfit-making-", 86_400
 # An entry that no session took for as long, in seconds, may be of other versions, and goes.
@@ -38,27 +39,37 @@ def cache_folder() -> Path:
     """Return the folder of the compiled models, which may be deleted at any time.
 
     The environment variable ``ONNXFIT_CACHE`` names another one.
+
+    Raises:
+        NativeLibraryError: No variable names a folder, and the user has no home.
     """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     local = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(local) if local else Path.home() / ".cache") / "onnxfit"
+    try:
+        return (Path(local) if local else Path.home() / ".cache") / "onnxfit"
+    except RuntimeError:
+        raise NativeLibraryError(
+            "there is no home folder to keep compiled models in: let the environment variable "
+            f"{CACHE_VARIABLE} name a folder"
+        ) from None
 
 
 @contextlib.contextmanager
 def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -> Iterator[Path]:
     """Give the file of a model's compiled form, from the cache where it is there.
 
-    Where the cache cannot be written, that is a ``RuntimeWarning`` and the file is gone afterwards.
+    Where the cache cannot be written, or its disk is full, that is a ``RuntimeWarning`` and the
+    file is gone afterwards.
 
     Raises:
-        ModelError, NativeLibraryError: As :func:`onnxfit.compile`.
+        ModelError, NativeLibraryError: As :func:`onnxfit.compile` and :func:`cache_folder`.
     """
     place = cache_folder() / _key(model, base_dir)
     # Before it is looked at: from now on no other process takes it for unused.
     with contextlib.suppress(OSError):
         os.utime(place)
-    if _is_complete(place):
+    if _is_whole(place):
         yield place / _NAME
         return
     with contextlib.ExitStack() as stack:
@@ -77,26 +88,34 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         folder = made_in / "compiled"
         folder.mkdir()
         compiled = compile_model(model, base_dir=base_dir, data_dir=folder)
-        save(compiled, folder / _NAME, folder)
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-        (folder / _SIZES).write_text(json.dumps(sizes), encoding="utf-8")
-        # Another process may have been faster; then its file is as good.
-        with contextlib.suppress(OSError):
-            if place.exists() and not _is_complete(place):
-                place.rename(made_in / "damaged")
-            folder.rename(place)
-            folder = place
+        try:
+            save(compiled, folder / _NAME, folder)
+            digests = {file.name: sha256_of(file) for file in folder.iterdir()}
+            (folder / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+        except (ModelError, OSError) as error:
+            message = f"the compiled model is not kept: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            save(compiled, elsewhere / _NAME, folder)
+            folder = elsewhere
+        else:
+            # Another process may have been faster; then its file is as good.
+            with contextlib.suppress(OSError):
+                if place.exists() and not _is_whole(place):
+                    place.rename(made_in / "damaged")
+                folder.rename(place)
+                folder = place
         yield folder / _NAME
 
 
-def _is_complete(place: Path) -> bool:
-    """Tell whether an entry is there with all its files, each as long as it was written."""
+def _is_whole(place: Path) -> bool:
+    """Tell whether an entry is there with all its files, each as it was written."""
     try:
-        sizes = json.loads((place / _SIZES).read_text(encoding="utf-8"))
-        return _NAME in sizes and all(
-            (place / name).stat().st_size == size for name, size in sizes.items()
+        digests = json.loads((place / _DIGESTS).read_text(encoding="utf-8"))
+        return _NAME in digests and all(
+            sha256_of(place / name) == digest for name, digest in digests.items()
         )
-    except (OSError, AttributeError, TypeError, ValueError):
+    except (DataError, OSError, AttributeError, TypeError, ValueError):
         return False
 
 
@@ -123,7 +142,7 @@ def _take_unused(folder: Path, away: Path) -> None:
 def _is_entry(path: Path) -> bool:
     """Tell whether a folder is an entry, of whatever version: others may lie beside them."""
     named = len(path.name) == 64 and set(path.name) <= set(string.hexdigits)
-    return named and not path.is_symlink() and (path / _SIZES).is_file()
+    return named and not path.is_symlink() and (path / _DIGESTS).is_file()
 
 
 def _key(model: ModelProto | str | Path, base_dir: str | Path | None) -> str:
