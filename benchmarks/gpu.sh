@@ -4,7 +4,8 @@
 #
 #   benchmarks/gpu.sh [RESULTS]     RESULTS: the folder for the figures, by default benchmarks/results
 #
-# Writes gpu.json and gpu.txt, cuda_ops.json and cuda_ops.txt, and a page of all figures named after the GPU.
+# Writes gpu.json and gpu.txt, cuda_ops.json and cuda_ops.txt, what the checks printed into gpu_check.txt and the like,
+# and a page of all figures, with the targets and whether they are reached, named after the GPU.
 # PYTHON names another Python than python3. ONNXFIT_LIBRARY names a library with CUDA kernels; without it one is built
 # where CMake is installed.
 #

@@ -251,3 +251,37 @@ def test_report_judges_the_worst(
     assert "NVIDIA H200, compute capability 9.0, CUDA 13.0\n" in text
     assert "| JumpReLU | float | attribute | 0.500 | 0.980 |\n" in text
     assert f"at least 0.95; {verdict}: the worst is {ratio:.3f} (JumpReLU, float16, " in text
+
+
+@pytest.mark.parametrize(
+    ("low", "verdicts"),
+    [
+        (1.0, ("reached", "reached")),
+        (1.015, ("not reached", "reached")),
+        (1.03, ("not reached",) * 2),
+    ],
+)
+def test_report_judges_rivals_and_networks(low: float, verdicts: tuple[str, str]) -> None:
+    """Beyond the interval alone; by the form that a session takes, and by what is aimed at."""
+    worst, far = [low + 0.01, [low, low + 0.02]], [2.0, [1.9, 2.1]]
+    about = {"operator": "JumpReLU", "dtype": "float", "mebibytes": 64, "microseconds": 9.0}
+    ratios = {
+        "torch.where": [0.9, [0.8, 1.0]],
+        "Triton, blocks of 1024": worst,
+        "torch.threshold": far,
+    }
+    kernels = gpu_report.rivals("Kernels", [{**about, "ratios": ratios}])[-1]
+    about = {"network": "resnet50", "dtype": "float", "batch": 1, "milliseconds": 2.0}
+    forms = {"library": worst, "function": far, "itself": far}
+    rows = [
+        {**about, "prefer_nhwc": False, "ratios": forms},
+        {**about, "prefer_nhwc": True, "ratios": {**forms, "library": far, "function": worst}},
+    ]
+    transposes = dict.fromkeys(("original", *forms), 0)
+    networks = gpu_report.networks([{**row, "transposes": transposes} for row in rows])[-1]
+    assert (
+        f"Target: at most 1 beyond the interval; {verdicts[0]}: the worst is {low + 0.01:.3f} "
+        f"({low:.3f}–{low + 0.02:.3f}; JumpReLU, float, 64 MiB, Triton, blocks of 1024)."
+    ) == kernels
+    assert f"at most 1.02 beyond the interval; {verdicts[1]}: the worst is " in networks
+    assert "resnet50, float, batch 1, library" in networks

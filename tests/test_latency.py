@@ -1,14 +1,21 @@
 """Times measured in turns, and their ratios."""
 
 import functools
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from onnxfit.verification.latency import ROUNDS, in_turns, ratio
 
-from onnxfit.verification.latency import ROUNDS, in_turns, ratio  # noqa: E402
+WITHOUT_ONNX = """
+import sys
+sys.modules["onnx"] = sys.modules["onnxruntime"] = None
+from onnxfit.verification.latency import in_turns
+print(in_turns([int], 2).shape)
+"""
 
 
 def test_every_call_goes_first_as_often_as_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,3 +44,8 @@ def test_the_interval_is_of_the_tenth_and_the_twenty_second_of_31_rounds() -> No
     """These bound the median with 95 %, whatever the distribution."""
     times = np.random.default_rng(0).permutation(np.arange(1.0, ROUNDS + 1))
     assert (16.0, (10.0, 22.0)) == ratio(times, np.ones(ROUNDS))
+
+
+def test_calls_are_measured_without_onnx() -> None:
+    """As the CUDA kernels are, beside what PyTorch has, on a machine that has no more than that."""
+    assert "(2, 1)\n" == subprocess.check_output([sys.executable, "-c", WITHOUT_ONNX], text=True)

@@ -2,17 +2,14 @@
 
 import json
 
+import latency
 import pytest
 from support import ROOT
-
-pytest.importorskip("torch")
-
-import latency  # noqa: E402
 
 
 def row(network: str, threads: int, ratio: float) -> latency.Row:
     """Return what is measured of a network."""
-    ratios = {column: (ratio, (ratio, ratio)) for column in ("compiled", "itself")}
+    ratios = dict.fromkeys(("compiled", "itself"), (ratio, (ratio, ratio)))
     return {
         "network": network,
         "batch": 1,

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from onnxfit.verification.target import DeployedClassifier
+if TYPE_CHECKING:
+    # The benchmarks of the CUDA kernels measure where there is no ONNX, too.
+    import torch
+
+    from onnxfit.verification.target import DeployedClassifier
 
 # A round lasts at least this long, so that the clock's own steps do not matter.
 _ROUND_SECONDS = 1e-2
@@ -44,7 +47,9 @@ class Latency:
     provider: str
 
 
-def measure(model: DeployedClassifier, baseline: DeployedClassifier, x: torch.Tensor) -> Latency:
+def measure(
+    model: "DeployedClassifier", baseline: "DeployedClassifier", x: "torch.Tensor"
+) -> Latency:
     """Measure one file beside another; a file takes exactly as long as itself.
 
     Args:
