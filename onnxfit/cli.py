@@ -156,7 +156,7 @@ def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_j
     """Take the hardening of MODEL back."""
     from onnxfit.files import load, read
     from onnxfit.hardening import restore as take_back
-    from onnxfit.hardening import source_of
+    from onnxfit.record import source_of
 
     name = stem(model)
     for ending in (*(kind.ending for kind in reversed(PASSES)), ".jump"):

@@ -1,6 +1,5 @@
-"""Harden a model and take it back: the edit of the ``ModelProto`` and its record."""
+"""Harden a model and take it back: the edit of the ``ModelProto``."""
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,17 +8,16 @@ from typing import Any, Literal, get_args
 
 from google.protobuf.message import DecodeError
 from numpy.typing import ArrayLike
-from onnx import FunctionProto, ModelProto, StringStringEntryProto, TensorProto
+from onnx import FunctionProto, ModelProto, TensorProto
 
-from onnxfit import __version__, passes, rewrites
 from onnxfit import lowering as nodes
+from onnxfit import passes, rewrites
 from onnxfit.edits import Edits, remove_where
 from onnxfit.element_types import UNKNOWN, every_graph, function_scope
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read_with_digest
 from onnxfit.graph import model_opset
-from onnxfit.json_values import finite
 from onnxfit.op import (
     DOMAIN,
     FUNCTION_IR_VERSION,
@@ -32,24 +30,19 @@ from onnxfit.op import (
     serves,
 )
 from onnxfit.planning import Plan, compiled, keep, plan_jumps, sites_of, why_nothing
+from onnxfit.record import (
+    FINETUNING,
+    NOT_HARDENED,
+    RESTORE_DAMAGED,
+    drop_record,
+    is_hardened,
+    provenance,
+    undo_record,
+    write_record,
+)
 from onnxfit.sites import Found, Unreplaced, scan
 
 Lowering = Literal["function", "custom", "standard"]
-
-_PLAIN = "the model is not hardened: it has no JumpReLU"
-
-_METADATA_PREFIX = f"{DOMAIN}."
-_METADATA_KEYS = (
-    "version",
-    "source_sha256",
-    "lowering",
-    "jumps",
-    "restore",
-    "calibration",
-    rewrites.KEY.removeprefix(_METADATA_PREFIX),
-)
-# What is told of weights stays when jumps are taken back.
-FINETUNING = "finetuning"
 
 
 def retrofit(  # noqa: PLR0913 - the options of the verb
@@ -142,7 +135,7 @@ def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) 
     if hardened:
         take_back(plain, found)
     elif not passed:
-        raise ModelError(_PLAIN)
+        raise ModelError(NOT_HARDENED)
     return plain
 
 
@@ -154,80 +147,6 @@ def _check_not_finetuned(model: ModelProto, hardened: bool) -> None:
             "the weights were fine-tuned, and the file does not hold the earlier ones: take the "
             f"model it was made of, SHA-256 {tuned.get('source_sha256')}"
         )
-
-
-def provenance(model: ModelProto) -> dict[str, Any]:
-    """Return what a hardened file tells of its making, ``onnxfit.`` cut from the keys."""
-    record: dict[str, Any] = {}
-    for entry in model.metadata_props:
-        if _is_ours(entry.key) or entry.key in (_METADATA_PREFIX + FINETUNING, *passes.KEYS):
-            key = entry.key.removeprefix(_METADATA_PREFIX)
-            try:
-                structured = entry.value.startswith(("{", "["))
-                record[key] = json.loads(entry.value) if structured else entry.value
-            except (ValueError, RecursionError) as error:
-                raise ModelError(f"the metadata entry {entry.key} is damaged: {error}") from None
-    return record
-
-
-def source_of(model: ModelProto) -> str | None:
-    """Return the SHA-256 of what a model was made of by its records; None without any."""
-    record = provenance(model)
-    names = [key.removeprefix(_METADATA_PREFIX) for key in passes.applied(model)]
-    found = [record, *(record[name] for name in names)]
-    return next((each["source_sha256"] for each in found if "source_sha256" in each), None)
-
-
-def record_calibration(model: ModelProto, summary: Mapping[str, Any]) -> None:
-    """Write into a hardened model how its jumps were chosen, in place of an earlier record.
-
-    :func:`provenance` returns it under ``calibration``; hardening again and restoring remove it.
-
-    Args:
-        model: A hardened model, which is changed.
-        summary: What JSON can hold; NaN and infinities become null.
-
-    Raises:
-        ModelError: The model is not hardened.
-    """
-    if not is_hardened(model, list(scan(rewrites.unrewritten(model)))):
-        raise ModelError(_PLAIN)
-    _replace_record(model, "calibration", summary)
-
-
-def record_finetuning(model: ModelProto, source_sha256: str, summary: Mapping[str, Any]) -> None:
-    """Write into a model how its weights were trained further, in place of an earlier record.
-
-    :func:`provenance` returns it under ``finetuning``. It outlives hardening and restoring, for
-    the weights stay; a model that was hardened before cannot be restored any more. What is recorded
-    of a calibration is marked with ``before_finetuning``: its figures are of the earlier weights.
-
-    Args:
-        model: The model, which is changed.
-        source_sha256: Of the model that it was made of.
-        summary: What JSON can hold; NaN and infinities become null.
-    """
-    hardened = is_hardened(model, list(scan(rewrites.unrewritten(model))))
-    known: dict[str, Any] = {"source_sha256": source_sha256, "hardened": hardened}
-    record = provenance(model)
-    if isinstance(earlier := record.get(FINETUNING), dict):
-        known["earlier"] = earlier
-    if isinstance(calibration := record.get("calibration"), dict):
-        _replace_record(model, "calibration", {**calibration, "before_finetuning": True})
-    _replace_record(model, FINETUNING, {**known, **summary})
-
-
-def _replace_record(model: ModelProto, name: str, summary: Mapping[str, Any]) -> None:
-    key, content = _METADATA_PREFIX + name, json.dumps(finite(summary), allow_nan=False)
-    for entry in model.metadata_props:
-        if entry.key == key:
-            entry.value = content
-            return
-    model.metadata_props.add(key=key, value=content)
-
-
-def _is_ours(key: str) -> bool:
-    return key.startswith(_METADATA_PREFIX) and key[len(_METADATA_PREFIX) :] in _METADATA_KEYS
 
 
 def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
@@ -244,23 +163,6 @@ def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
         proto.CopyFrom(model)
     rewrites.take_back(proto)
     return proto, digest
-
-
-def is_hardened(model: ModelProto, found: list[Found | Unreplaced]) -> bool:
-    """Tell whether the model holds a JumpReLU.
-
-    Raises:
-        ModelError: It should hold more, by its record.
-    """
-    hardened = sum(site.hardened is not None for site in sites_of(found))
-    recorded = provenance(model).get("jumps", {})
-    if isinstance(recorded, dict) and hardened < len(recorded):
-        raise ModelError(
-            f"{len(recorded)} activations of the model were hardened and {hardened} are left: "
-            "another tool wrote its JumpReLUs out as other operators; take the source, or the "
-            "hardened file before that"
-        )
-    return hardened > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +240,7 @@ def harden(
             model.ir_version = max(model.ir_version, FUNCTION_IR_VERSION)
         body = function(style.opset, style.element_type, style.attribute)
         model.functions.add().CopyFrom(body)
-    _record(model, digest, style.lowering, _readable(sites, plan), undo)
+    write_record(model, digest, style.lowering, _readable(sites, plan), undo)
 
 
 def _readable(sites: list[Found], plan: Plan) -> dict[str, Any]:
@@ -349,20 +251,6 @@ def _readable(sites: list[Found], plan: Plan) -> dict[str, Any]:
         if not isinstance(jump, str):
             jumps[found.site.name] = readable(jump, found.place.element_type)
     return jumps
-
-
-def _record(
-    model: ModelProto, digest: str, lowering: Lowering, jumps: dict[str, Any], undo: dict[str, Any]
-) -> None:
-    """Write into the model how it was made."""
-    for key, value in {
-        "version": __version__,
-        "source_sha256": digest,
-        "lowering": lowering,
-        "jumps": json.dumps(jumps),
-        "restore": json.dumps(undo),
-    }.items():
-        model.metadata_props.add(key=_METADATA_PREFIX + key, value=value)
 
 
 def check_names(model: ModelProto, sites: list[Found]) -> None:
@@ -392,7 +280,7 @@ def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
                 record = undo.get("sites", {}).get(item.site.name, {})
                 nodes.undo(edits, scope, item.hardened, record)
     except (TypeError, ValueError, DecodeError) as error:
-        raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged") from error
+        raise ModelError(RESTORE_DAMAGED) from error
     for top in tops.values():
         nodes.remove_constants(edits, top)
     edits.apply()
@@ -408,29 +296,3 @@ def take_back(model: ModelProto, found: list[Found | Unreplaced]) -> None:
             remove_where(owner.opset_import, lambda entry: entry.domain == DOMAIN)
     remove_where(model.functions, is_our_function)
     drop_record(model)
-
-
-def record_of(model: ModelProto) -> list[StringStringEntryProto]:
-    """Return what hardening wrote about itself into a model's metadata."""
-    return [entry for entry in model.metadata_props if _is_ours(entry.key)]
-
-
-def drop_record(model: ModelProto) -> None:
-    """Remove what hardening wrote about itself."""
-    remove_where(model.metadata_props, lambda entry: _is_ours(entry.key))
-
-
-def undo_record(model: ModelProto) -> dict[str, Any]:
-    """Return the record that restoring needs, or an empty one where a tool dropped it.
-
-    Raises:
-        ModelError: It is damaged.
-    """
-    record = provenance(model).get("restore", {})
-    expected = {"ir_version": int, "imported": list, "sites": dict}
-    if not isinstance(record, dict) or not all(
-        isinstance(record.get(key, kind()), kind) for key, kind in expected.items()
-    ):
-        raise ModelError(f"the metadata entry {_METADATA_PREFIX}restore is damaged")
-    known: dict[str, Any] = record
-    return known

@@ -8,7 +8,7 @@ from onnx import ModelProto
 
 from onnxfit.compilation.record import is_compiled, recorded
 from onnxfit.files import read_with_digest
-from onnxfit.hardening import provenance
+from onnxfit.record import provenance
 from onnxfit.rewrites import unrewritten
 from onnxfit.sites import Found, Site, Unreplaced, scan
 

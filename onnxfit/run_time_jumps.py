@@ -8,16 +8,10 @@ from onnx import ModelProto, TensorProto, helper
 from onnxfit.errors import ModelError
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of
-from onnxfit.hardening import (
-    check_names,
-    harden,
-    is_hardened,
-    own,
-    provenance,
-    take_back,
-)
+from onnxfit.hardening import check_names, harden, own, take_back
 from onnxfit.lowering import INPUT_PREFIX
 from onnxfit.planning import check_known, names_of, sites_of
+from onnxfit.record import is_hardened, provenance
 from onnxfit.sites import check_layout, scan
 
 

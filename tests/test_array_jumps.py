@@ -30,7 +30,8 @@ from support import (
 import onnxfit
 from onnxfit import op
 from onnxfit.errors import ModelError
-from onnxfit.hardening import Lowering, provenance
+from onnxfit.hardening import Lowering
+from onnxfit.record import provenance
 
 LOWERINGS: tuple[Lowering, ...] = ("function", "custom", "standard")
 SIZES = (0.0, 0.1, 0.5)

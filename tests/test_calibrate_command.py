@@ -16,7 +16,7 @@ from command import Command, runner
 from support import MODELS, parse, quiet
 
 import onnxfit
-from onnxfit.hardening import provenance
+from onnxfit.record import provenance
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("jinja2")

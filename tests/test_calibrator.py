@@ -14,7 +14,7 @@ from support import MODELS, parse, plain_session
 
 import onnxfit
 from onnxfit.errors import DataError, ModelError
-from onnxfit.hardening import provenance
+from onnxfit.record import provenance
 
 torch = pytest.importorskip("torch")
 

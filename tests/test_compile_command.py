@@ -18,7 +18,7 @@ from onnxfit.compilation import comparing, compiler
 from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.optimising import optimise
 from onnxfit.compilation.record import recorded
-from onnxfit.hardening import record_calibration
+from onnxfit.record import record_calibration
 
 
 @pytest.fixture

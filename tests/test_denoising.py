@@ -15,7 +15,7 @@ from support import MODELS, newest_opset, parse, plain_session, run
 import onnxfit
 from onnxfit import passes, rewrites
 from onnxfit.errors import ModelError, ParityError
-from onnxfit.hardening import provenance
+from onnxfit.record import provenance
 from onnxfit.randomness import drawn_value
 
 skimage = pytest.importorskip("skimage.restoration")

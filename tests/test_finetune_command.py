@@ -20,7 +20,7 @@ from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
 from onnxfit.finetuning.course import Course  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms import TERMS  # noqa: E402
-from onnxfit.hardening import provenance  # noqa: E402
+from onnxfit.record import provenance  # noqa: E402
 
 DIGITS = MODELS / "digits_cnn.onnx"
 DATA = ("--data", MODELS / "digits_val.npz", "--val", MODELS / "digits_test.npz")

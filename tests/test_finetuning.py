@@ -29,7 +29,7 @@ from onnxfit.finetuning.terms.jacobian import Jacobian  # noqa: E402
 from onnxfit.finetuning.terms.term import Batch, Threat  # noqa: E402
 from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
 from onnxfit.finetuning.validation import Validator, Worth  # noqa: E402
-from onnxfit.hardening import provenance, record_calibration  # noqa: E402
+from onnxfit.record import provenance, record_calibration  # noqa: E402
 from onnxfit.twin.classifier import Classifier  # noqa: E402
 from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
 from onnxfit.twin.ops.batch_normalization import learning_statistics  # noqa: E402

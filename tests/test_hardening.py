@@ -13,7 +13,8 @@ from support import parse, plain_session, relu_model, run, run_one, same_bits
 import onnxfit
 from onnxfit import op
 from onnxfit.errors import ModelError
-from onnxfit.hardening import Lowering, provenance, record_calibration
+from onnxfit.hardening import Lowering
+from onnxfit.record import provenance, record_calibration
 
 LOWERINGS: tuple[Lowering, ...] = ("function", "custom", "standard")
 TWO = "h = Relu(x) n = Neg(h) s = Add(n, x) y = Relu(s)"

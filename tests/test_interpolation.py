@@ -27,9 +27,9 @@ from support import MODELS
 import onnxfit
 from onnxfit import files, passes
 from onnxfit.errors import DataError, ModelError
-from onnxfit.hardening import provenance
 from onnxfit.passes.head import find_head
 from onnxfit.passes.interpolation import Kind
+from onnxfit.record import provenance
 
 
 @pytest.fixture

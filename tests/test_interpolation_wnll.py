@@ -19,7 +19,7 @@ import onnxfit
 from onnxfit.data import as_dataset
 from onnxfit.deployed import Deployed
 from onnxfit.errors import DataError
-from onnxfit.hardening import provenance
+from onnxfit.record import provenance
 from onnxfit.passes.wnll import RIDGE, SWEEPS
 
 K, MIDDLE, CLASSES = 15, 8, 10

@@ -12,7 +12,7 @@ from support import MODELS, parse, relu_model
 
 import onnxfit
 from onnxfit import rewrites
-from onnxfit.hardening import provenance, record_calibration
+from onnxfit.record import provenance, record_calibration
 from onnxfit.run_time_jumps import with_run_time_jumps
 
 DIGITS = MODELS / "digits_cnn.onnx"

@@ -9,8 +9,9 @@ from onnx import ModelProto
 
 from onnxfit.calibration.document import Document, summary
 from onnxfit.calibration.scales import Jump
-from onnxfit.hardening import record_calibration, retrofit
+from onnxfit.hardening import retrofit
 from onnxfit.json_values import finite
+from onnxfit.record import record_calibration
 from onnxfit.replacing import replacing
 
 JSON, HTML = "calibration.json", "report.html"

@@ -25,10 +25,11 @@ from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.external_data import external_files, place_weights
 from onnxfit.files import folder_of
-from onnxfit.hardening import drop_record, harden, is_hardened, own, record_of, undo_record
+from onnxfit.hardening import harden, own
 from onnxfit.native_library import library_path
 from onnxfit.op import Jumps, is_our_function
 from onnxfit.planning import Plan, sites_of
+from onnxfit.record import RESTORE_DAMAGED, drop_record, is_hardened, record_of, undo_record
 from onnxfit.rewrites import ALL, apply
 from onnxfit.sites import Found, is_blocked, scan
 
@@ -181,7 +182,7 @@ def _without_jumps(
         try:
             lowering.undo(edits, found.place.scope, hardened, undo.get(found.site.name, {}))
         except (AttributeError, TypeError, ValueError, DecodeError) as error:
-            raise ModelError("the metadata entry onnxfit.restore is damaged") from error
+            raise ModelError(RESTORE_DAMAGED) from error
     edits.apply()
     _rename(plain)
     return plain, jumps

@@ -19,9 +19,10 @@ from onnxfit.finetuning.document import Document, describe, summary
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Diverged
 from onnxfit.finetuning.weights import check_weights
-from onnxfit.hardening import record_finetuning, retrofit
+from onnxfit.hardening import retrofit
 from onnxfit.json_values import fingerprint, finite
 from onnxfit.overlap import among
+from onnxfit.record import record_finetuning
 from onnxfit.twin.write_back import write_back
 from onnxfit.verification.environment import versions
 from onnxfit.verification.opening import Samples, opened

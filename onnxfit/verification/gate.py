@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
-from onnxfit.hardening import FINETUNING, provenance
+from onnxfit.record import FINETUNING, provenance
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.curve import Curve

@@ -16,7 +16,8 @@ from onnxfit.deployed import Deployed
 from onnxfit.errors import ModelError, NativeLibraryError, ParityError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
-from onnxfit.hardening import FINETUNING, provenance, restore, retrofit
+from onnxfit.hardening import restore, retrofit
+from onnxfit.record import FINETUNING, provenance
 from onnxfit.sites import find_sites
 from onnxfit.twin.classifier import Classifier, as_logits
 from onnxfit.twin.jump_relu import jump_relus
