@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, NodeProto, TensorProto
 
 from onnxfit.graph import Scope
 from onnxfit.op import ELEMENT_TYPES, Jumps
@@ -88,6 +88,22 @@ def remove_where(items: MutableSequence[Item], unwanted: Callable[[Item], bool])
     for i in reversed(range(len(items))):
         if unwanted(items[i]):
             del items[i]
+
+
+def rename_values(graph: GraphProto | FunctionProto, renamed: Callable[[str], str]) -> None:
+    """Give values other names, in one graph without those inside.
+
+    Args:
+        graph: The graph, which is changed; of a function the nodes alone.
+        renamed: The new name of each.
+    """
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [renamed(value) for value in values]
+    if isinstance(graph, GraphProto):
+        # Before IR version 4 initializers are inputs too; and a subgraph has outputs.
+        for item in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
+            item.name = renamed(item.name)
 
 
 def _to_bytes(numbers: Jumps, element_type: int) -> bytes:

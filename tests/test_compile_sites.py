@@ -29,6 +29,7 @@ from support import dtype_of, parse, quiet
 import onnxfit
 from onnxfit import native_library
 from onnxfit.compilation.matching import Names
+from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 
 
@@ -160,6 +161,40 @@ g (float[N,3,8,8] x, int64 n, bool c) => (float[N,16,6,6] y) {
     on = Identity(go) e = Conv(v, k16) r = Relu(e) f = Conv(r, l16) g = Add(f, v) next = Relu(g) } >
 }
 """
+
+
+NESTED = """
+g (float[N,3,8,8] x, bool c) => (float[N,16,1,1] y) {
+  h0 = Conv(x, w3) h = Relu(h0)
+  t = If(c) <
+    then_branch = one () => (float[N,16,3,3] u) {
+      p = MaxPool<kernel_shape = [2, 2]>(h) b = Conv(p, k16) r = Relu(b)
+      u = If(c) <
+        then_branch = three () => (float[N,16,3,3] v) {
+          q = MaxPool<kernel_shape = [3, 3]>(r) e = Conv(q, l16) v = Relu(e) },
+        else_branch = four () => (float[N,16,3,3] w) { w = MaxPool<kernel_shape = [3, 3]>(r) }
+      >
+    },
+    else_branch = two () => (float[N,16,3,3] z) {
+      f = MaxPool<kernel_shape = [4, 4]>(h) g = Conv(f, l16) z = Relu(g) }
+  >
+  s = Conv(t, w16)
+  y = Relu(s)
+}
+"""
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_what_is_added_for_the_layout_in_graphs_within_each_other(condition: bool) -> None:
+    """ONNX Runtime names it alike everywhere, and refuses to read what it wrote."""
+    source = network(HEAD + NESTED)
+    compiled = assert_reaches(source, {"x": X, "c": np.array(condition)})
+    added = [node.output[0] for node in compiled.graph.node if "reorder" in node.output[0]]
+    branches = [graph for graph in every_graph(compiled) if graph is not compiled.graph]
+    inside = {node.output[0] for graph in branches for node in graph.node}
+    assert any("reorder" in name for name in inside)
+    assert added
+    assert inside.isdisjoint({*added, *(item.name for item in compiled.graph.initializer)})
 
 
 @pytest.mark.parametrize("condition", [True, False])

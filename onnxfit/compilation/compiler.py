@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto, inliner
+from onnx import ModelProto, TensorProto, inliner
 
 from onnxfit import lowering, passes
 from onnxfit.compilation.blocked import can_be_blocked, write_blocked
@@ -20,7 +20,7 @@ from onnxfit.compilation.machine import this_machine
 from onnxfit.compilation.matching import Names
 from onnxfit.compilation.optimising import optimise
 from onnxfit.compilation.record import record
-from onnxfit.edits import Edits, remove_where
+from onnxfit.edits import Edits, remove_where, rename_values
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
 from onnxfit.external_data import external_files, place_weights
@@ -223,13 +223,7 @@ def _rename(model: ModelProto) -> None:
         return f"kept.{value}" if ours else value
 
     for graph in every_graph(model):
-        for node in graph.node:
-            for values in (node.input, node.output):
-                values[:] = [renamed(value) for value in values]
-        if isinstance(graph, GraphProto):
-            # Before IR version 4 initializers are inputs too; and a subgraph has outputs.
-            for item in (*graph.initializer, *graph.value_info, *graph.input, *graph.output):
-                item.name = renamed(item.name)
+        rename_values(graph, renamed)
 
 
 def _harden(compiled: ModelProto, chosen: list[tuple[Found, Given]]) -> None:

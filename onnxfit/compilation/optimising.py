@@ -3,14 +3,16 @@
 import contextlib
 import tempfile
 import uuid
+from itertools import count
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
-from onnx import ModelProto
+from onnx import FunctionProto, GraphProto, ModelProto
 from onnx.shape_inference import InferenceError
 
-from onnxfit.edits import remove_where
+from onnxfit.edits import remove_where, rename_values
+from onnxfit.element_types import every_graph, subgraphs
 from onnxfit.errors import ModelError
 from onnxfit.external_data import external_files, relocate, take_inside
 from onnxfit.files import load
@@ -82,6 +84,7 @@ def optimise(
     if weights is not None:
         relocate(optimised, beside, weights.name)
     _drop_constant_inputs(optimised, model)
+    _part_names(optimised)
     return optimised
 
 
@@ -106,6 +109,38 @@ def _drop_constant_inputs(optimised: ModelProto, model: ModelProto) -> None:
     left = {tensor.name for tensor in optimised.graph.initializer}
     gone = {tensor.name for tensor in model.graph.initializer} - left
     remove_where(optimised.graph.input, lambda value: value.name in gone)
+
+
+def _part_names(model: ModelProto) -> None:
+    """Give the values of a subgraph other names than those that it can see from outside.
+
+    ONNX Runtime names what it adds for its layout alike in all graphs, and refuses to read that.
+    """
+    taken = {name for graph in every_graph(model) for name in _named(graph)}
+
+    def visit(graph: GraphProto, outside: set[str]) -> None:
+        parted = {}
+        for name in sorted(_named(graph) & outside):
+            parted[name] = next(new for i in count() if (new := f"{name}_{i}") not in taken)
+            taken.add(parted[name])
+        inside = [graph]
+        for each in inside if parted else ():
+            rename_values(each, lambda name: parted.get(name, name))
+            inside += [inner for node in each.node for _, inner in subgraphs(node, "")]
+        visible = outside | _named(graph)
+        for node in graph.node:
+            for _, inner in subgraphs(node, ""):
+                visit(inner, visible)
+
+    visit(model.graph, set())
+
+
+def _named(graph: GraphProto | FunctionProto) -> set[str]:
+    """Return the names that a graph gives to values, without those of graphs inside."""
+    names = {value for node in graph.node for value in node.output if value}
+    if isinstance(graph, GraphProto):
+        names.update(item.name for item in (*graph.initializer, *graph.input))
+    return names
 
 
 def _size(model: ModelProto, folder: Path | None) -> int:
