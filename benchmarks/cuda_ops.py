@@ -5,7 +5,7 @@ and AddJumpReLU beside ``torch.where``, ``torch.threshold`` and the same functio
 tensors of 1 MiB to 1 GiB, all types, one jump and one per channel; small tensors stay in the L2
 cache. Each result is compared with that of the CUDA kernel first. Then ``cuda_sessions.py``: the
 operator in ONNX Runtime beside ThresholdedRelu, in a CUDA graph of ONNX Runtime, and a hardened
-ResNet-50 with and without ``prefer_nhwc``.
+ResNet-50 with and without ``prefer_nhwc``, and on TensorRT.
 
 What is not installed is left out, and the reason is printed and written.
 
@@ -250,7 +250,7 @@ def main() -> int:
     options = parser.parse_args()
     result: dict[str, Any] = {"environment": environment(), "skipped": {}}
     status = 0
-    for name in ("kernels", "operators", "graph", "networks"):
+    for name in ("kernels", "operators", "graph", "networks", "tensorrt"):
         try:
             result[name] = part(name)(options)
         except UnavailableError as error:

@@ -1,5 +1,7 @@
 """The parts of ``cuda_ops.py`` that run ONNX Runtime: operators, a CUDA graph, whole networks.
 
+TensorRT knows no JumpReLU: there ``tensorrt_part`` runs the function body.
+
 With ``prefer_nhwc`` ONNX Runtime lays activations out with the channels last and moves the
 transposes that this takes through the operators it knows. It does not know JumpReLU: with the
 library registered, each JumpReLU between convolutions keeps a transpose before and one behind,
@@ -38,18 +40,39 @@ def provider(device: str, **settings: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
     name = "CUDAExecutionProvider"
-    if name not in load("onnxruntime").get_available_providers():
-        raise UnavailableError(f"this ONNX Runtime has no {name}")
-    native_library = load("onnxfit.native_library")
-    if native_library.cuda_devices() == 0:
-        raise UnavailableError("no CUDA device here")
+    check(name)
     try:
-        served = native_library.build_info()["providers"]
+        served = load("onnxfit.native_library").build_info()["providers"]
     except Exception as error:  # no library, or a broken one
         raise UnavailableError(str(error)) from error
     if name not in served:
         raise UnavailableError("the custom-op library was built without CUDA")
     return [(name, settings), "CPUExecutionProvider"]
+
+
+def tensorrt(device: str) -> list[Any]:
+    """Return the providers of a session on TensorRT.
+
+    Raises:
+        UnavailableError: ONNX Runtime has it not, or there is no GPU.
+    """
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    name = "TensorrtExecutionProvider"
+    check(name)
+    return [name, "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def check(name: str) -> None:
+    """Check that ONNX Runtime was built with a provider, and that there is a GPU.
+
+    Raises:
+        UnavailableError: One of them is missing.
+    """
+    if name not in load("onnxruntime").get_available_providers():
+        raise UnavailableError(f"this ONNX Runtime has no {name}")
+    if load("onnxfit.native_library").cuda_devices() == 0:
+        raise UnavailableError("no CUDA device here")
 
 
 def started(model: bytes, providers: list[Any], *, library: bool, optimised: str = "") -> Any:
@@ -214,15 +237,11 @@ def networks_part(options: argparse.Namespace) -> list[Row]:
 
 def network_row(original: Any, device: str, nhwc: str, about: Row) -> Row:
     """Measure one network in one layout: the original, with the library, with the body."""
-    onnxfit, onnx = load("onnxfit"), load("onnx")
-    ratio = load("onnxfit.verification.latency").ratio
-    hard = onnxfit.retrofit(original, JUMP).SerializeToString()
+    onnx, ratio = load("onnx"), load("onnxfit.verification.latency").ratio
+    hard = load("onnxfit").retrofit(original, JUMP).SerializeToString()
     plain = original.SerializeToString()
     forms = {"original": (plain, False), "library": (hard, True), "function": (hard, False)}
-    (value,) = original.graph.input
-    shape = [size.dim_value for size in value.type.tensor_type.shape.dim]
-    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    x = np.random.default_rng(0).standard_normal(shape).astype(kind)
+    feeds = image_for(original)
     calls, transposes = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for form, (model, library) in [*forms.items(), ("itself", forms["original"])]:
@@ -231,7 +250,7 @@ def network_row(original: Any, device: str, nhwc: str, about: Row) -> Row:
             session = started(model, providers, library=library, optimised=optimised)
             nodes = onnx.load(optimised, load_external_data=False).graph.node
             transposes[form] = sum(node.op_type == "Transpose" for node in nodes)
-            calls.append(run(session, bound(session, device, {value.name: x})[0]))
+            calls.append(run(session, bound(session, device, feeds)[0]))
         times = in_turns(calls, device)
     return {
         "network": "resnet50",
@@ -241,3 +260,39 @@ def network_row(original: Any, device: str, nhwc: str, about: Row) -> Row:
         "transposes": transposes,
         "ratios": {form: ratio(times[:, i], times[:, 0]) for i, form in enumerate(transposes) if i},
     }
+
+
+def tensorrt_part(options: argparse.Namespace) -> list[Row]:
+    """Measure a hardened ResNet-50 beside the original on TensorRT."""
+    providers = tensorrt(options.device)
+    ratio = load("onnxfit.verification.latency").ratio
+    rows = []
+    for batch in (1,) if options.device == "cpu" else (1, 32):
+        original = load("bundled_networks").network("resnet50", batch)
+        hard = load("onnxfit").retrofit(original, JUMP)
+        feeds, calls = image_for(original), []
+        for model in (original, hard, original):
+            session = started(model.SerializeToString(), providers, library=False)
+            calls.append(run(session, bound(session, options.device, feeds)[0]))
+        times = in_turns(calls, options.device)
+        rows.append(
+            {
+                "network": "resnet50",
+                "dtype": "float",
+                "batch": batch,
+                "milliseconds": float(np.median(times[:, 0]) * 1e3),
+                "ratios": {
+                    form: ratio(times[:, i], times[:, 0])
+                    for i, form in ((1, "function"), (2, "itself"))
+                },
+            }
+        )
+    return rows
+
+
+def image_for(model: Any) -> dict[str, NDArray[Any]]:
+    """Return random images for the one input of a network."""
+    (value,) = model.graph.input
+    shape = [size.dim_value for size in value.type.tensor_type.shape.dim]
+    kind = load("onnx").helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return {value.name: np.random.default_rng(0).standard_normal(shape).astype(kind)}

@@ -18,7 +18,7 @@ TARGET = 0.95
 TARGET_BYTES = 64 << 20
 # No slower than what begins so; and a hardened network, as a share of the original's time.
 RIVALS = ("torch.where", "Triton", "ThresholdedRelu")
-MOST_OF_ORIGINAL = 1.02
+MOST_OF_ORIGINAL, MOST_ON_TENSORRT = 1.02, 1.01
 Row = dict[str, Any]
 
 
@@ -129,6 +129,23 @@ def networks(rows: list[Row]) -> list[str]:
     ]
 
 
+def tensorrt(rows: list[Row]) -> list[str]:
+    """Return what hardening costs a network on TensorRT, as shares of the original's time."""
+    forms = list(rows[0]["ratios"])
+    lines, judged = [], []
+    for row in rows:
+        about = [row["network"], row["dtype"], row["batch"]]
+        cells = [cell(row["ratios"][form]) for form in forms]
+        lines.append([*about, f"{row['milliseconds']:.2f}", *cells])
+        judged.append((row["ratios"]["function"], f"batch {row['batch']}"))
+    return [
+        "## Networks on TensorRT",
+        "",
+        *markdown(["network", "type", "batch", "original, ms", *forms], lines),
+        *verdict(judged, MOST_ON_TENSORRT),
+    ]
+
+
 def page(gpu: Row, ops: Row | None) -> list[str]:
     """Return the whole page."""
     about = f"{gpu['device']}, compute capability {gpu['compute_capability']}, CUDA "
@@ -148,6 +165,8 @@ def page(gpu: Row, ops: Row | None) -> list[str]:
             lines += ["", *rivals(title, ops[part])]
     if ops.get("networks"):
         lines += ["", *networks(ops["networks"])]
+    if ops.get("tensorrt"):
+        lines += ["", *tensorrt(ops["tensorrt"])]
     if ops.get("graph"):
         lines += ["", "A session with `enable_cuda_graph` replays to the right bits."]
     lines += [f"\nLeft out, {part}: {reason}" for part, reason in ops["skipped"].items()]

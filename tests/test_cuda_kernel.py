@@ -210,7 +210,7 @@ def test_comparison_says_what_it_leaves_out(tmp_path: Path) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
 
     skipped = json.loads(file.read_text(encoding="utf-8"))["skipped"]
-    assert ["kernels", "operators", "graph", "networks"] == list(skipped)
+    assert ["kernels", "operators", "graph", "networks", "tensorrt"] == list(skipped)
     assert [f"{part}: left out, {why}" for part, why in skipped.items()] == ran.stdout.splitlines()
 
 
@@ -285,3 +285,7 @@ def test_report_judges_rivals_and_networks(low: float, verdicts: tuple[str, str]
     ) == kernels
     assert f"at most 1.02 beyond the interval; {verdicts[1]}: the worst is " in networks
     assert "resnet50, float, batch 1, library" in networks
+    on_tensorrt = gpu_report.tensorrt([{**about, "ratios": {"function": worst, "itself": far}}])
+    assert f"| resnet50 | float | 1 | 2.00 | {low + 0.01:.3f} (" in on_tensorrt[-3]
+    reached = "reached" if low <= 1.01 else "not reached"
+    assert f"Target: at most 1.01 beyond the interval; {reached}: the worst is " in on_tensorrt[-1]
