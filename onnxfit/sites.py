@@ -1,10 +1,9 @@
-"""Sites: the activations of a model that can become a JumpReLU, and why others cannot."""
+"""Sites: the activations of a model that can become a JumpReLU."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxfit import lowering
@@ -12,59 +11,14 @@ from onnxfit.element_types import MIXED, UNKNOWN
 from onnxfit.errors import ModelError
 from onnxfit.files import as_model
 from onnxfit.graph import BLOCKED_DOMAIN, Scope, scopes
-from onnxfit.op import (
-    DEFAULT_DOMAINS,
-    ELEMENT_TYPES,
-    MIN_OPSET_BFLOAT16,
-    OP_TYPE,
-    shortest_of_each,
-)
+from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES, MIN_OPSET_BFLOAT16, shortest_of_each
 from onnxfit.rewrites import unrewritten
+from onnxfit.unreplaced import OTHERS, why_it_stays, why_no_rectifier
 
 # Where ONNX Runtime's optimiser puts the operators that carry a fused activation.
 FUSED_DOMAINS = ("com.microsoft", BLOCKED_DOMAIN, "com.ms.internal.nhwc")
-
-_SCALES = "it scales negative inputs and does not cut them off"
-_SMOOTH = "it is no rectifier"
-_OTHER_ACTIVATIONS = {
-    "BiasGelu": _SMOOTH,
-    "Celu": _SMOOTH,
-    "Elu": _SMOOTH,
-    "FastGelu": _SMOOTH,
-    "Gelu": _SMOOTH,
-    "HardSigmoid": _SMOOTH,
-    "HardSwish": _SMOOTH,
-    "LeakyRelu": _SCALES,
-    "Max": "a maximum with 0 acts as a Relu: write it as one to harden it",
-    "Mish": _SMOOTH,
-    "PRelu": _SCALES,
-    "QuickGelu": _SMOOTH,
-    "Selu": _SMOOTH,
-    "Shrink": _SMOOTH,
-    "Sigmoid": _SMOOTH,
-    "Softplus": _SMOOTH,
-    "Softsign": _SMOOTH,
-    "Swish": _SMOOTH,
-    "Tanh": _SMOOTH,
-    "ThresholdedRelu": "it has a jump of its own, alpha",
-}
-_RECURRENT = ("RNN", "GRU", "LSTM")
-_QUANTISERS = ("QuantizeLinear", "QLinearConv")
-# Operators behind which a converter would have found the Relu that it folded away.
-_LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "BatchNormalization")
-_KEEP_SIGN = (
-    "AveragePool",
-    "DequantizeLinear",
-    "Flatten",
-    "GlobalAveragePool",
-    "MaxPool",
-    "QuantizeLinear",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-)
 # The operators of the default domain that are looked at more closely.
-_ACTIVATIONS = {"Relu", "Clip", *_OTHER_ACTIVATIONS, *_RECURRENT, *_QUANTISERS}
+_ACTIVATIONS = {"Relu", "Clip", *OTHERS}
 
 
 @dataclass(frozen=True)
@@ -189,7 +143,7 @@ def _activation(node: NodeProto, scope: Scope) -> Found | Unreplaced | None:
         if node.op_type == "Relu":
             return _site(node, scope, "relu")
         if node.op_type == "Clip":
-            reason = _why_no_rectifier(node, scope)
+            reason = why_no_rectifier(node, scope)
             if not reason:
                 return _site(node, scope, "clip")
     elif node.domain in FUSED_DOMAINS:
@@ -201,7 +155,7 @@ def _activation(node: NodeProto, scope: Scope) -> Found | Unreplaced | None:
             reason = f"the activation fused into it is {activation}"
     else:
         return None
-    reason = reason or _why_it_stays(node, scope)
+    reason = reason or why_it_stays(node, scope)
     return _unreplaced(node, scope, reason) if reason else None
 
 
@@ -254,65 +208,3 @@ def _type_name(element_type: int) -> str:
 def _unreplaced(node: NodeProto, scope: Scope, reason: str) -> Unreplaced:
     value = next((value for value in node.output if value), node.name)
     return Unreplaced(scope.full_name(value), node.op_type, reason)
-
-
-def _why_no_rectifier(clip: NodeProto, scope: Scope) -> str:
-    """Say why a Clip cannot be hardened; empty where it can."""
-    lower: object = None
-    for attribute in clip.attribute:
-        if attribute.name == "min":
-            if attribute.ref_attr_name:
-                return "its lower bound is an argument of the function"
-            lower = attribute.f
-    if len(clip.input) > 1 and clip.input[1]:
-        lower = scope.scalar(clip.input[1])
-        if lower is None:
-            return "its lower bound is not a constant of the file"
-    if lower is None:
-        return "it has no lower bound"
-    return "" if lower == 0 else f"its lower bound is {lower}, not 0"
-
-
-def _why_it_stays(node: NodeProto, scope: Scope) -> str:
-    """Say why a node that acts as an activation cannot be hardened; empty for other nodes."""
-    if node.op_type in _RECURRENT:
-        activations = (s for a in node.attribute if a.name == "activations" for s in a.strings)
-        inside = any(activation.lower() == b"relu" for activation in activations)
-        return "the Relu is inside a recurrent operator" if inside else ""
-    if node.op_type == "Max" and not any(scope.scalar(name) == 0 for name in node.input):
-        return ""
-    if node.op_type in _QUANTISERS:
-        folded = "a Relu was folded into the zero point: harden first, quantise second"
-        return folded if _folds_relu(node, scope) else ""
-    return _OTHER_ACTIVATIONS.get(node.op_type, "")
-
-
-def _folds_relu(node: NodeProto, scope: Scope) -> bool:
-    """Tell whether cutting off at the quantiser's zero point does the work of a Relu."""
-    if not _cuts_at_zero(node, scope):
-        return False
-    if node.op_type == "QLinearConv":
-        return True
-    producer = scope.producers.get(node.input[0])
-    seen = set()
-    while producer is not None and producer.op_type in _KEEP_SIGN and id(producer) not in seen:
-        seen.add(id(producer))  # A damaged file may go round in a circle.
-        if producer.op_type == "QuantizeLinear" and _cuts_at_zero(producer, scope):
-            return False
-        producer = scope.producers.get(producer.input[0])
-    if producer is None or producer.op_type not in _LINEAR:
-        return False
-    # A quantiser that kept its Relu has it behind the DequantizeLinear.
-    behind = [user for dequantise in scope.users(node) for user in scope.users(dequantise)]
-    return not any(user.op_type in ("Relu", "Clip", OP_TYPE) for user in behind)
-
-
-def _cuts_at_zero(quantiser: NodeProto, scope: Scope) -> bool:
-    """Tell whether the lowest quantised number stands for 0."""
-    place = 7 if quantiser.op_type == "QLinearConv" else 2
-    if len(quantiser.input) <= place:
-        return True
-    zero_point = scope.scalar(quantiser.input[place])
-    if zero_point is None or not np.issubdtype(zero_point.dtype, np.integer):
-        return False
-    return int(zero_point) == int(np.iinfo(zero_point.dtype.name).min)
