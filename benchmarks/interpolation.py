@@ -20,8 +20,10 @@ import numpy as np
 import onnx
 import onnxruntime
 from environment import command_line, processor
+from images import CIFAR10_JPEG, CIFAR10_TRAIN, DIGITS_TEST, DIGITS_VAL, MNIST, Samples
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
+from trained_networks import RESNET20, Model, digits, lenet
 
 import onnxfit
 from onnxfit.passes.head import find_head
@@ -29,8 +31,6 @@ from onnxfit.passes.interpolation import Kind
 from onnxfit.runtime import quiet_options
 from onnxfit.verification.latency import ROUNDS, in_turns, ratio
 
-TOP = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("ONNXFIT_SHARED", TOP.parent / "shared"))
 RESULT = Path(__file__).parent / "results" / "interpolation.md"
 NEIGHBOURS, MIDDLE = 15, 8
 COUNTS = (10, 20, 50, 100, 200, 500, 1000, 2000, 3000)
@@ -38,79 +38,60 @@ BATCHES = (1, 256)
 # What stands in the place of the last layer, and how many samples it is given at a time.
 FORMS: tuple[tuple[Kind, int], ...] = (("kernel", 256), ("wnll", 1), ("wnll", 256))
 KINDS: tuple[Kind, ...] = ("kernel", "wnll")
-Samples = tuple[NDArray[Any], NDArray[np.int64]]
-Part = tuple[Path, slice]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Case:
     """A network and its data.
 
     Attributes:
         model: Its file.
-        templates: A file of samples, and which of them are templates.
-        test: The same of those that are classified.
-        mean: Subtracted from samples, by channel.
-        std: Divides after that.
+        templates: Labelled samples to interpolate over.
+        test: Others, which are classified.
         words: What the templates are.
     """
 
-    model: Path
-    templates: Part
-    test: Part
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    model: Model
+    templates: Samples
+    test: Samples
     words: str
 
 
-MNIST = SHARED / "data" / "mnist_0_4999.npz"
-CIFAR = SHARED / "data" / "cifar10_jpeg_4000.npz"
-RESNET = SHARED / "models" / "derived" / "jumprelu_resnet20_baseline_bn.onnx"
-CIFAR_UNITS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CASES = {
     "digits": Case(
-        TOP / "models" / "digits_cnn.onnx",
-        (TOP / "models" / "digits_val.npz", slice(None)),
-        (TOP / "models" / "digits_test.npz", slice(None)),
-        (0.0,),
-        (1.0,),
-        "digits_val.npz, which it was not trained on",
+        model=digits("cnn"),
+        templates=Samples(DIGITS_VAL, 0, 450),
+        test=Samples(DIGITS_TEST, 0, 449),
+        words="which it was not trained on",
     ),
     "mnist": Case(
-        SHARED / "models" / "derived" / "jumprelu_lenet_baseline.onnx",
-        (MNIST, slice(3000)),
-        (MNIST, slice(4000, 5000)),
-        (0.1307,),
-        (0.3081,),
-        "images 0 to 2999 of mnist_0_4999.npz, which it was not trained on",
+        model=lenet("baseline"),
+        templates=Samples(MNIST, 0, 3000),
+        test=Samples(MNIST, 4000, 1000),
+        words="which it was not trained on",
     ),
     "cifar10": Case(
-        RESNET,
-        (CIFAR, slice(2000)),
-        (CIFAR, slice(2000, 4000)),
-        *CIFAR_UNITS,
-        "the first half of cifar10_jpeg_4000.npz, which it was not trained on",
+        model=RESNET20,
+        templates=Samples(CIFAR10_JPEG, 0, 2000),
+        test=Samples(CIFAR10_JPEG, 2000, 2000),
+        words="which it was not trained on",
     ),
     "cifar10-train": Case(
-        RESNET,
-        (SHARED / "data" / "cifar10_jpeg_train2000.npz", slice(None)),
-        (CIFAR, slice(2000, 4000)),
-        *CIFAR_UNITS,
-        "cifar10_jpeg_train2000.npz, of its training images",
+        model=RESNET20,
+        templates=Samples(CIFAR10_TRAIN, 0, 2000),
+        test=Samples(CIFAR10_JPEG, 2000, 2000),
+        words="of its training images",
     ),
 }
-
-
-def read(part: Part) -> Samples:
-    """Return samples and their labels."""
-    with np.load(part[0]) as file:
-        return file["x"][part[1]], file["y"][part[1]]
 
 
 def normalised(x: NDArray[Any], case: Case) -> NDArray[np.float32]:
     """Return samples as the network takes them."""
     shape = (1, -1, 1, 1)
-    mean, std = (np.array(numbers, np.float32).reshape(shape) for numbers in (case.mean, case.std))
+    mean, std = (
+        np.array(numbers, np.float32).reshape(shape)
+        for numbers in (case.model.mean, case.model.std)
+    )
     pixels = x.astype(np.float32) / (255 if x.dtype == np.uint8 else 1)
     return np.asarray((pixels - mean) / std, np.float32)
 
@@ -143,16 +124,17 @@ def accuracy(model: ModelProto, x: NDArray[np.float32], y: NDArray[np.int64], ba
 
 def whole_files(name: str, case: Case, batches: tuple[int, ...]) -> tuple[list[str], list[str]]:
     """Return a network's rows of the table of accuracies and of that of sizes and latencies."""
-    model, (x, y) = onnxfit.load(case.model), read(case.test)
+    model, (x, y) = onnxfit.load(case.model.path), case.test.read()
     x = normalised(x, case)
-    units: dict[str, Any] = {"mean": case.mean, "std": case.std}
+    units = case.model.normalisation
     files = {
-        kind: onnxfit.interpolate(model, read(case.templates), kind=kind, **units) for kind in KINDS
+        kind: onnxfit.interpolate(model, case.templates.read(), kind=kind, **units)
+        for kind in KINDS
     }
     own = accuracy(model, x, y, 256)
     found = [accuracy(files[kind], x, y, batch) for kind, batch in FORMS]
     cells = [f"{100 * each:.1f} ({100 * (each - own):+.1f})" for each in found]
-    count = len(read(case.templates)[1])
+    count = case.templates.count
     first = [f"| {name} | {count} | {len(y)} | {100 * own:.1f} | " + " | ".join(cells) + " |"]
     sessions = [started(each) for each in (model, *files.values(), model)]
     costs = []
@@ -200,11 +182,11 @@ def drawn(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]
 
 def curve(case: Case, draws: int) -> list[str]:
     """Return the rows of a network's accuracy by the number of templates."""
-    model = onnxfit.load(case.model)
+    model = onnxfit.load(case.model.path)
     name = find_head(model).feature
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     session = started(model)
-    (x, y), (t, labels) = read(case.test), read(case.templates)
+    (x, y), (t, labels) = case.test.read(), case.templates.read()
     features, templates = (
         outputs(session, normalised(part, case), 256, name).reshape(len(part), -1)
         for part in (x, t)
@@ -254,7 +236,12 @@ def main() -> None:
         accuracies += first
         costs += second
         print(*first, *second, sep="\n", flush=True)
-        curves += ["", f"### {name}: {case.words}", "", f"| templates | {forms} |"]
+        curves += [
+            "",
+            f"### {name}: {case.templates}, {case.words}",
+            "",
+            f"| templates | {forms} |",
+        ]
         curves += ["|---" * (1 + len(FORMS)) + "|", *curve(case, options.draws)]
     lines = [
         "# An output by interpolation: accuracy, size, latency",
@@ -264,7 +251,7 @@ def main() -> None:
         f"{os.getloadavg()[0]:.1f} at the end, where 1 is this benchmark alone. {NEIGHBOURS} "
         f"neighbours, the {MIDDLE}th one bandwidth away. Templates:",
         "",
-        *(f"- {name}: {CASES[name].words}." for name in options.only),
+        *(f"- {name}: {CASES[name].templates}, {CASES[name].words}." for name in options.only),
         "",
         "## Clean accuracy, % (points from the network's own layer)",
         "",

@@ -51,6 +51,10 @@ NATIVE_ONLY = (
     "These are native gradients alone, and the model is hardened: they do not see across the "
     "jumps. --backward all finds more."
 )
+NO_NETWORKS = (
+    "These are native gradients alone, and the model interpolates over templates: they vanish "
+    "where all neighbours are of one class. --backward all finds more."
+)
 
 
 def size_options(verb: Any, *, paper: bool = False) -> Any:
@@ -109,8 +113,8 @@ def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> 
 @click.option(
     "--backward",
     type=click.Choice(BACKWARDS),
-    help="Slope of a JumpReLU in the backward pass: all of them one after the other, the default "
-    "for a hardened model, or one.",
+    help="Slope of a JumpReLU in the backward pass: all of them one after the other, and the "
+    "surrogate networks of an interpolated model, the default for such models, or one.",
 )
 @click.option("--tau", callback=positive, metavar="SHARE", help="Width of the smooth gate.")
 @click.option("--eot", type=click.IntRange(min=1), metavar="N", help="Average N gradients.")
@@ -178,7 +182,8 @@ def attack(
         how |= {"made_on": open_made_on(made_on, data, target), "goal": goal}
     else:
         run, attacks = single_attack.run, _attacks(name, settings, data, backward, target, opened)
-        how = {"resume": resume, "sources": opened}
+        networks = _networks(attacks[0], backward, target)
+        how = {"resume": resume, "sources": opened, "networks": networks}
     some = dataset.spread(64).x
     target.parity(some)
     for warning in target.warnings("model", some):
@@ -213,8 +218,11 @@ def attack(
         print_json(document)
     else:
         _print(document)
-    if target.is_hardened and document["native"] and len(attacks) == 1:
-        click.echo(NATIVE_ONLY, err=True)
+    if document["native"] and len(document["attacks"]) == 1:
+        if target.is_hardened:
+            click.echo(NATIVE_ONLY, err=True)
+        elif target.networks:
+            click.echo(NO_NETWORKS, err=True)
 
 
 def _sources(paths: Sequence[Path], target: Any, normalisation: dict[str, Any]) -> list[Any]:
@@ -237,9 +245,9 @@ def _attacks(
     sources: Sequence[Any],
 ) -> list[Any]:
     """Make the attack, with each backward pass that was asked for."""
-    from onnxfit.attacks.attack import BudgetAttack, GradientAttack, MinimalAttack
+    from onnxfit.attacks.attack import BudgetAttack, GradientAttack
     from onnxfit.attacks.catalogue import CATALOGUE, make_attack
-    from onnxfit.verification.single_attack import with_surrogates
+    from onnxfit.verification.single_attack import tries_all, with_surrogates
 
     kind = CATALOGUE[name][0]
     if settings["eps"] is None and issubclass(kind, BudgetAttack):
@@ -254,10 +262,17 @@ def _attacks(
         chosen = make_attack(name, {**settings, "bounds": data.bounds, "seed": data.seed})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    # Of a search for the smallest perturbation there is one answer, by one gradient.
-    smallest = isinstance(chosen, MinimalAttack) and chosen.eps is None
-    every = backward == "all" or (backward is None and target.is_hardened and not smallest)
+    every = backward == "all" or (target.is_hardened and tries_all(chosen, backward))
     return with_surrogates(chosen) if every else [chosen]
+
+
+def _networks(chosen: Any, backward: str | None, target: Any) -> list[str]:
+    """Return the surrogate networks that an attack follows."""
+    from onnxfit.attacks.attack import GradientAttack
+    from onnxfit.verification.single_attack import tries_all
+
+    follows = isinstance(chosen, GradientAttack) and tries_all(chosen, backward)
+    return list(target.networks) if follows else []
 
 
 def _print(document: dict[str, Any]) -> None:

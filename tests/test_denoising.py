@@ -15,8 +15,8 @@ from support import MODELS, newest_opset, parse, plain_session, run
 import onnxfit
 from onnxfit import passes, rewrites
 from onnxfit.errors import ModelError, ParityError
-from onnxfit.record import provenance
 from onnxfit.randomness import drawn_value
+from onnxfit.record import provenance
 
 skimage = pytest.importorskip("skimage.restoration")
 

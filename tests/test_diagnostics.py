@@ -180,6 +180,17 @@ def test_what_native_gradients_overstate_is_told_in_points() -> None:
         start + " Surrogate backward passes break 41 samples that the model masks from its own "
         "gradients, and the worst case accounts for that."
     ) == native_gradients(200, 53, 12, 10).detail
+    by_network = {"own head": 30, "template kernel 1": 11}
+    assert (
+        start
+        + " Surrogate backward passes and networks break 41 samples that the model masks from "
+        "its own gradients, and the worst case accounts for that. Surrogate networks were the "
+        "first to break: 30 (own head), 11 (template kernel 1)."
+    ) == native_gradients(200, 53, 12, 10, by_network).detail
+    fine = native_gradients(200, 12, 12, 12, {"own head": 0}).detail
+    assert fine.endswith(
+        "chance explains. Surrogate networks were the first to break: 0 (own head)."
+    )
 
 
 @pytest.mark.parametrize(

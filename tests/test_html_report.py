@@ -549,6 +549,20 @@ def test_what_a_model_said(outcome: Outcome, sentence: str) -> None:
 
 
 @pytest.mark.usefixtures("words")
+def test_attacks_through_surrogate_networks() -> None:
+    """Rows name the network, and what that is stands among the words; elsewhere it does not."""
+    result = plain_document()
+    assert "Own head, template kernel, past denoising" not in Page(render(result)).text
+    first = {**result["attacks"][0], "network": "own head"}
+    backwards = ("own head", "own head, smooth 0.2")
+    result["attacks"] = [*result["attacks"], *({**first, "backward": b} for b in backwards)]
+    page = Page(render(result))
+    assert f"{first['name']} own head " in page.text
+    assert f"{first['name']} own head, smooth gate, τ = 0.2 " in page.text
+    assert "Own head, template kernel, past denoising" in page.text
+
+
+@pytest.mark.usefixtures("words")
 def test_samples_that_are_no_images() -> None:
     """Vectors have no pictures; a sentence says so."""
     vector = Exhibit(0, 1, np.zeros(5, np.float32), Outcome(1))

@@ -211,6 +211,15 @@ def test_verify_compares_it_with_its_own_head() -> None:
     assert not found.passed  # Gradients vanish where all neighbours are of one class.
     failed = {check["check"] for check in found["diagnostics"] if not check["passed"]}
     assert "zero-gradients" in failed
+    networks = ["own head", "template kernel 1", "template kernel 4", "template kernel 16"]
+    through = [record for record in found["attacks"] if "network" in record]
+    assert networks == [record["network"] for record in through]
+    assert found["worst_case"]["robust_accuracy"] < found["native"]["robust_accuracy"] - 0.15
+    others = found["baseline"]["attacks"]
+    assert [None] * 4 == [r["robust_accuracy"] for r in others if r.get("network") in networks]
+    assert not any("network" in record for record in alone["attacks"])
+    told = next(c["detail"] for c in found["diagnostics"] if c["check"] == "native-gradients")
+    assert " (own head), " in told
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import onnxfit
 from onnxfit.data import as_dataset
 from onnxfit.deployed import Deployed
 from onnxfit.errors import DataError
-from onnxfit.record import provenance
 from onnxfit.passes.wnll import RIDGE, SWEEPS
+from onnxfit.record import provenance
 
 K, MIDDLE, CLASSES = 15, 8, 10
 BOUNDS = (-1000.0, 1000.0)

@@ -1,5 +1,6 @@
 """What every attack does: check what it is given, attack, and judge what came out."""
 
+import contextlib
 import dataclasses
 import math
 from abc import ABC, abstractmethod
@@ -83,6 +84,7 @@ class Attack(ABC):
         *,
         scales: Mapping[str, float] | None = None,
         advance: Callable[[int], object] = lambda count: None,
+        judge: torch.nn.Module | None = None,
     ) -> Samples:
         """Attack samples.
 
@@ -99,6 +101,8 @@ class Attack(ABC):
             advance: Is called with a number of samples as soon as they are done with, N in all; by
                 attacks that look for the smallest perturbation, with the same share of the samples
                 as of their steps.
+            judge: The module that a point must fool, on the same device, where ``model`` is but
+                another whose logits and gradients are followed.
 
         Returns:
             For each sample a point within the bounds and the attack's reach, of the kind that the
@@ -111,8 +115,12 @@ class Attack(ABC):
         """
         x, y = checked(inputs, labels, self.bounds)
         device = device_of(model)
-        with full_precision(), evaluated(model), weights_laid_out(model, x):
-            search = Search(self, model, x.to(device), y.to(device), scales, advance)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(full_precision())
+            for module in dict.fromkeys((model, model if judge is None else judge)):
+                stack.enter_context(evaluated(module))
+                stack.enter_context(weights_laid_out(module, x))
+            search = Search(self, model, x.to(device), y.to(device), scales, advance, judge)
             if len(x) and search.remaining.any():
                 with search.slopes():
                     self._attack(search)

@@ -29,7 +29,8 @@ class Search:
 
     Attributes:
         attack: The settings.
-        model: What is attacked.
+        model: Whose logits and gradients are followed.
+        judge: What says whether a point is misclassified: the model too, or another.
         passes: How many passes a gradient and logits are averaged over.
         x: All samples, N×….
         labels: N.
@@ -49,8 +50,10 @@ class Search:
         labels: torch.Tensor,
         scales: Mapping[str, float] | None,
         advance: Callable[[int], object] = lambda count: None,
+        judge: torch.nn.Module | None = None,
     ) -> None:
         self.attack, self.model, self._advance = attack, model, advance
+        self.judge = model if judge is None else judge
         self._scales, self._sloped = scales, False
         self.x, self.labels = laid_out(x), labels
         self.best = self.x.clone()
@@ -73,7 +76,7 @@ class Search:
         self.logits = self.compute(self.x)
         self.classes = self.logits.shape[1]
         check_classes(self.classes, labels)
-        wrong = self.wrong(self.logits, labels)
+        wrong = self._judged(self.x, labels, self.logits)
         self.broken |= wrong
         self.distance[wrong] = 0.0
         self._report()
@@ -96,9 +99,20 @@ class Search:
 
     def compute(self, points: torch.Tensor) -> torch.Tensor:
         """Return the logits of points, n×C, without gradients."""
+        return self._computed(self.model, points)
+
+    def _computed(self, module: torch.nn.Module, points: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            passes = [as_logits(self.model(points), len(points)) for _ in range(self.passes)]
+            passes = [as_logits(module(points), len(points)) for _ in range(self.passes)]
         return passes[0] if len(passes) == 1 else torch.stack(passes).mean(0)
+
+    def _judged(
+        self, points: torch.Tensor, labels: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Say which points are misclassified; ``logits`` are the model's."""
+        if self.judge is not self.model:
+            logits = self._computed(self.judge, points)
+        return self.wrong(logits, labels)
 
     def gradient(
         self, points: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]
@@ -158,13 +172,13 @@ class Search:
         Args:
             rows: The numbers of the samples, n.
             points: One inside the ball for each, n×….
-            logits: Of the points, n×C.
+            logits: What the model makes of the points, n×C.
 
         Returns:
             Which points are adversarial and were kept, n booleans. With ``quantize`` that is judged
             of the nearest points that 8 bits can hold, which are what is kept.
         """
-        found = self.wrong(logits, self.labels[rows])
+        found = self._judged(points, self.labels[rows], logits)
         if not found.any():
             return found
         at = found.nonzero().squeeze(1)
@@ -206,7 +220,7 @@ class Search:
         if not isinstance(self.ball, QuantizedBall):
             return points, self.ball[rows].contains(points)
         points = self.rounded(rows, points)
-        return points, self.wrong(self.compute(points), self.labels[rows])
+        return points, self.wrong(self._computed(self.judge, points), self.labels[rows])
 
     def rounded(self, rows: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Return the nearest points that may be given back."""

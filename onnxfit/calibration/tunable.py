@@ -18,7 +18,8 @@ from onnxfit.rewrites import unrewritten
 from onnxfit.run_time_jumps import with_run_time_jumps
 from onnxfit.sites import scan
 from onnxfit.twin.jump_relu import jump_relus
-from onnxfit.verification.target import DeployedClassifier, Target
+from onnxfit.verification.deployed_classifier import DeployedClassifier
+from onnxfit.verification.target import Target
 
 
 class Tunable:

@@ -93,6 +93,7 @@ def render(
         failed=_failed(result),
         rows=rows,
         common=_common_settings(rows),
+        networks=any("network" in one for one in _attacks(result)),
         measures=any("mean_relative_perturbation" in one for one in _attacks(result)),
         curve=_curve(result, names),
         universal=universal.section(result.get("universal"), names, deltas or {}, bounds),
@@ -137,10 +138,14 @@ def _common_settings(rows: Sequence[Mapping[str, Document]]) -> Document:
 
 def _backward(backward: Any) -> str:
     """Write which gradient an attack used."""
-    text = str(backward)
-    if text.startswith("smooth "):
-        return f"smooth gate, τ = {text.removeprefix('smooth ')}"
-    return _BACKWARDS.get(text, text)
+    # Through a surrogate network its name goes before.
+    parts = str(backward).split(", ")
+    return ", ".join(
+        f"smooth gate, τ = {part.removeprefix('smooth ')}"
+        if part.startswith("smooth ")
+        else _BACKWARDS.get(part, part)
+        for part in parts
+    )
 
 
 def _attacks(side: Document) -> list[Document]:

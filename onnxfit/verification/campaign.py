@@ -42,7 +42,8 @@ class Tally:
         twin: Whether its point fools the twin.
         deployed: Whether it fools the file.
         seconds: How long it took.
-        ran: Whether it could run: a model through which no gradient passes has none to follow.
+        ran: Whether it could run: a model through which no gradient passes has none to follow, and
+            one without the stage's surrogate network has not got that.
     """
 
     attacked: Mask
@@ -76,6 +77,15 @@ class Score:
             if not families or stage.family in families:
                 left &= ~tally.deployed
         return left
+
+    def broken_through(self) -> dict[str, int]:
+        """Count the samples that attacks through each surrogate network were the first to break."""
+        counts: dict[str, int] = {}
+        for number, stage in enumerate(self.stages):
+            if stage.network is not None:
+                first = int((self.finder == number).sum())
+                counts[stage.network] = counts.get(stage.network, 0) + first
+        return counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +180,12 @@ class Campaign:
         )
         score.correct[rows] = right
         left, points = right.copy(), shard.x.copy()
-        follows = target.passes_gradients(torch.from_numpy(shard.x[:1]))
+        one = torch.from_numpy(shard.x[:1])
+        followed = {stage.network: target.followed(stage.network, one) for stage in self.stages}
         for number, stage in enumerate(self.stages):
             given = np.flatnonzero(right if stage.everyone else left)
             tally = score.tallies[number]
-            if stage.needs_gradients and not follows:
+            if stage.needs_gradients and not followed[stage.network]:
                 tally.ran, given = False, given[:0]
             self.advance(len(right) - len(given))
             found = self._stage(side, number, shard, start, given)
@@ -226,10 +237,12 @@ class Campaign:
         """Run one attack on a batch, and judge what comes out by the twin and by the file."""
         target, stage = self.targets[side], self.stages[number]
         module = target.deployed if stage.deployed else target.twin
+        followed = module if stage.network is None else target.networks[stage.network]
         began = time.perf_counter()
         seed = int(np.random.SeedSequence([self._seed, number, first]).generate_state(1)[0])
         attack, labels = stage.on(self._sources.get(side), seed), torch.from_numpy(y)
-        points = attack(module, x, labels, scales=self.scales, advance=self.advance)
+        how: dict[str, Any] = {"scales": self.scales, "advance": self.advance, "judge": module}
+        points = attack(followed, x, labels, **how)
         with torch.no_grad():
             logits = target.twin(points.to(target.device)).cpu()
         deployed = target.predictions(points) != y

@@ -1,6 +1,6 @@
 """Robust accuracy over eps: where each sample breaks, on a grid around the eps of the gate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,19 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.gradient import PGD
-from onnxfit.attacks.surrogates import TAUS
 from onnxfit.data import Batch
-from onnxfit.verification.suites import Threat
+from onnxfit.verification.suites import Threat, few_backwards
 from onnxfit.verification.target import Target
 
 # Shares of the gate's eps.
 GRID = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 STEPS = 20
-# Backward passes beside the model's own that the worst case of the curve is over.
-SURROGATES: tuple[dict[str, Any], ...] = (
-    {"backward": "smooth", "tau": TAUS[0]},
-    {"backward": "smooth", "tau": TAUS[2]},
-)
 
 Mask = NDArray[np.bool_]
 
@@ -37,6 +31,7 @@ class Curve:
         threat: What the attacker of the gate may do.
         jumps: Whether surrogates make a difference.
         scales: The scale of each jump.
+        networks: The surrogate networks that a model has, by name.
         batch_size: Samples computed at a time.
         seed: Of everything random.
 
@@ -52,12 +47,15 @@ class Curve:
         *,
         jumps: bool,
         scales: Mapping[str, float],
+        networks: Sequence[str] = (),
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         self._threat, self._scales = threat, scales
         self._batch_size, self._seed = batch_size, seed
-        self._surrogates = SURROGATES if jumps else ()
+        few = few_backwards(jumps)
+        every = [(None, few[1:]), *((network, few) for network in networks)]
+        self._surrogates = [(network, settings) for network, some in every for settings in some]
         self.eps = (0.0, *(share * threat.eps for share in GRID))
         self.robust = np.zeros(len(self.eps), np.int64)
         self.native = np.zeros(len(self.eps), np.int64)
@@ -104,26 +102,33 @@ class Curve:
         self, target: Target, shard: Batch, share: float, worst: Mask, native: Mask
     ) -> tuple[Mask, Mask]:
         """Return which of some samples break in the worst case, and which by native gradients."""
-        by_native = self._broken(target, shard, share, worst | native, {})
+        by_native = self._broken(target, shard, share, worst | native)
         broken = by_native.copy()
-        for settings in self._surrogates:
-            broken |= self._broken(target, shard, share, worst & ~broken, settings)
+        for network, settings in self._surrogates:
+            broken |= self._broken(target, shard, share, worst & ~broken, network, **settings)
         return broken & worst, by_native & native
 
     def _broken(
-        self, target: Target, shard: Batch, share: float, given: Mask, settings: dict[str, Any]
+        self,
+        target: Target,
+        shard: Batch,
+        share: float,
+        given: Mask,
+        network: str | None = None,
+        **settings: Any,
     ) -> Mask:
-        """Return which of some samples break under PGD."""
+        """Return which of some samples break under PGD, by the gradients of one network."""
         eps = share * self._threat.eps
         within = {**self._threat.settings, "eps": eps, "eot": self._threat.eot}
         attack = PGD(**within, steps=STEPS, seed=self._seed, **settings)
         broken = np.zeros(len(given), bool)
-        if not target.passes_gradients(torch.from_numpy(shard.x[:1])):
+        module = target.followed(network, torch.from_numpy(shard.x[:1]))
+        if module is None:
             return broken
         rows = np.flatnonzero(given)
         for start in range(0, len(rows), self._batch_size):
             at = rows[start : start + self._batch_size]
             x, y = torch.from_numpy(shard.x[at]), torch.from_numpy(shard.y[at])
-            points = attack(target.twin, x, y, scales=self._scales)
+            points = attack(module, x, y, scales=self._scales, judge=target.twin)
             broken[at] = target.predictions(points) != shard.y[at]
         return broken

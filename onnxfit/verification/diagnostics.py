@@ -6,6 +6,7 @@ A check fails only where chance does not explain what was seen.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,7 +186,13 @@ def saturated_logits(n: int, saturated: int) -> Diagnostic:
     return Diagnostic(check, True, passed, found + reason)
 
 
-def native_gradients(n: int, native: int, white_box: int, worst: int) -> Diagnostic:
+def native_gradients(
+    n: int,
+    native: int,
+    white_box: int,
+    worst: int,
+    by_network: Mapping[str, int] | None = None,
+) -> Diagnostic:
     """Report how far the model's own gradients overstate its robustness; no gate.
 
     It does not pass where the worst case lies below Wilson's interval of the robust accuracy under
@@ -194,8 +201,9 @@ def native_gradients(n: int, native: int, white_box: int, worst: int) -> Diagnos
     Args:
         n: Number of samples.
         native: Robust ones under the attacks with the model's own gradients.
-        white_box: Robust ones under those and the surrogate backward passes.
+        white_box: Robust ones under those and the surrogate backward passes and networks.
         worst: Robust ones under all attacks.
+        by_network: How many samples attacks through each surrogate network were the first to break.
     """
     check = "native-gradients"
     if not n:
@@ -204,15 +212,19 @@ def native_gradients(n: int, native: int, white_box: int, worst: int) -> Diagnos
         f"Native gradients alone leave {_share(native, n)} robust, all attacks together "
         f"{_share(worst, n)}"
     )
+    counts = ", ".join(f"{count} ({name})" for name, count in (by_network or {}).items())
+    through = f" Surrogate networks were the first to break: {counts}." if counts else ""
     if not _fewer(worst, native, n):
-        return Diagnostic(check, False, True, f"{found}: no more than chance explains.")
+        detail = f"{found}: no more than chance explains.{through}"
+        return Diagnostic(check, False, True, detail)
     detail = f"{found}: they overstate by {100 * (native - worst) / n:.1f} points."
     if native > white_box:
+        what = "backward passes and networks" if counts else "backward passes"
         detail += (
-            f" Surrogate backward passes break {_samples(native - white_box)} that the model "
+            f" Surrogate {what} break {_samples(native - white_box)} that the model "
             "masks from its own gradients, and the worst case accounts for that."
         )
-    return Diagnostic(check, False, False, detail)
+    return Diagnostic(check, False, False, detail + through)
 
 
 def deepfool_distance(

@@ -97,14 +97,16 @@ class Evidence:
         white_box = int(score.robust("native", "surrogate").sum())
         everything = int(score.robust().sum())
         yield diagnostics.gradient_free(self._n, white_box, everything)
-        if not all(tally.ran for tally in score.tallies):
+        tallies = zip(score.stages, score.tallies, strict=True)
+        if not all(tally.ran for stage, tally in tallies if stage.family == "native"):
             return
         names = {stage.name: at for at, stage in reversed(list(enumerate(score.stages)))}
         one = score.tallies[names[FEW_STEPS]]
         many = score.tallies[next(names[name] for name in MANY_STEPS if name in names)]
         correct = score.correct
         yield diagnostics.many_steps(one.deployed[correct], many.deployed[correct])
-        yield diagnostics.native_gradients(self._n, native, white_box, everything)
+        by_network = score.broken_through()
+        yield diagnostics.native_gradients(self._n, native, white_box, everything, by_network)
 
     def _large_eps(self, campaign: Campaign) -> Diagnostic:
         norm, bounds = self._settings.norm, self._bounds

@@ -22,7 +22,7 @@ from onnxfit.verification.evidence import Evidence
 from onnxfit.verification.exhibits import Gallery
 from onnxfit.verification.headline import headline, paper_headline
 from onnxfit.verification.latency import measure
-from onnxfit.verification.opening import Samples, choose, open_targets, opened
+from onnxfit.verification.opening import Samples, choose, networks_of, open_targets, opened
 from onnxfit.verification.policy import (
     NOT_WORSE,
     Policy,
@@ -331,13 +331,23 @@ class Gate:
         )
         jumps = any(target.has_jumps for target in self.targets.values())
         paired = "baseline" in self.targets
-        chosen = stages(settings.suite, threat, jumps=jumps, transfer=paired, steps=settings.steps)
+        networks = networks_of(self.targets)
+        chosen = stages(
+            settings.suite,
+            threat,
+            jumps=jumps,
+            transfer=paired,
+            steps=settings.steps,
+            networks=networks,
+            hardened=any(target.is_hardened for target in self.targets.values()),
+        )
         how: dict[str, Any] = {"seed": settings.seed, "batch_size": settings.batch_size}
         campaign = Campaign(
             self.targets, self.data, chosen, journal=None if files is None else files.journal, **how
         )
         campaign.curves = {
-            side: Curve(threat, jumps=jumps, scales=campaign.scales, **how) for side in self.targets
+            side: Curve(threat, jumps=jumps, scales=campaign.scales, networks=networks, **how)
+            for side in self.targets
         }
         study = SaliencyStudy(self.targets, self.data, settings)
         with self._begin(campaign.work, "attacks") as campaign.advance:

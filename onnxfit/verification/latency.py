@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     # The benchmarks of the CUDA kernels measure where there is no ONNX, too.
     import torch
 
-    from onnxfit.verification.target import DeployedClassifier
+    from onnxfit.verification.deployed_classifier import DeployedClassifier
 
 # A round lasts at least this long, so that the clock's own steps do not matter.
 _ROUND_SECONDS = 1e-2

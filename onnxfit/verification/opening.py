@@ -70,6 +70,11 @@ def open_targets(
     return targets
 
 
+def networks_of(targets: Mapping[Side, Target]) -> list[str]:
+    """Return the names of the surrogate networks that any of the models has."""
+    return list(dict.fromkeys(name for target in targets.values() for name in target.networks))
+
+
 def opened(data: Samples, limit: int | None, bounds: Bounds, target: Target) -> Dataset:
     """Open samples in the form that a model takes them.
 

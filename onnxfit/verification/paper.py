@@ -16,8 +16,9 @@ from onnxfit.data import Batch
 from onnxfit.errors import DataError
 from onnxfit.twin.gradients import device_of
 from onnxfit.twin.preprocessing import Preprocessed
+from onnxfit.verification.deployed_classifier import DeployedClassifier
 from onnxfit.verification.statistics import wilson
-from onnxfit.verification.target import DeployedClassifier, Target
+from onnxfit.verification.target import Target
 
 BATCH = 2000  # The authors' batch, whose smallest and largest value bound the attacks.
 STEPS = 40

@@ -4,6 +4,7 @@ All of them go through the samples a batch at a time. Gradients and logits are l
 both the file and the twin classify a sample correctly: there is something to attack there.
 """
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -164,8 +165,8 @@ def survivors_of_large_eps(
     The attack is PGD with 40 steps of a tenth of the range and momentum, which sees past what is
     rugged on a small scale. It starts at the sample: a random point would be misclassified by
     almost any model, whatever its gradients. Both losses are tried, with native and smooth
-    backward passes, each on what is left, and judged by the deployed file. Where no gradient
-    passes at all, every sample withstands.
+    backward passes, and through the surrogate networks that the model has, each on what is left,
+    and judged by the deployed file. Where no gradient passes at all, every sample withstands.
 
     Args:
         target: The model.
@@ -183,9 +184,11 @@ def survivors_of_large_eps(
     for points, labels in _correct(target, x, y, given["batch_size"]):
         left, classes = points[: limit - n], labels[: limit - n]
         n += len(left)
-        for attack in attacks if target.passes_gradients(left) else ():
+        native = [target.twin] if target.passes_gradients(left) else []
+        modules = [*native, *target.networks.values()]
+        for module, attack in itertools.product(modules, attacks):
             if len(left):
-                moved = attack(target.twin, left, classes, scales=given["scales"])
+                moved = attack(module, left, classes, scales=given["scales"], judge=target.twin)
                 robust = _named(target, moved) == classes
                 left, classes = left[robust], classes[robust]
         found += len(left)

@@ -41,6 +41,7 @@ def scored(campaign: Campaign, side: Side) -> Document:
             {
                 "name": stage.name,
                 "backward": stage.backward,
+                **({} if stage.network is None else {"network": stage.network}),
                 "norm": stage.attack.norm,
                 "eps": stage.attack.radius,
                 "settings": settings,

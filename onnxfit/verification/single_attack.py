@@ -38,6 +38,7 @@ def run(
     batch_size: int = 64,
     resume: bool = False,
     sources: Sequence[Target] = (),
+    networks: Sequence[str] = (),
     begin: Begin = silent,
 ) -> Document:
     """Attack all samples, and replay what comes out on the file in ONNX Runtime.
@@ -55,12 +56,14 @@ def run(
         batch_size: Samples computed at a time.
         resume: Go on with an unfinished run beside the output.
         sources: The models that a transfer starts from.
+        networks: The surrogate networks of the model that are followed, too, each by all attacks.
         begin: As in :func:`onnxfit.verify`.
 
     Returns:
         What the command line prints as JSON.
     """
-    chosen = [stage_of(name, attack) for attack in attacks]
+    own = [stage_of(name, attack) for attack in attacks]
+    chosen = [*own, *(stage.through(network) for network in networks for stage in own)]
     depends = {
         "models": [(each.sha256, each.external_data) for each in (target, *sources)],
         "data": (data.sha256, data.n, data.bounds),
@@ -122,6 +125,17 @@ def with_surrogates(attack: AnyAttack) -> list[AnyAttack]:
     if not isinstance(attack, GradientAttack | UniversalPerturbation):
         return [attack]
     return [attack, *(dataclasses.replace(attack, **settings) for settings in backwards(True))]
+
+
+def tries_all(attack: Attack, backward: str | None) -> bool:
+    """Say whether an attack tries every gradient that a model offers.
+
+    Args:
+        attack: Of a search for the smallest perturbation there is one answer, by one gradient.
+        backward: What was asked for; None for nothing.
+    """
+    smallest = attack.is_minimal and attack.radius == math.inf
+    return backward == "all" or (backward is None and not smallest)
 
 
 def _columns(found: Found, campaign: Campaign, norm: str) -> dict[str, NDArray[Any]]:

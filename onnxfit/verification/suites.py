@@ -1,9 +1,9 @@
 """Which attacks a suite holds, in which order, and on which samples."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -36,7 +36,8 @@ class Stage:
         name: As reports call it.
         attack: With its settings.
         family: ``native``: with the model's own gradients; ``surrogate``: with another backward
-            pass; ``black-box``: without gradients of the model.
+            pass or of another network; ``black-box``: without gradients of the model.
+        network: The surrogate network whose gradients it follows, in place of the model's.
         deployed: Whether it runs on the file in ONNX Runtime, not on the twin.
         everyone: Whether it is given samples that earlier attacks broke as well, so that it can
             be compared with others.
@@ -46,21 +47,32 @@ class Stage:
     name: str
     attack: Attack
     family: Family
+    network: str | None = None
     deployed: bool = False
     everyone: bool = False
     transfer: bool = False
 
     @property
     def backward(self) -> str:
-        """What reports call the backward pass: ``true``, ``relu``, ``smooth τ`` or ``none``."""
+        """What reports call the backward pass: ``true``, ``relu``, ``smooth τ`` or ``none``.
+
+        Through a surrogate network it is the network's name, and ``, smooth τ`` where that is so.
+        """
         if self.family == "black-box" or not isinstance(self.attack, GradientAttack):
             return "none"
-        return backward_name(self.attack)
+        name = backward_name(self.attack)
+        if self.network is None:
+            return name
+        return self.network if name == "true" else f"{self.network}, {name}"
 
     @property
     def needs_gradients(self) -> bool:
         """Whether it follows gradients of the model under attack."""
         return isinstance(self.attack, GradientAttack)
+
+    def through(self, network: str) -> Self:
+        """Return the stage as it follows a surrogate network."""
+        return dataclasses.replace(self, family="surrogate", network=network)
 
     def on(self, source: torch.nn.Module | None, seed: int) -> Attack:
         """Return the attack with its seed, and a transfer with the model to start from."""
@@ -105,7 +117,14 @@ class Threat:
 
 
 def stages(
-    suite: Suite, threat: Threat, *, jumps: bool, transfer: bool, steps: int | None = None
+    suite: Suite,
+    threat: Threat,
+    *,
+    jumps: bool,
+    transfer: bool,
+    steps: int | None = None,
+    networks: Sequence[str] = (),
+    hardened: bool = True,
 ) -> list[Stage]:
     """Return the attacks of ``quick`` or ``standard``.
 
@@ -119,15 +138,32 @@ def stages(
         jumps: Whether the models hold JumpReLUs, so that surrogates make a difference.
         transfer: Whether there is another model to transfer from.
         steps: Of the attacks that follow gradients; by default 20 in ``quick``, else 100.
+        networks: The surrogate networks that a model has, by name.
+        hardened: Whether any jump is not 0, so that these are tried with smooth gates, too.
     """
     make = _quick if suite == "quick" else _standard
-    return list(make(threat, jumps, transfer, steps))
+    chosen = list(make(threat, jumps, transfer, steps))
+    through = list(_through_networks(suite, threat, steps, networks, hardened))
+    # White-box attacks come before those that need no gradients.
+    white_box = sum(stage.family != "black-box" for stage in chosen)
+    return [*chosen[:white_box], *through, *chosen[white_box:]]
 
 
 def backwards(jumps: bool) -> list[dict[str, Any]]:
     """Return the settings of every surrogate backward pass."""
     smooth = [{"backward": "smooth", "tau": tau} for tau in TAUS]
     return [{"backward": "relu"}, *smooth] if jumps else []
+
+
+def few_backwards(jumps: bool, taus: Sequence[float] = (TAUS[0], TAUS[2])) -> list[dict[str, Any]]:
+    """Return the settings of the true backward pass and of smooth gates, one narrow and one wide.
+
+    Args:
+        jumps: Whether gates make a difference.
+        taus: Their widths.
+    """
+    smooth = [{"backward": "smooth", "tau": tau} for tau in taus]
+    return [{}, *smooth] if jumps else [{}]
 
 
 def _quick(threat: Threat, jumps: bool, transfer: bool, steps: int | None) -> Iterator[Stage]:
@@ -158,6 +194,25 @@ def _standard(threat: Threat, jumps: bool, transfer: bool, steps: int | None) ->
         for settings in backwards(jumps):
             yield Stage(name=name, attack=kind(**descent, **settings), family="surrogate")
     yield from _without_gradients(threat, transfer, steps=40, queries=5000, decisions=1000)
+
+
+def _through_networks(
+    suite: Suite, threat: Threat, steps: int | None, networks: Sequence[str], hardened: bool
+) -> Iterator[Stage]:
+    """Yield the attacks that follow surrogate networks."""
+    descent: dict[str, Any] = {**threat.settings, "eot": threat.eot}
+    for network in networks:
+        how: dict[str, Any] = {"family": "surrogate", "network": network}
+        if suite == "quick":
+            for settings in few_backwards(hardened, TAUS[1:2]):
+                pgd = PGD(**descent, **settings, steps=steps or 20)
+                yield Stage(name="pgd", attack=pgd, **how)
+            continue
+        for settings in few_backwards(hardened):
+            apgd = APGD(**descent, **settings, steps=steps or 100)
+            yield Stage(name="apgd-ce", attack=apgd, **how)
+        targeted = TargetedAPGD(**descent, steps=steps or 100)
+        yield Stage(name="apgd-t", attack=targeted, **how)
 
 
 def _without_gradients(

@@ -1,6 +1,6 @@
 """A model under attack: its twin gives gradients, the file in ONNX Runtime gives the verdict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,58 +19,15 @@ from onnxfit.files import folder_of, read_with_digest
 from onnxfit.hardening import restore, retrofit
 from onnxfit.record import FINETUNING, provenance
 from onnxfit.sites import find_sites
-from onnxfit.twin.classifier import Classifier, as_logits
+from onnxfit.surrogate_networks import surrogate_networks
+from onnxfit.twin.classifier import Classifier
 from onnxfit.twin.jump_relu import jump_relus
 from onnxfit.twin.parity import Parity
 from onnxfit.twin.preprocessing import Preprocessed
+from onnxfit.verification.deployed_classifier import DeployedClassifier
 
-# ONNX Runtime's log of a probability of 0.
-_LEAST_PROBABILITY = float(np.finfo(np.float32).tiny)
 # Ties and values within rounding of a jump may make twin and file name different classes.
 LEAST_AGREEMENT = 0.9
-
-
-class DeployedClassifier(torch.nn.Module):
-    """A file in ONNX Runtime as a module: samples N×… in the data's units in, logits N×C out.
-
-    It has no gradients. Where the file ends in a Softmax or Sigmoid, the logarithms of its
-    probabilities stand for its logits.
-
-    Args:
-        classifier: What its twin looks like.
-        preprocessing: Normalises the samples as it does for the twin.
-        deployed: The file.
-    """
-
-    def __init__(
-        self, classifier: Classifier, preprocessing: Preprocessed, deployed: Deployed
-    ) -> None:
-        super().__init__()
-        self.deployed = deployed
-        self._dtype, self._probabilities = classifier.dtype, classifier.probabilities
-        # A tuple hides the modules from this one's own parts.
-        self._preprocessing = (preprocessing,)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the logits of samples on the CPU or wherever the session computes."""
-        with torch.no_grad():
-            outputs = self.call(x)()
-            logits = as_logits(torch.as_tensor(outputs[0]), len(x)).to(x.dtype)
-        if self._probabilities:
-            logits = logits.clamp(min=_LEAST_PROBABILITY).log()
-        return logits.to(x.device)
-
-    def call(self, x: torch.Tensor) -> Callable[[], list[Any]]:
-        """Prepare samples, and return what computes the file's outputs, again and again."""
-        inputs = self._preprocessing[0].normalised(x.cpu()).to(self._dtype).contiguous().numpy()
-        return lambda: self.deployed(inputs)
-
-    def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
-        """Return the classes that the file names for samples, N; -1 where a logit is NaN."""
-        logits = self(torch.as_tensor(x))
-        classes = logits.argmax(1)
-        classes[logits.isnan().any(1)] = -1
-        return classes.cpu().numpy()
 
 
 class Target:
@@ -120,17 +77,28 @@ class Target:
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise NativeLibraryError("PyTorch sees no CUDA device here")
-        # A Relu is a JumpReLU of jump 0, and as one it can have another backward pass.
-        attackable = _with_every_site(self.model, self.folder)
-        self.classifier = Classifier(attackable, self.folder, before_probabilities=True)
+        self.classifier = self._made_of(self.model)
         if self.classifier.dtype is torch.bfloat16:
             raise ModelError(
                 "the model's input is bfloat16, which ONNX Runtime does not take from Python, so "
                 "that nothing can be replayed on the file"
             )
-        self.classifier.requires_grad_(False).eval()
         self._cpu_preprocessing = Preprocessed(self.classifier, self.mean, self.std)
         self.twin = Preprocessed(self.classifier, self.mean, self.std).to(device)
+
+    def _made_of(self, model: ModelProto) -> Classifier:
+        """Return the twin of a form of the model."""
+        # A Relu is a JumpReLU of jump 0, and as one it can have another backward pass.
+        attackable = _with_every_site(model, self.folder)
+        made = Classifier(attackable, self.folder, before_probabilities=True)
+        return made.requires_grad_(False).eval()
+
+    @cached_property
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """What attacks follow beside the twin, by name: :mod:`onnxfit.surrogate_networks`."""
+        made = surrogate_networks(self.model, self.folder, self._made_of)
+        ready = {name: Preprocessed(made[name], self.mean, self.std) for name in made}
+        return {name: network.eval().to(self.device) for name, network in ready.items()}
 
     @cached_property
     def deployed(self) -> DeployedClassifier:
@@ -200,6 +168,12 @@ class Target:
             return {}
         files = external_files(self.model, self.folder)
         return {file.relative_to(self.folder).as_posix(): sha256_of(file) for file in files}
+
+    def followed(self, network: str | None, x: torch.Tensor) -> torch.nn.Module | None:
+        """Return the twin, or the surrogate network of a name; None where no gradient passes."""
+        if network is not None:
+            return self.networks.get(network)
+        return self.twin if self.passes_gradients(x) else None
 
     def gives_probabilities(self, x: torch.Tensor | NDArray[np.float32]) -> bool:
         """Say whether what should be logits looks like probabilities: from 0 to 1, of sum 1."""
