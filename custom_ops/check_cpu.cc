@@ -2,6 +2,7 @@
 //
 // Meant to be built with -fsanitize=address,undefined, together with broadcast.cc and the cpu_*.cc. Prints the paths
 // that this processor can run; exits 1 at the first difference.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -17,9 +18,9 @@
 namespace onnxfit::check {
 namespace {
 
-void Require(bool holds, const std::string& what) {
+void Require(bool holds, const char* what) {
   if (!holds) {
-    std::fprintf(stderr, "FAILED: %s\n", what.c_str());
+    std::fprintf(stderr, "FAILED: %s\n", what);
     std::exit(1);
   }
 }
@@ -46,6 +47,13 @@ std::vector<Case> CpuCases() {
     cases.push_back({{2, 4501, run}, {4501, 1}});
   }
   cases.push_back({{3, 5000}, {5000}});
+  // Rows of each length up to a hundred and more, a jump for each of so many that tiles of all widths are whole and not.
+  for (std::int64_t row = 1; row <= 130; ++row) {
+    cases.push_back({{2, 67, row}, {67, 1}});
+  }
+  for (const std::int64_t row : {196, 255, 256, 257}) {
+    cases.push_back({{2, 67, row}, {67, 1}});
+  }
   return cases;
 }
 
@@ -94,9 +102,10 @@ void CheckCall(const Expected<T>& expected, const Call& call) {
     // The bits of a NaN that a sum makes depend on the hardware.
     if (ToBits(right[i]) != ToBits(y[i]) &&
         !(call.adds && std::isnan(Decode(right[i])) && std::isnan(Decode(y[i])))) {
-      Require(false, std::string(CpuPathInUse()) + ", " + Format<T>::kName + (call.adds ? ", sums" : "") +
-                         ": element " + std::to_string(i) + " of " + ToString(expected.shapes.x) + " with J " +
-                         ToString(expected.shapes.j));
+      const std::string what = std::string(CpuPathInUse()) + ", " + Format<T>::kName + (call.adds ? ", sums" : "") +
+                               ": element " + std::to_string(i) + " of " + ToString(expected.shapes.x) + " with J " +
+                               ToString(expected.shapes.j);
+      Require(false, what.c_str());
     }
   }
 }
@@ -108,7 +117,7 @@ void CheckKernels(const std::vector<const char*>& paths) {
     for (const char* const path : paths) {
       UseCpuPath(path);
       for (const bool shifted : {false, true}) {
-        for (const double middle : {0.0, 0.37}) {
+        for (const double middle : {0.0, 0.37, 0.81}) {
           for (const int in_place : {-1, 0}) {
             CheckCall(expected, {false, in_place, shifted, middle});
           }
@@ -158,6 +167,46 @@ void CheckRounding() {
   Require(ToBits(RoundJump<T>(std::numeric_limits<float>::max())) == Format<T>::kInfinity, "too large is infinite");
 }
 
+// All 16-bit values beside jumps of all signs and kinds: the definition, and the kernels, with one jump and with a jump for
+// each element.
+template <class T>
+void CheckAllValues(const std::vector<const char*>& paths) {
+  constexpr std::int64_t kValues = 0x10000;
+  std::vector<T> x;
+  for (std::uint32_t bits = 0; bits < kValues; ++bits) {
+    x.push_back(FromBits<T>(bits));
+  }
+  const std::vector<T> jumps = EdgeValues<T>(kEdges, 0);
+  for (const T& jump : jumps) {
+    for (std::uint32_t bits = 0; bits < kValues; ++bits) {
+      const std::uint32_t expected = Decode(x[bits]) <= Decode(jump) ? 0 : bits;
+      Require(ToBits(JumpRelu(x[bits], jump)) == expected, "the definition, for all 16-bit values");
+    }
+  }
+  for (const char* const path : paths) {
+    UseCpuPath(path);
+    for (std::size_t i = 0; i < kEdges; ++i) {
+      std::vector<T> rotated(kEdges);
+      std::rotate_copy(jumps.begin(), jumps.begin() + static_cast<std::ptrdiff_t>(i), jumps.end(), rotated.begin());
+      std::vector<T> same(x.size()), own(x.size());
+      JumpReluCpu(x.data(), same.data(), 0, kValues, &jumps[i], SameEverywhere(kValues));
+      JumpReluCpu(x.data(), own.data(), 0, kValues - kValues % kEdges, rotated.data(),
+                  MakeBroadcast(Shape{kValues / kEdges, kEdges}, Shape{kEdges}));
+      const auto wrong = [&](std::size_t at) {
+        const bool laid_out = at < x.size() - x.size() % kEdges;
+        return ToBits(same[at]) != ToBits(JumpRelu(x[at], jumps[i])) ||
+               (laid_out && ToBits(own[at]) != ToBits(JumpRelu(x[at], rotated[at % kEdges])));
+      };
+      for (std::size_t at = 0; at < x.size(); ++at) {
+        if (wrong(at)) {
+          const std::string what = std::string(path) + ", " + Format<T>::kName + ": value " + std::to_string(at);
+          Require(false, what.c_str());
+        }
+      }
+    }
+  }
+}
+
 // A sum of two 16-bit values is the value nearest to the exact sum, the even one of two that are equally near.
 template <class T>
 void CheckSums() {
@@ -204,6 +253,8 @@ int Main() {
       paths.push_back(path);
     }
   }
+  CheckAllValues<Float16>(paths);
+  CheckAllValues<BFloat16>(paths);
   CheckKernels<float>(paths);
   CheckKernels<double>(paths);
   CheckKernels<Float16>(paths);

@@ -25,9 +25,14 @@ __m256i From(std::int64_t bytes) {
       reinterpret_cast<const __m256i*>(reinterpret_cast<const char*>(kWindow) + sizeof(__m256i) - bytes));
 }
 
-// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `JumpRelu` takes prepared jumps.
+// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that `index`
+// names, made of `Index`; `JumpRelu` takes prepared jumps.
 template <class T>
 struct Vec;
+
+// Jumps that repeat more often than this are not picked: by then it is faster without, or the index too long.
+template <class T>
+constexpr int kLongestPicked = sizeof(T) == 2 ? 96 : 256;
 
 template <>
 struct Vec<float> {
@@ -40,6 +45,8 @@ struct Vec<float> {
   static Reg Join(Reg a, Reg b, std::int64_t lanes) {
     return _mm256_blendv_ps(a, b, _mm256_castsi256_ps(From(4 * lanes)));
   }
+  static std::uint32_t Index(std::uint32_t lane) { return lane; }
+  static Reg Pick(Reg a, Reg index) { return _mm256_permutevar8x32_ps(a, _mm256_castps_si256(index)); }
   static Reg Prepare(Reg jump) { return jump; }
   static Reg JumpRelu(Reg x, Reg jump) { return _mm256_andnot_ps(_mm256_cmp_ps(x, jump, _CMP_LE_OQ), x); }
 };
@@ -55,6 +62,11 @@ struct Vec<double> {
   static Reg Join(Reg a, Reg b, std::int64_t lanes) {
     return _mm256_blendv_pd(a, b, _mm256_castsi256_pd(From(8 * lanes)));
   }
+  // Both halves of an element, of which the instruction moves each by itself.
+  static std::uint64_t Index(std::uint64_t lane) { return 2 * lane | (2 * lane + 1) << 32; }
+  static Reg Pick(Reg a, Reg index) {
+    return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(a), _mm256_castpd_si256(index)));
+  }
   static Reg Prepare(Reg jump) { return jump; }
   static Reg JumpRelu(Reg x, Reg jump) { return _mm256_andnot_pd(_mm256_cmp_pd(x, jump, _CMP_LE_OQ), x); }
 };
@@ -69,6 +81,15 @@ struct Vec16 {
   static Reg Splat(T x) { return _mm256_set1_epi16(static_cast<std::int16_t>(x.bits)); }
 
   static Reg Join(Reg a, Reg b, std::int64_t lanes) { return _mm256_blendv_epi8(a, b, From(2 * lanes)); }
+
+  // Both bytes of an element, of which the instruction moves each by itself, and only within 16.
+  static std::uint16_t Index(std::uint16_t lane) { return static_cast<std::uint16_t>(2 * lane | (2 * lane + 1) << 8); }
+  static Reg Pick(Reg a, Reg index) {
+    const Reg low = _mm256_shuffle_epi8(_mm256_permute2x128_si256(a, a, 0x00), index);
+    const Reg high = _mm256_shuffle_epi8(_mm256_permute2x128_si256(a, a, 0x11), index);
+    constexpr int kToTop = 3;  // Of each byte: whether it is one of the upper 16.
+    return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(index, kToTop));
+  }
 
   // OrderedKey counted from -infinity on, as an unsigned number: NaN of either sign is above infinity.
   static Reg Rank(Reg x) {

@@ -24,9 +24,14 @@
 namespace onnxfit {
 namespace {
 
-// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `JumpRelu` takes prepared jumps.
+// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that `index`
+// names, made of `Index`; `JumpRelu` takes prepared jumps.
 template <class T>
 struct Vec;
+
+// Jumps that repeat more often than this are not picked: by then it is faster without, or the index too long.
+template <class T>
+constexpr int kLongestPicked = 256;
 
 template <>
 struct Vec<float> {
@@ -39,6 +44,8 @@ struct Vec<float> {
   static Reg Join(Reg a, Reg b, std::int64_t lanes) {
     return _mm512_mask_mov_ps(a, static_cast<__mmask16>(~0u << lanes), b);
   }
+  static std::uint32_t Index(std::uint32_t lane) { return lane; }
+  static Reg Pick(Reg a, Reg index) { return _mm512_permutexvar_ps(_mm512_castps_si512(index), a); }
   static Reg Prepare(Reg jump) { return jump; }
   static Reg JumpRelu(Reg x, Reg jump) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, jump, _CMP_NLE_UQ), x); }
 };
@@ -54,16 +61,26 @@ struct Vec<double> {
   static Reg Join(Reg a, Reg b, std::int64_t lanes) {
     return _mm512_mask_mov_pd(a, static_cast<__mmask8>(~0u << lanes), b);
   }
+  static std::uint64_t Index(std::uint64_t lane) { return lane; }
+  static Reg Pick(Reg a, Reg index) { return _mm512_permutexvar_pd(_mm512_castpd_si512(index), a); }
   static Reg Prepare(Reg jump) { return jump; }
   static Reg JumpRelu(Reg x, Reg jump) { return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, jump, _CMP_NLE_UQ), x); }
 };
+
+// A vector that stays in its register: GCC 12 would read it once more for each use, which takes longer than the use.
+__m512i Held(__m512i x) {
+#if defined(__GNUC__)
+  __asm__("" : "+v"(x));
+#endif
+  return x;
+}
 
 // What both 16-bit types share: comparisons of integers, as in jump_relu.h.
 template <class T>
 struct Vec16 {
   using Reg = __m512i;
   static constexpr int kLanes = 32;
-  static Reg Load(const T* p) { return _mm512_loadu_si512(p); }
+  static Reg Load(const T* p) { return Held(_mm512_loadu_si512(p)); }
   static void Store(T* p, Reg x) { _mm512_storeu_si512(p, x); }
   static Reg Splat(T x) { return _mm512_set1_epi16(static_cast<std::int16_t>(x.bits)); }
 
@@ -71,17 +88,23 @@ struct Vec16 {
     return _mm512_mask_mov_epi16(a, static_cast<__mmask32>(~std::uint64_t{0} << lanes), b);
   }
 
-  // OrderedKey counted from -infinity on, as an unsigned number: NaN of either sign is above infinity.
+  static std::uint16_t Index(std::uint16_t lane) { return lane; }
+  static Reg Pick(Reg a, Reg index) { return _mm512_permutexvar_epi16(index, a); }
+
+  // The values in their order as unsigned numbers from -infinity on, -0 below 0, NaN of either sign above infinity. A
+  // comparison that makes a mask takes as long as a store, so that there is only one.
   static Reg Rank(Reg x) {
-    const Reg positive = _mm512_add_epi16(x, _mm512_set1_epi16(T::kInfinity));
-    const Reg base = _mm512_set1_epi16(static_cast<std::int16_t>(T::kInfinity - 0x8000));
-    return _mm512_mask_sub_epi16(positive, _mm512_movepi16_mask(x), base, x);
+    constexpr int kSecondXorBothOthers = 0x6c;
+    const Reg sign = _mm512_srai_epi16(x, 15);
+    const Reg key = _mm512_ternarylogic_epi32(sign, x, _mm512_set1_epi16(0x7fff), kSecondXorBothOthers);
+    return _mm512_add_epi16(key, _mm512_set1_epi16(static_cast<std::int16_t>(T::kInfinity + 1)));
   }
 
-  // The lowest rank that is above the jump: 0 where that is NaN.
+  // The lowest rank that is above the jump, and above both zeros if it is one: 0 where it is NaN.
   static Reg Prepare(Reg jump) {
-    const Reg rank = Rank(jump);
-    const Reg infinity = _mm512_set1_epi16(static_cast<std::int16_t>(2 * T::kInfinity));
+    const Reg minus_zero = _mm512_set1_epi16(static_cast<std::int16_t>(0x8000));
+    const Reg rank = Rank(_mm512_maskz_mov_epi16(_mm512_cmpneq_epi16_mask(jump, minus_zero), jump));
+    const Reg infinity = _mm512_set1_epi16(static_cast<std::int16_t>(2 * T::kInfinity + 1));
     return _mm512_maskz_add_epi16(_mm512_cmple_epu16_mask(rank, infinity), rank, _mm512_set1_epi16(1));
   }
 

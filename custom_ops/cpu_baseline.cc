@@ -5,7 +5,8 @@
 #include "cpu_path.h"
 #include "jump_relu.h"
 
-// No iteration reads what another one writes, even when y is x. Without the hint the compiler checks for overlap first.
+// No iteration reads what another one writes, even when y is x. Without the hint the compiler checks for overlap first;
+// and GCC 12 forgets the hint where it puts the loop into its caller.
 #if defined(__clang__)
 #define ONNXFIT_INDEPENDENT_ITERATIONS _Pragma("clang loop vectorize(assume_safety)")
 #elif defined(__GNUC__)
@@ -14,6 +15,12 @@
 #define ONNXFIT_INDEPENDENT_ITERATIONS __pragma(loop(ivdep))
 #else
 #define ONNXFIT_INDEPENDENT_ITERATIONS
+#endif
+
+#if defined(__GNUC__)
+#define ONNXFIT_OWN_FUNCTION __attribute__((noinline))
+#else
+#define ONNXFIT_OWN_FUNCTION
 #endif
 
 #include "cpu_walk.h"
@@ -32,12 +39,12 @@ T LoadElement(SumSource<T> source, std::int64_t i) {
 }
 
 struct Loops {
-  static constexpr bool kHasCycles = false;
+  static constexpr bool kHasVectors = false;
   template <class T>
   static constexpr std::int64_t kLeastRun = 128 / sizeof(T);
 
   template <class Source, class T>
-  static void SameJump(Source source, T* y, std::int64_t count, T jump) {
+  ONNXFIT_OWN_FUNCTION static void SameJump(Source source, T* y, std::int64_t count, T jump) {
     ONNXFIT_INDEPENDENT_ITERATIONS
     for (std::int64_t i = 0; i < count; ++i) {
       y[i] = JumpRelu(LoadElement(source, i), jump);
@@ -45,7 +52,7 @@ struct Loops {
   }
 
   template <class Source, class T>
-  static void OwnJumps(Source source, T* y, std::int64_t count, const T* jumps) {
+  ONNXFIT_OWN_FUNCTION static void OwnJumps(Source source, T* y, std::int64_t count, const T* jumps) {
     ONNXFIT_INDEPENDENT_ITERATIONS
     for (std::int64_t i = 0; i < count; ++i) {
       y[i] = JumpRelu(LoadElement(source, i), jumps[i]);

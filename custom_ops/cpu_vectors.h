@@ -26,6 +26,23 @@ struct OwnVectors {
   typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
 };
 
+// Jumps that are prepared already.
+template <class T>
+struct ReadyVectors {
+  const T* jumps;
+  typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Load(jumps + i); }
+  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Load(jumps + i); }
+};
+
+// A vector of prepared jumps, of which `index` names one for each element.
+template <class T>
+struct PickedVectors {
+  typename Vec<T>::Reg jumps;
+  const T* index;
+  typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Pick(jumps, Vec<T>::Load(index + i)); }
+  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Pick(jumps, Vec<T>::Load(index + i)); }
+};
+
 template <class T>
 struct CyclicVectors {
   static constexpr int kLanes = Vec<T>::kLanes;
@@ -35,11 +52,11 @@ struct CyclicVectors {
 
   explicit CyclicVectors(const T* two_cycles) : jumps(two_cycles) {
     for (int k = 0; k < kCycle / kLanes; ++k) {
-      cycle[k] = Vec<T>::Prepare(Vec<T>::Load(jumps + k * kLanes));
+      cycle[k] = Vec<T>::Load(jumps + k * kLanes);
     }
   }
   typename Vec<T>::Reg Next(std::int64_t, int k) const { return cycle[k % (kCycle / kLanes)]; }
-  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i % kCycle)); }
+  typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Load(jumps + i % kCycle); }
 };
 
 template <class T>
@@ -66,12 +83,11 @@ SumSource<T> Copied(SumSource<T> source, std::int64_t count, T* buffer) {
   return {buffer, buffer + Vec<T>::kLanes};
 }
 
+// As many whole vectors as there are; returns how many elements these are.
 template <class Source, class T, class Jumps>
-void Pass(Source source, T* y, std::int64_t count, Jumps jumps) {
+std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) {
   using V = Vec<T>;
   constexpr std::int64_t kLanes = V::kLanes;
-  // The last vector overlaps the one before it, so it is computed before that one is written: y may be an input.
-  const auto last = V::JumpRelu(LoadVector(source, count - kLanes), jumps.Any(count - kLanes));
   std::int64_t i = 0;
   for (; i + kUnrolled * kLanes <= count; i += kUnrolled * kLanes) {
     // All loads first: a store may share the lower bits of its address with a load behind it, which then waits.
@@ -87,8 +103,18 @@ void Pass(Source source, T* y, std::int64_t count, Jumps jumps) {
   for (int k = 0; i + kLanes <= count; i += kLanes, ++k) {
     V::Store(y + i, V::JumpRelu(LoadVector(source, i), jumps.Next(i, k)));
   }
-  if (i < count) {
-    V::Store(y + count - kLanes, last);
+  return i;
+}
+
+// At least a vector.
+template <class Source, class T, class Jumps>
+void Pass(Source source, T* y, std::int64_t count, Jumps jumps) {
+  using V = Vec<T>;
+  // The last vector overlaps the one before it, so it is computed before that one is written: y may be an input.
+  const std::int64_t at = count - V::kLanes;
+  const auto last = V::JumpRelu(LoadVector(source, at), jumps.Any(at));
+  if (WholeVectors(source, y, count, jumps) < count) {
+    V::Store(y + at, last);
   }
 }
 
@@ -99,6 +125,57 @@ void ShortPass(Source source, T* y, std::int64_t count, Jumps jumps) {
   const Source copied = Copied(source, count, buffer);
   V::Store(buffer, V::JumpRelu(LoadVector(copied, 0), jumps.Any(0)));
   std::memcpy(y, buffer, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+template <class Source, class T, class Jumps>
+void AnyPass(Source source, T* y, std::int64_t count, Jumps jumps) {
+  count < Vec<T>::kLanes ? ShortPass(source, y, count, jumps) : Pass(source, y, count, jumps);
+}
+
+// Some jumps, at most a vector, where a vector can be read.
+template <class T>
+typename Vec<T>::Reg PreparedJumps(const T* jumps, std::int64_t count) {
+  using V = Vec<T>;
+  if (count >= V::kLanes) {
+    return V::Prepare(V::Load(jumps));
+  }
+  T buffer[V::kLanes] = {};
+  std::memcpy(buffer, jumps, static_cast<std::size_t>(count) * sizeof(T));
+  return V::Prepare(V::Load(buffer));
+}
+
+// Whole tiles of `size` elements, each for a vector of jumps: `index` names the jump of each element.
+template <class Source, class T>
+void Tiles(Source source, T* y, std::int64_t tiles, const T* jumps, std::int64_t size, const T* index) {
+  using V = Vec<T>;
+  for (; tiles > 0; --tiles) {
+    WholeVectors(source, y, size, PickedVectors<T>{V::Prepare(V::Load(jumps)), index});
+    source = source.From(size);
+    y += size;
+    jumps += V::kLanes;
+  }
+}
+
+// Each jump for `repeats` elements, but the first for `phase` less, in tiles of which the first and the last may be a part.
+template <class Source, class T>
+void TilePass(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats, std::int64_t phase,
+              const T* index) {
+  constexpr std::int64_t kLanes = Vec<T>::kLanes;
+  const std::int64_t size = repeats * kLanes;
+  for (std::int64_t i = 0; i < count; phase = 0) {
+    const std::int64_t tiles = phase > 0 ? 0 : (count - i) / size;
+    if (tiles > 0) {
+      Tiles(source.From(i), y + i, tiles, jumps, size, index);
+      i += tiles * size;
+      jumps += tiles * kLanes;
+    } else {
+      const std::int64_t part = Min(count - i, size - phase);
+      const auto ready = PreparedJumps(jumps, (phase + part + repeats - 1) / repeats);
+      AnyPass(source.From(i), y + i, part, PickedVectors<T>{ready, index + phase});
+      i += part;
+      jumps += kLanes;
+    }
+  }
 }
 
 // Each jump for `repeats` elements, but the first for `left`. `repeats` is at least a vector, so that a vector holds
@@ -140,14 +217,15 @@ void ChannelPass(Source source, T* y, std::int64_t count, const T* jump, std::in
 }
 
 struct VectorPasses {
-  static constexpr bool kHasCycles = true;
+  static constexpr bool kHasVectors = true;
   template <class T>
-  static constexpr std::int64_t kLeastRun = Vec<T>::kLanes;
+  static constexpr std::int64_t kTile = Vec<T>::kLanes;
+  template <class T>
+  static constexpr std::int64_t kLeastRun = kLongestPicked<T> + 1;
 
   template <class Source, class T>
   static void SameJump(Source source, T* y, std::int64_t count, T jump) {
-    const SameVector<T> jumps{Vec<T>::Prepare(Vec<T>::Splat(jump))};
-    count < Vec<T>::kLanes ? ShortPass(source, y, count, jumps) : Pass(source, y, count, jumps);
+    AnyPass(source, y, count, SameVector<T>{Vec<T>::Prepare(Vec<T>::Splat(jump))});
   }
 
   template <class Source, class T>
@@ -161,11 +239,40 @@ struct VectorPasses {
     ShortPass(source, y, count, OwnVectors<T>{buffer});
   }
 
-  // `jumps` holds two cycles.
+  template <class T>
+  static void Prepare(T* jumps, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; i += Vec<T>::kLanes) {
+      Vec<T>::Store(jumps + i, Vec<T>::Prepare(Vec<T>::Load(jumps + i)));
+    }
+  }
+
+  template <class Source, class T>
+  static void ReadyJumps(Source source, T* y, std::int64_t count, const T* jumps) {
+    AnyPass(source, y, count, ReadyVectors<T>{jumps});
+  }
+
   template <class Source, class T>
   static void CyclicJumps(Source source, T* y, std::int64_t count, const T* jumps) {
-    const CyclicVectors<T> cycle(jumps);
-    count < Vec<T>::kLanes ? ShortPass(source, y, count, cycle) : Pass(source, y, count, cycle);
+    AnyPass(source, y, count, CyclicVectors<T>(jumps));
+  }
+
+  template <class T>
+  static void MakeIndex(std::int64_t repeats, T* out) {
+    constexpr int kLanes = Vec<T>::kLanes;
+    T lanes[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const auto index = Vec<T>::Index(lane);
+      static_assert(sizeof index == sizeof(T), "an index is as wide as an element");
+      std::memcpy(&lanes[lane], &index, sizeof index);
+    }
+    Repeat(lanes, kLanes, repeats, out);
+    std::memset(static_cast<void*>(out + repeats * kLanes), 0, kCycleBytes);
+  }
+
+  template <class Source, class T>
+  static void TiledJumps(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats,
+                         std::int64_t phase, const T* index) {
+    TilePass(source, y, count, jumps, repeats, phase, index);
   }
 
   template <class Source, class T>
@@ -176,14 +283,10 @@ struct VectorPasses {
 
   template <class T>
   static void Repeat(const T* jumps, std::int64_t count, std::int64_t repeats, T* out) {
-    constexpr std::int64_t kFew = 16 / sizeof(T);
     for (std::int64_t row = 0; row < count; ++row, out += repeats) {
-      T few[kFew];
-      for (T& jump : few) {
-        jump = jumps[row];
-      }
-      for (std::int64_t column = 0; column < repeats; column += kFew) {
-        std::memcpy(out + column, few, sizeof few);
+      const auto same = Vec<T>::Splat(jumps[row]);
+      for (std::int64_t column = 0; column < repeats; column += Vec<T>::kLanes) {
+        Vec<T>::Store(out + column, same);
       }
     }
   }

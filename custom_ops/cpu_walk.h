@@ -13,8 +13,8 @@
 namespace onnxfit {
 namespace {
 
-// Where jumps are laid out one per element, if they change more often than a pass can follow.
-constexpr std::int64_t kScratchBytes = 8192;
+// Where jumps are laid out one per element, if they change more often than a pass can follow, or else their index.
+constexpr std::int64_t kScratchBytes = 16384;
 // Jumps that come again after this many bytes, or after a divisor of it, stay in registers.
 constexpr std::int64_t kCycleBytes = 64;
 
@@ -90,9 +90,14 @@ class Odometer {
 // What an instruction set provides, each for `count` elements:
 //   SameJump      one jump
 //   OwnJumps      a jump per element
-//   CyclicJumps   jumps that come again after kCycleBytes, of which two cycles are given; only where kHasCycles
 //   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
 //   Repeat        writes each of `count` jumps several times; may write up to kCycleBytes too many
+// and, where kHasVectors,
+//   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them
+//   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
+//   CyclicJumps   prepared jumps that come again after kCycleBytes, of which two cycles are given
+//   TiledJumps    jumps that repeat less than kLeastRun<T> times, the first one a `phase` less, by the index that MakeIndex
+//                 has made; worth it from kTile<T> jumps on
 template <class Passes, class Source>
 class Walk {
   using T = typename Source::Element;
@@ -103,11 +108,30 @@ class Walk {
   explicit Walk(const Pattern& pattern)
       : pattern_(pattern),
         by_channel_(pattern.repeats >= Passes::template kLeastRun<T>),
-        cyclic_(Passes::kHasCycles && !by_channel_ && pattern.period <= kCycle && kCycle % pattern.period == 0) {
+        cyclic_(Passes::kHasVectors && !by_channel_ && pattern.period <= kCycle && kCycle % pattern.period == 0) {
+    const bool comes_again = pattern.period < pattern.segment;
+    if constexpr (Passes::kHasVectors) {
+      const bool is_short = comes_again && pattern.period <= kScratch / 2;
+      const std::int64_t jumps = pattern.period / pattern.repeats;
+      tiled_ = pattern.repeats > 1 && !by_channel_ && !is_short && jumps >= Passes::template kTile<T>;
+      if (tiled_) {
+        Passes::MakeIndex(pattern.repeats, scratch_);
+        return;
+      }
+    }
     if (cyclic_) {
       length_ = 3 * kCycle;  // A pass may begin anywhere in the first cycle and reads two from there.
-    } else if (!by_channel_ && pattern.period <= (pattern.repeats > 1 ? kScratch : kScratch / 2)) {
-      length_ = Min(kScratch, pattern.segment) / pattern.period * pattern.period;
+    } else if (!by_channel_ && pattern.period <= kScratch && (pattern.repeats > 1 || comes_again)) {
+      length_ = pattern.period;
+      while (length_ % kCycle != 0) {
+        length_ *= 2;  // After so many periods, X is aligned as before.
+      }
+      if (length_ > Min(kScratch, pattern.segment)) {
+        length_ = pattern.period;
+      }
+      // Long enough for long passes, and short beside what is to be done.
+      const std::int64_t wanted = Min(kScratch / 2, pattern.segment / 8);
+      length_ *= length_ < wanted ? wanted / length_ : 1;
     }
   }
 
@@ -117,7 +141,7 @@ class Walk {
     if (length_ > 0) {
       Fill(jump);
     }
-    if constexpr (Passes::kHasCycles) {
+    if constexpr (Passes::kHasVectors) {
       if (cyclic_) {
         Passes::CyclicJumps(source, y, count, scratch_ + phase);
         return;
@@ -127,7 +151,7 @@ class Walk {
     for (std::int64_t done = 0; done < count; phase = 0) {
       const std::int64_t part = Min(count - done, length - phase);
       if (length_ > 0) {
-        Passes::OwnJumps(source.From(done), y + done, part, scratch_ + phase);
+        LaidOut(source.From(done), y + done, part, scratch_ + phase);
       } else if (pattern_.repeats == 1) {
         Passes::OwnJumps(source.From(done), y + done, part, jump + phase);
       } else {
@@ -138,6 +162,15 @@ class Walk {
   }
 
  private:
+  // A pass over elements whose jumps are in scratch.
+  static void LaidOut(Source source, T* y, std::int64_t count, const T* jumps) {
+    if constexpr (Passes::kHasVectors) {
+      Passes::ReadyJumps(source, y, count, jumps);
+    } else {
+      Passes::OwnJumps(source, y, count, jumps);
+    }
+  }
+
   // Part of one period in which each jump repeats.
   void Channels(Source source, T* y, std::int64_t phase, std::int64_t count, const T* jump) {
     const std::int64_t repeats = pattern_.repeats;
@@ -149,6 +182,12 @@ class Walk {
     if (by_channel_) {
       Passes::ChannelJumps(source, y, count, jump, repeats, repeats - column);
       return;
+    }
+    if constexpr (Passes::kHasVectors) {
+      if (tiled_) {
+        Passes::TiledJumps(source, y, count, jump, repeats, column, scratch_);
+        return;
+      }
     }
     const std::int64_t channels = kScratch / repeats;
     for (std::int64_t done = 0; done < count; column = 0, jump += channels) {
@@ -171,6 +210,9 @@ class Walk {
     } else {
       Passes::Repeat(jump, period / pattern_.repeats, pattern_.repeats, scratch_);
     }
+    if constexpr (Passes::kHasVectors) {
+      Passes::Prepare(scratch_, period);
+    }
     for (std::int64_t done = period; done < length_;) {
       const std::int64_t part = Min(done, length_ - done);
       std::memcpy(scratch_ + done, scratch_, static_cast<std::size_t>(part) * sizeof(T));
@@ -181,6 +223,7 @@ class Walk {
   const Pattern& pattern_;
   const bool by_channel_;
   const bool cyclic_;
+  bool tiled_ = false;
   std::int64_t length_ = 0;  // Of the whole periods in scratch; 0 where they are not kept there.
   const T* filled_ = nullptr;
   alignas(64) T scratch_[kScratch + kCycle];
