@@ -47,12 +47,15 @@ std::vector<Case> CpuCases() {
     cases.push_back({{2, 4501, run}, {4501, 1}});
   }
   cases.push_back({{3, 5000}, {5000}});
-  // Rows of each length up to a hundred and more, a jump for each of so many that tiles of all widths are whole and not.
+  // Rows of each length, each with a jump, so many that tiles of all widths are whole and not.
   for (std::int64_t row = 1; row <= 130; ++row) {
     cases.push_back({{2, 67, row}, {67, 1}});
   }
   for (const std::int64_t row : {196, 255, 256, 257}) {
     cases.push_back({{2, 67, row}, {67, 1}});
+  }
+  for (const std::int64_t rows : {2, 4, 8, 16, 32}) {
+    cases.push_back({{rows, 2}, {rows, 1}});
   }
   return cases;
 }
@@ -167,8 +170,8 @@ void CheckRounding() {
   Require(ToBits(RoundJump<T>(std::numeric_limits<float>::max())) == Format<T>::kInfinity, "too large is infinite");
 }
 
-// All 16-bit values beside jumps of all signs and kinds: the definition, and the kernels, with one jump and with a jump for
-// each element.
+// All 16-bit values beside jumps of all signs and kinds: the definition, and the kernels, with one jump and with a jump
+// for each element.
 template <class T>
 void CheckAllValues(const std::vector<const char*>& paths) {
   constexpr std::int64_t kValues = 0x10000;

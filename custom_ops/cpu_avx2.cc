@@ -25,8 +25,8 @@ __m256i From(std::int64_t bytes) {
       reinterpret_cast<const __m256i*>(reinterpret_cast<const char*>(kWindow) + sizeof(__m256i) - bytes));
 }
 
-// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that `index`
-// names, made of `Index`; `JumpRelu` takes prepared jumps.
+// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that a
+// vector of `Index` names; `JumpRelu` takes prepared jumps.
 template <class T>
 struct Vec;
 

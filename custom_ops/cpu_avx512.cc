@@ -24,8 +24,8 @@
 namespace onnxfit {
 namespace {
 
-// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that `index`
-// names, made of `Index`; `JumpRelu` takes prepared jumps.
+// Elements of type T: `Join` takes the first `lanes` of `a` and the others of `b`; `Pick` takes those of `a` that a
+// vector of `Index` names; `JumpRelu` takes prepared jumps.
 template <class T>
 struct Vec;
 

@@ -156,7 +156,7 @@ void Tiles(Source source, T* y, std::int64_t tiles, const T* jumps, std::int64_t
   }
 }
 
-// Each jump for `repeats` elements, but the first for `phase` less, in tiles of which the first and the last may be a part.
+// Each jump for `repeats` elements, but the first for `phase` less, in tiles of which the first and last may be a part.
 template <class Source, class T>
 void TilePass(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats, std::int64_t phase,
               const T* index) {

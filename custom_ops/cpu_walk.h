@@ -13,7 +13,7 @@
 namespace onnxfit {
 namespace {
 
-// Where jumps are laid out one per element, if they change more often than a pass can follow, or else their index.
+// Where jumps that change more often than a pass can follow are laid out one per element, or the index to pick them by.
 constexpr std::int64_t kScratchBytes = 16384;
 // Jumps that come again after this many bytes, or after a divisor of it, stay in registers.
 constexpr std::int64_t kCycleBytes = 64;
@@ -96,8 +96,8 @@ class Odometer {
 //   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them
 //   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
 //   CyclicJumps   prepared jumps that come again after kCycleBytes, of which two cycles are given
-//   TiledJumps    jumps that repeat less than kLeastRun<T> times, the first one a `phase` less, by the index that MakeIndex
-//                 has made; worth it from kTile<T> jumps on
+//   MakeIndex     what picks each of kTile<T> jumps several times; followed by kCycleBytes of zeros
+//   TiledJumps    jumps that repeat less than kLeastRun<T> times, by such an index; the first one a `phase` less
 template <class Passes, class Source>
 class Walk {
   using T = typename Source::Element;
@@ -113,7 +113,7 @@ class Walk {
     if constexpr (Passes::kHasVectors) {
       const bool is_short = comes_again && pattern.period <= kScratch / 2;
       const std::int64_t jumps = pattern.period / pattern.repeats;
-      tiled_ = pattern.repeats > 1 && !by_channel_ && !is_short && jumps >= Passes::template kTile<T>;
+      tiled_ = pattern.repeats > 1 && !by_channel_ && !cyclic_ && !is_short && jumps >= Passes::template kTile<T>;
       if (tiled_) {
         Passes::MakeIndex(pattern.repeats, scratch_);
         return;

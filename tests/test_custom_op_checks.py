@@ -92,6 +92,7 @@ KERNEL_MISTAKES = [
     Mistake("cpu_vectors.h", "i % kCycle", "i % 2"),
     Mistake("cpu_vectors.h", "jumps.Any(count - kLanes)", "jumps.Any(0)"),
     Mistake("cpu_walk.h", "part, scratch_ + column", "part, scratch_"),
+    Mistake("cpu_walk.h", "!by_channel_ && !cyclic_ && !is_short", "!by_channel_ && !is_short"),
     Mistake("cpu_walk.h", "alignas(64) T scratch_[kScratch + kCycle]", "T scratch_[9]"),
     Mistake("cpu_walk.h", "position_[run] = 0;", ""),
     Mistake("add.h", "(bits >> 16 & 1)) >> 16", "1) >> 16"),
