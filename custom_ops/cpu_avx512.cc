@@ -100,10 +100,9 @@ struct Vec16 {
     return _mm512_add_epi16(key, _mm512_set1_epi16(static_cast<std::int16_t>(T::kInfinity + 1)));
   }
 
-  // The lowest rank that is above the jump, and above both zeros if it is one: 0 where it is NaN.
+  // The lowest rank that is above the jump: 0 where that is NaN. That 0 is above -0 does not show: 0 is what comes out.
   static Reg Prepare(Reg jump) {
-    const Reg minus_zero = _mm512_set1_epi16(static_cast<std::int16_t>(0x8000));
-    const Reg rank = Rank(_mm512_maskz_mov_epi16(_mm512_cmpneq_epi16_mask(jump, minus_zero), jump));
+    const Reg rank = Rank(jump);
     const Reg infinity = _mm512_set1_epi16(static_cast<std::int16_t>(2 * T::kInfinity + 1));
     return _mm512_maskz_add_epi16(_mm512_cmple_epu16_mask(rank, infinity), rank, _mm512_set1_epi16(1));
   }
