@@ -208,7 +208,8 @@ def table(case: Case, options: argparse.Namespace) -> list[str]:
     lines = [
         f"## {case.title}",
         "",
-        f"{case.model.path.name}, ℓ∞ eps {case.eps:.4g}; templates {case.templates}; attacked {test}.",
+        f"{case.model.path.name}, ℓ∞ eps {case.eps:.4g}; templates {case.templates}; "
+        f"attacked {test}.",
         "",
         f"| {' | '.join(head)} |",
         "|---" * len(head) + "|",
