@@ -54,6 +54,9 @@ std::vector<Case> CpuCases() {
   for (const std::int64_t row : {196, 255, 256, 257}) {
     cases.push_back({{2, 67, row}, {67, 1}});
   }
+  // A range that ends a few elements behind a long row, whose last vector is not whole.
+  cases.push_back({{19, 257}, {19, 1}});
+  cases.push_back({{21, 300}, {21, 1}});
   for (const std::int64_t rows : {2, 4, 8, 16, 32}) {
     cases.push_back({{rows, 2}, {rows, 1}});
   }

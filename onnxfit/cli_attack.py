@@ -218,7 +218,8 @@ def attack(
         print_json(document)
     else:
         _print(document)
-    if document["native"] and len(document["attacks"]) == 1:
+    runs = document["universal"]["tried"] if name in UNIVERSAL else document["attacks"]
+    if document["native"] and len(runs) == 1:
         if target.is_hardened:
             click.echo(NATIVE_ONLY, err=True)
         elif target.networks:
