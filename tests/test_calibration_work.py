@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from onnxfit.calibration.at_most import AtMost  # noqa: E402
 from onnxfit.calibration.calibrator import calibrate  # noqa: E402
-from onnxfit.calibration.measurements import BLOCK, Attacks  # noqa: E402
+from onnxfit.calibration.measurements import Attacks, size_of, starts  # noqa: E402
 from onnxfit.calibration.search import Search  # noqa: E402
 from onnxfit.calibration.selection import Mask  # noqa: E402
 from onnxfit.calibration.settings import Settings  # noqa: E402
@@ -279,10 +279,10 @@ class Simulated:
         """Return masks by candidate."""
         for candidate in candidates:
             key = self._numbers(candidate)
-            for start in range(0, count, BLOCK):
+            for start in starts(count):
                 spared = self.attacks == "all" and ("smooth", key, start) in self.known
                 stages = STAGES[self.attacks] - (STAGES["smooth"] if spared else 0)
-                size = min(BLOCK, self.attacked - start)
+                size = min(size_of(start), self.attacked - start)
                 self._do(self.attacks, stages * size, self.attacks, key, start)
         return {c: self._mask(c)[:count] for c in candidates}
 

@@ -9,6 +9,7 @@ having been attacked first.
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -25,8 +26,9 @@ from onnxfit.calibration.work import Work
 from onnxfit.data import Dataset
 from onnxfit.verification.suites import Stage
 
-# Samples that all candidates are attacked on before the next ones.
+# Samples of the first block, and of the largest.
 BLOCK = FIRST_HEAT
+LARGEST_BLOCK = 4 * BLOCK
 # The first samples, on which native gradients are to show what they find themselves.
 COMMON = 4 * BLOCK
 
@@ -158,7 +160,7 @@ class Measurements:
 
     def _masks(self, candidates: Sequence[Any], count: int, kind: str) -> dict[Any, Mask]:
         parts: dict[Any, list[Mask]] = {candidate: [] for candidate in candidates}
-        for start in range(0, count, BLOCK):
+        for start in starts(count):
             for candidate, outcome in self._block(start, list(parts)).items():
                 parts[candidate].append(outcome[kind])
         return {candidate: np.concatenate(masks)[:count] for candidate, masks in parts.items()}
@@ -262,11 +264,12 @@ class Measurements:
         }
         rows, block = np.flatnonzero(left), self._block_of(start)
         points = block.x[rows]
-        for at in range(0, len(rows), self.plan.batch_size):
-            words = [self.plan.seed, number, start, at]
+        # As few batches as there can be, all of them nearly as large.
+        count = math.ceil(len(rows) / self.plan.batch_size)
+        for part in np.array_split(np.arange(len(rows)), count) if count else ():
+            words = [self.plan.seed, number, start, part[0]]
             seed = int(np.random.SeedSequence(words).generate_state(1)[0])
             attack = self.plan.stages[number].on(None, seed)
-            part = slice(at, at + self.plan.batch_size)
             points[part] = attack(
                 self._network.twin,
                 points[part],
@@ -288,7 +291,7 @@ class Measurements:
         self._work.did(self.plan.attacks, 0)
 
     def _block_of(self, start: int) -> Sample:
-        part = slice(start, min(start + BLOCK, self.attacked))
+        part = slice(start, min(start + size_of(start), self.attacked))
         return Sample(np.asarray(self._sample.x[part]), self._sample.y[part])
 
     def _right(self, x: NDArray[np.float32], y: NDArray[np.int64]) -> Mask:
@@ -298,6 +301,23 @@ class Measurements:
             part = slice(at, at + self.plan.batch_size)
             right[part] = self._network.predictions(x[part]) == y[part]
         return right
+
+
+def starts(count: int) -> Iterator[int]:
+    """Yield where the blocks begin that hold the first so many samples."""
+    start = 0
+    while start < count:
+        yield start
+        start += size_of(start)
+
+
+def size_of(start: int) -> int:
+    """Return how many samples the block that begins there has: as many as come before it.
+
+    All candidates are attacked on a block before the next one. The larger it is, the fuller are the
+    batches of what is left in it, and the more an interrupted attack has to repeat.
+    """
+    return min(max(start, BLOCK), LARGEST_BLOCK)
 
 
 def numbers_of(stages: Sequence[Stage], attacks: Attacks) -> list[int]:
