@@ -48,8 +48,17 @@ def share(name: str, value: Any) -> None:
     Raises:
         ValueError: It is no number from 0 to 1.
     """
-    if not 0 <= _number(value) <= 1:
-        raise ValueError(f"expected {name} from 0 to 1, got {_shown(value)}")
+    within(name, value, 0, 1)
+
+
+def within(name: str, value: Any, low: float, high: float) -> None:
+    """Check a number that may be its least and its most.
+
+    Raises:
+        ValueError: It is no number, or outside.
+    """
+    if not low <= _number(value) <= high:
+        raise ValueError(f"expected {name} from {low} to {high}, got {_shown(value)}")
 
 
 def one_of(name: str, value: Any, known: Sequence[str]) -> None:
@@ -97,6 +106,31 @@ def numbers(name: str, value: Any) -> None:
     """
     if not isinstance(value, Collection) or not all(isinstance(one, Real) for one in value):
         raise ValueError(f"expected a sequence of numbers as {name}, got {_shown(value)}")
+
+
+def normalisation(mean: Any, std: Any) -> None:
+    """Check what is subtracted from samples, and what divides after that.
+
+    Raises:
+        ValueError: They are no finite numbers, or those of ``std`` are not above 0.
+    """
+    for name, value, least in (("mean", mean, -math.inf), ("std", std, 0)):
+        numbers(name, value)
+        if not len(value) or not all(least < one < math.inf for one in value):
+            above = " above 0" if name == "std" else ""
+            raise ValueError(f"expected finite numbers{above} as {name}, got {value}")
+
+
+def per_channel(name: str, value: Collection[Any], channels: int) -> None:
+    """Check that there is one number for all channels, or one for each.
+
+    Raises:
+        ValueError: There are others.
+    """
+    if len(value) not in (1, channels):
+        raise ValueError(
+            f"expected a {name} of 1 number or {channels}, one per channel, got {len(value)}"
+        )
 
 
 def device(value: Any) -> None:

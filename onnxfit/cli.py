@@ -148,12 +148,12 @@ def inspect(model: Path, as_json: bool) -> None:
 
 @main.command()
 @model_argument
-@output_option('MODEL\'s stem without ".jump" and the like + ".restored.onnx"')
+@output_option('MODEL\'s stem without ".jump", ".denoised" and ".interpolated" + ".restored.onnx"')
 @copy_option
 @force_option
 @as_json
 def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_json: bool) -> None:
-    """Take the hardening of MODEL back."""
+    """Take the hardening, the denoising and the interpolation of MODEL back."""
     from onnxfit.files import load, read
     from onnxfit.hardening import restore as take_back
     from onnxfit.record import source_of

@@ -47,14 +47,9 @@ ATTACKS = (
     "transfer",
 )
 BACKWARDS = ("all", "true", "relu", "smooth", "straight-through")
-NATIVE_ONLY = (
-    "These are native gradients alone, and the model is hardened: they do not see across the "
-    "jumps. --backward all finds more."
-)
-NO_NETWORKS = (
-    "These are native gradients alone, and the model interpolates over templates: they vanish "
-    "where all neighbours are of one class. --backward all finds more."
-)
+NATIVE_ONLY = "These are native gradients alone: {}. --backward all finds more."
+ACROSS_JUMPS = "they do not see across the jumps"
+NO_NETWORKS = "surrogate networks ({}) were not followed"
 
 
 def size_options(verb: Any, *, paper: bool = False) -> Any:
@@ -114,7 +109,8 @@ def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> 
     "--backward",
     type=click.Choice(BACKWARDS),
     help="Slope of a JumpReLU in the backward pass: all of them one after the other, and the "
-    "surrogate networks of an interpolated model, the default for such models, or one.",
+    "surrogate networks of an interpolated or denoised model, the default for such models, or "
+    "one.",
 )
 @click.option("--tau", callback=positive, metavar="SHARE", help="Width of the smooth gate.")
 @click.option("--eot", type=click.IntRange(min=1), metavar="N", help="Average N gradients.")
@@ -156,6 +152,7 @@ def attack(
     from onnxfit.verification import single_attack, universal_attack
     from onnxfit.verification.environment import environment
     from onnxfit.verification.target import Target, classes_of
+    from onnxfit.verification.universal import UNFOLLOWED
 
     check_options(name, goal, made_on, resume=resume)
     if (name == "transfer") != bool(source):
@@ -220,10 +217,13 @@ def attack(
         _print(document)
     runs = document["universal"]["tried"] if name in UNIVERSAL else document["attacks"]
     if document["native"] and len(runs) == 1:
-        if target.is_hardened:
-            click.echo(NATIVE_ONLY, err=True)
-        elif target.networks:
-            click.echo(NO_NETWORKS, err=True)
+        missed = [ACROSS_JUMPS] if target.is_hardened else []
+        if target.networks and name not in UNIVERSAL:
+            missed.append(NO_NETWORKS.format(", ".join(target.networks)))
+        if missed:
+            click.echo(NATIVE_ONLY.format(", and ".join(missed)), err=True)
+    if document["native"] and name in UNIVERSAL and target.networks:
+        click.echo(UNFOLLOWED.format("model"), err=True)
 
 
 def _sources(paths: Sequence[Path], target: Any, normalisation: dict[str, Any]) -> list[Any]:

@@ -223,7 +223,10 @@ def _prepared(
         data = _data_of(path)
         taken = any(target == data for _, target in pending)
         if taken or (data.exists() and not holds(data, own)):
-            raise ModelError(f"{data} exists and is not the model's external data")
+            raise ModelError(
+                f"{data} exists and is not the model's external data; remove it, or choose another "
+                "output"
+            )
     return path, content, pending, own
 
 

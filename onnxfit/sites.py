@@ -12,6 +12,7 @@ from onnxfit.errors import ModelError
 from onnxfit.files import as_model
 from onnxfit.graph import BLOCKED_DOMAIN, Scope, scopes
 from onnxfit.op import DEFAULT_DOMAINS, ELEMENT_TYPES, MIN_OPSET_BFLOAT16, shortest_of_each
+from onnxfit.passes import PREFIXES
 from onnxfit.rewrites import unrewritten
 from onnxfit.unreplaced import OTHERS, why_it_stays, why_no_rectifier
 
@@ -80,6 +81,8 @@ def find_sites(model: ModelProto | str | Path, base_dir: str | Path | None = Non
 def scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
     """Yield every activation of the model, scope by scope, in the order of the file.
 
+    Nodes of what was put in front of the network or behind it are none of its activations.
+
     Raises:
         ModelError: A name in the model is not UTF-8, which protobuf hands over as bytes.
     """
@@ -115,6 +118,8 @@ def _scan(model: ModelProto) -> Iterator[Found | Unreplaced]:
         written = lowering.read(scope)
         for node in scope.nodes:
             value = node.output[0] if node.output else ""
+            if value.startswith(PREFIXES):
+                continue
             if value in written:
                 yield _hardened(node, scope, written[value])
             elif node.op_type in _ACTIVATIONS or node.domain in FUSED_DOMAINS:

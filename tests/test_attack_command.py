@@ -86,7 +86,9 @@ def test_native_gradients_alone_are_labelled(hardened: Path, onnxfit_command: Co
     arguments = (hardened, *FEW, "--attack", "pgd", "--eps", "0.1", "--backward", "true")
     result = onnxfit_command("attack", *arguments)
     assert 0 == result.status
-    assert result.err.startswith("These are native gradients alone, and the model is hardened")
+    assert result.err.startswith(
+        "These are native gradients alone: they do not see across the jumps. --backward all finds"
+    )
     assert "native gradients alone" in result.out
 
 

@@ -246,9 +246,9 @@ def test_normalisation_goes_where_the_module_goes() -> None:
 @pytest.mark.parametrize(
     ("mean", "std", "message"),
     [
-        (0.0, 0.0, "expected finite numbers above 0 as std, got 0.0"),
+        (0.0, 0.0, "expected finite numbers above 0 as std, got [0.0]"),
         (0.0, (1.0, -1.0), "expected finite numbers above 0 as std, got (1.0, -1.0)"),
-        (float("nan"), 1.0, "expected finite numbers as mean, got nan"),
+        (float("nan"), 1.0, "expected finite numbers as mean, got [nan]"),
         ((), 1.0, "expected finite numbers as mean, got ()"),
         ((0.0, 0.0), 1.0, "expected a mean of 1 number or 3, one per channel, got 2"),
         (0.0, (1.0, 2.0, 3.0, 4.0), "expected a std of 1 number or 3, one per channel, got 4"),

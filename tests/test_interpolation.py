@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -26,9 +26,10 @@ from support import MODELS
 
 import onnxfit
 from onnxfit import files, passes
+from onnxfit.cli import main
 from onnxfit.errors import DataError, ModelError
 from onnxfit.passes.head import find_head
-from onnxfit.passes.interpolation import Kind
+from onnxfit.passes.interpolation import _KINDS, Kind
 from onnxfit.record import provenance
 
 
@@ -239,6 +240,56 @@ def test_templates_that_do_not_fit(change: dict[str, Any], message: str) -> None
         onnxfit.interpolate(network(), data, **change)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "bogus"}, "expected a kind of kernel or wnll, got 'bogus'"),
+        ({"neighbours": "15"}, "expected a whole number for neighbours, got '15'"),
+        ({"neighbours": 15.0}, "expected a whole number for neighbours, got 15.0"),
+        ({"bandwidth_neighbour": 0}, "expected bandwidth_neighbour >= 1, got 0"),
+        ({"mean": [0.1] * 3}, "expected a mean of 1 number or 4, one per channel, got 3"),
+        ({"std": [0.0]}, r"expected finite numbers above 0 as std, got \[0.0\]"),
+    ],
+)
+def test_settings_out_of_their_range(settings: dict[str, Any], message: str) -> None:
+    """One sentence says what is wrong."""
+    with pytest.raises(ValueError, match=message):
+        onnxfit.interpolate(network(), samples(M, 2), **settings)
+
+
+def test_the_command_line_knows_all_kinds() -> None:
+    """Its list is written out, so that --help need not import them."""
+    options = {option.name: option for option in main.commands["retrofit"].params}
+    choice: Any = options["interpolation"].type
+    assert get_args(Kind) == tuple(choice.choices)
+    assert get_args(Kind) == tuple(_KINDS)
+
+
+@pytest.mark.parametrize("name", ["onnxfit.interpolation/m", "onnxfit.head/m"])
+def test_names_that_it_would_give_are_its_own(name: str) -> None:
+    """A source that has one is refused."""
+    model = network(f'"{name}" = Neg(h)\n logits = Gemm<transB = 1>(h, w, b)')
+    with pytest.raises(ModelError, match=f"has '{name}', a name that onnxfit keeps for itself"):
+        onnxfit.interpolate(model, samples(M, 2))
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("head", ["logits", "probabilities"])
+def test_node_names_that_were_dropped(kind: Kind, head: str) -> None:
+    """Values are enough to take it out, the output's included; what reads of it stops that."""
+    source = network(HEADS[head])
+    model = onnxfit.interpolate(source, samples(M, 2), kind=kind)
+    for node in model.graph.node:
+        node.ClearField("name")
+    assert source == onnxfit.restore(model)
+    onnx.checker.check_model(onnxfit.restore(model), full_check=True)
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(model.graph.node[-2].output[0], 1, None)
+    )
+    with pytest.raises(ModelError, match=r"another tool lets 'onnxfit\.interpolation/.*' be read"):
+        onnxfit.restore(model)
+
+
 def test_models_that_have_no_one_head() -> None:
     """Several outputs, several inputs, and settings out of their range."""
     data = samples(M, 2)
@@ -295,6 +346,7 @@ def test_the_command_line(tmp_path: Path, onnxfit_command: Command) -> None:
     [
         (("--interpolate", "nothing.npz"), "nothing.npz cannot be read"),
         (("--interpolate", TEMPLATES, "--neighbours", "4"), "from 1 to the 4 neighbours, got 8"),
+        (("--interpolate", TEMPLATES, "--mean", "0.1,0.2,0.3"), "a mean of 1 number or 1, one per"),
         (("--interpolate", TEMPLATES, "--include", "x"), "--include, --exclude, --optimize and"),
     ],
 )
@@ -363,7 +415,7 @@ def test_templates_go_outside_where_a_file_would_be_too_large(
     assert not data.exists()
     monkeypatch.setattr(files, "_INSIDE", 4000)
     data.write_bytes(b"of somebody else")
-    with pytest.raises(ModelError, match=r"out\.onnx\.data exists and is not the model's external"):
+    with pytest.raises(ModelError, match=r"out\.onnx\.data exists and .*; remove it, or choose"):
         onnxfit.save(model, out)
     assert b"of somebody else" == data.read_bytes()
     data.unlink()

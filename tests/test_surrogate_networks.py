@@ -319,4 +319,5 @@ def test_the_verb_attack_follows_them(
     assert 0 == ran.status, ran.err
     records = json.loads(ran.out)["attacks"]
     assert networks == list(dict.fromkeys(r["network"] for r in records if "network" in r))
-    assert ("interpolates over templates: they vanish" in ran.err) == (not networks)
+    told = f"surrogate networks ({', '.join(NETWORKS)}) were not followed. --backward all finds"
+    assert (told in ran.err) == (not networks)

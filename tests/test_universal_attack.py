@@ -242,7 +242,9 @@ def test_the_native_gradient_alone_is_labelled(tmp_path: Path, onnxfit_command: 
     arguments = (model, "--data", data, "--attack", "uap", "--eps", "0.1", "--backward", "true")
     result = onnxfit_command("attack", *arguments)
     assert 0 == result.status
-    assert result.err.startswith("These are native gradients alone, and the model is hardened")
+    assert result.err.startswith(
+        "These are native gradients alone: they do not see across the jumps."
+    )
     assert "misclassified           0.0%" in result.out
     assert "tried" not in result.out
 

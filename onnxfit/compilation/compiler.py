@@ -64,7 +64,7 @@ def compile(  # noqa: A001 - the name of the verb
     """
     library_path()
     hard, digest = own(model)
-    passes.refuse(hard, "it cannot be compiled")
+    passes.refuse(hard, "it cannot be compiled; take the hardened model without it")
     folder = folder_of(model, base_dir)
     if not is_hardened(hard, list(scan(hard))):
         raise ModelError("the model is not hardened, so there is nothing that compiling would save")

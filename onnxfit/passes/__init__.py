@@ -10,7 +10,6 @@ record             what                                          file
 JumpReLUs are inside the network (:mod:`onnxfit.hardening`), and go in before these.
 """
 
-import json
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,8 +17,9 @@ from onnx import ModelProto
 
 from onnxfit.errors import ModelError
 from onnxfit.passes import interpolation, total_variation
+from onnxfit.passes.building import check_free
 
-__all__ = ["KEYS", "applied", "make_room", "refuse", "take_back"]
+__all__ = ["KEYS", "PREFIXES", "applied", "make_room", "refuse", "take_back"]
 
 
 class _Pass(NamedTuple):
@@ -27,21 +27,28 @@ class _Pass(NamedTuple):
 
     Attributes:
         what: It in words.
+        prefixes: What the names that it gives begin with.
         take_back: Undoes it.
     """
 
     what: str
+    prefixes: tuple[str, ...]
     take_back: Callable[[ModelProto], None]
 
 
 # By the metadata entry of each, in the order in which they are applied.
 _PASSES = {
-    total_variation.KEY: _Pass("a denoising in front of it", total_variation.take_back),
+    total_variation.KEY: _Pass(
+        "a denoising in front of it", (total_variation.PREFIX,), total_variation.take_back
+    ),
     interpolation.KEY: _Pass(
-        "an interpolation that belongs to its weights and jumps", interpolation.take_back
+        "an interpolation that belongs to its weights and jumps",
+        (interpolation.PREFIX, interpolation.HEAD_PREFIX),
+        interpolation.take_back,
     ),
 }
 KEYS = tuple(_PASSES)
+PREFIXES = tuple(prefix for each in _PASSES.values() for prefix in each.prefixes)
 
 
 def applied(model: ModelProto) -> list[str]:
@@ -62,29 +69,23 @@ def take_back(model: ModelProto) -> bool:
     return bool(keys)
 
 
-def make_room(model: ModelProto, key: str) -> str | None:
-    """Undo an earlier application of one of them, which is to be applied anew.
+def make_room(model: ModelProto, key: str) -> None:
+    """Make a model ready for one of them: an earlier application is undone.
 
     Args:
         model: It is changed.
         key: The metadata entry of the one.
 
-    Returns:
-        The SHA-256 of what it was applied to; None where it was not.
-
     Raises:
-        ModelError: One that is applied after it was, so that it stands on what is to change; or as
-            in :func:`take_back`.
+        ModelError: One that is applied after it was, so that it stands on what is to change; the
+            model has names that it would give; or as in :func:`take_back`.
     """
     keys = applied(model)
     if later := [other for other in keys if KEYS.index(other) > KEYS.index(key)]:
         raise _refusal(later, "restore it first, and apply both again")
-    if key not in keys:
-        return None
-    content = next(entry.value for entry in model.metadata_props if entry.key == key)
-    _PASSES[key].take_back(model)
-    source: str | None = json.loads(content).get("source_sha256")
-    return source
+    if key in keys:
+        _PASSES[key].take_back(model)
+    check_free(model, _PASSES[key].prefixes)
 
 
 def refuse(model: ModelProto, what: str) -> None:

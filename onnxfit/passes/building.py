@@ -10,6 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import ModelProto
 
 from onnxfit.edits import remove_where
+from onnxfit.errors import ModelError
+from onnxfit.graph import reads
 
 
 class Builder:
@@ -120,8 +122,42 @@ def add_initializers(model: ModelProto, built: ModelProto) -> None:
         )
 
 
-def remove_built(model: ModelProto, prefix: str) -> None:
-    """Take out of a model what was built with a prefix."""
+def remove_built(model: ModelProto, prefix: str, result: str) -> None:
+    """Take out of a model what was built with a prefix.
+
+    Args:
+        model: It is changed.
+        prefix: Of the names of nodes, which other tools may have dropped, and of values.
+        result: The value that was built.
+
+    Raises:
+        ModelError: Other nodes, or the model's outputs, depend on what is taken out.
+    """
     graph = model.graph
-    for items in (graph.node, graph.initializer, graph.input, graph.value_info):
+    gone = set()
+    for node in graph.node:
+        names = (node.name, *node.output)
+        if result in node.output or any(name.startswith(prefix) for name in names):
+            gone.update(filter(None, node.output))
+    remove_where(graph.node, lambda node: not gone.isdisjoint(node.output))
+    for items in (graph.initializer, graph.input, graph.value_info):
         remove_where(items, lambda item: item.name.startswith(prefix))
+    gone.discard(result)
+    used = [name for node in graph.node for name in reads(node) if name != result]
+    used += [value.name for value in graph.output]
+    for name in used:
+        if name in gone or name.startswith(prefix):
+            raise ModelError(f"another tool lets {name!r} be read elsewhere; take the source")
+
+
+def check_free(model: ModelProto, prefixes: tuple[str, ...]) -> None:
+    """Refuse a model that has names with the prefixes of what is to be built.
+
+    Raises:
+        ModelError: It has one.
+    """
+    graph = model.graph
+    names = [name for node in graph.node for name in node.output]
+    names += [item.name for items in (graph.input, graph.initializer) for item in items]
+    if taken := next((name for name in names if name.startswith(prefixes)), None):
+        raise ModelError(f"the model has {taken!r}, a name that onnxfit keeps for itself")

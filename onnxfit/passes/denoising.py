@@ -9,7 +9,9 @@ from onnxfit import passes, rewrites
 from onnxfit.data import Bounds
 from onnxfit.external_data import check_external_data
 from onnxfit.files import folder_of, read_with_digest
-from onnxfit.passes.total_variation import KEY, TotalVariation, Units, find_images, put_in_front
+from onnxfit.passes.total_variation import KEY, TotalVariation, find_images, put_in_front
+from onnxfit.passes.units import Units
+from onnxfit.record import source_of
 
 
 def denoise(  # noqa: PLR0913 - the options of the verb
@@ -32,9 +34,11 @@ def denoise(  # noqa: PLR0913 - the options of the verb
 
     Args:
         model: A model of images, N×C×H×W or N×H×W, hardened or not, which stays untouched, or its
-            path. An earlier denoising is replaced.
+            path. Three axes are taken as N×H×W, whatever they hold. An earlier denoising is
+            replaced.
         weight: λ, in units of ``bounds``: the larger, the smoother.
-        steps: How many iterations.
+        steps: How many iterations, counted as there: with all pixels kept the first is the image
+            itself, so that it takes 2.
         keep: Which share of the pixels is kept; the others are dropped and filled in.
         seed: Of the mask of pixels kept, which is then fixed in the file; without it each run
             draws another one for each sample.
@@ -45,7 +49,8 @@ def denoise(  # noqa: PLR0913 - the options of the verb
 
     Raises:
         ModelError: The model cannot be read, has no one input of images, was interpolated, or
-            leaves the size of the images open that a fixed mask needs.
+            leaves the size of the images open that a fixed mask needs; or it uses names that begin
+            with ``onnxfit.denoising/``.
         ValueError: A setting is out of its range.
     """
     how = TotalVariation(weight=weight, steps=steps, keep=keep, seed=seed)
@@ -58,8 +63,9 @@ def denoise(  # noqa: PLR0913 - the options of the verb
     # What rewrites note names what nodes read, which is another value from now on.
     names = rewrites.names_of(edited)
     rewrites.take_back(edited)
-    source = passes.make_room(edited, KEY) or digest
-    put_in_front(edited, find_images(edited), how, units, {"source_sha256": source})
+    passes.make_room(edited, KEY)
+    about = {"source_sha256": source_of(given) or digest}
+    put_in_front(edited, find_images(edited), how, units, about)
     if names:
         rewrites.apply(edited, names)
     return edited

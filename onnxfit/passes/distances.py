@@ -7,6 +7,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxfit import checks
 from onnxfit.passes.arithmetic import Arithmetic
 
 # Of a squared distance: two equal features are as near as that.
@@ -31,9 +32,9 @@ class Neighbourhood:
     bandwidth_neighbour: int = 8
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ValueError(f"expected at least one of neighbours, got {self.neighbours}")
-        if not 1 <= self.bandwidth_neighbour <= self.neighbours:
+        checks.whole("neighbours", self.neighbours, 1)
+        checks.whole("bandwidth_neighbour", self.bandwidth_neighbour, 1)
+        if self.bandwidth_neighbour > self.neighbours:
             raise ValueError(
                 f"expected a bandwidth_neighbour from 1 to the {self.neighbours} neighbours, "
                 f"got {self.bandwidth_neighbour}"

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
-from onnxfit import passes
+from onnxfit import checks, passes
 from onnxfit.compilation.record import refuse_compiled
 from onnxfit.data import Bounds, Dataset, as_dataset
 from onnxfit.data_sources import times
@@ -18,6 +19,8 @@ from onnxfit.passes.distances import Neighbourhood
 from onnxfit.passes.head import find_head
 from onnxfit.passes.interpolation import KEY, Kind, interpolate_head
 from onnxfit.passes.templates import features_of
+from onnxfit.passes.units import Units
+from onnxfit.record import source_of
 
 
 def interpolate(  # noqa: PLR0913 - the options of the verb
@@ -64,10 +67,12 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
     Raises:
         DataError: The templates are not for the model: fewer than ``neighbours``, or none of a
             class.
-        ModelError: The model cannot be read or run, has several inputs or outputs, or no dense
-            head.
+        ModelError: The model cannot be read or run, has several inputs or outputs, no dense head,
+            or names that begin with ``onnxfit.interpolation/`` or ``onnxfit.head/``.
         ValueError: A setting is out of its range.
     """
+    checks.one_of("kind", kind, get_args(Kind))
+    units = Units(bounds=bounds, mean=mean, std=std)
     hood = Neighbourhood(neighbours=neighbours, bandwidth_neighbour=bandwidth_neighbour)
     given, digest = read_with_digest(model)
     edited = ModelProto()
@@ -76,16 +81,15 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
     if folder is not None:
         check_external_data(edited, folder)
     refuse_compiled(edited)
-    source = passes.make_room(edited, KEY) or digest
+    passes.make_room(edited, KEY)
     data = _opened(templates, limit, bounds, _shape_of(edited))
     head = find_head(edited, feature)
-    found = features_of(edited, head, data, base_dir=folder, mean=mean, std=std)
+    found = features_of(edited, head, data, base_dir=folder, units=units)
     about = {
-        "source_sha256": source,
+        "source_sha256": source_of(given) or digest,
         "templates_sha256": data.sha256,
+        **units.record,
         "bounds": list(data.bounds),
-        "mean": list(mean),
-        "std": list(std),
     }
     interpolate_head(edited, head, found, kind, hood, about)
     return edited

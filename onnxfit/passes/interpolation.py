@@ -117,7 +117,7 @@ def take_back(model: ModelProto) -> None:
         raise ModelError(
             "the head that was replaced is gone: another tool dropped it; take the source"
         )
-    remove_built(model, PREFIX)
+    remove_built(model, PREFIX, output)
     rename(model, head, output)
     remove_where(model.metadata_props, lambda entry: entry.key == KEY)
 

@@ -1,6 +1,6 @@
 """What a network makes of labelled samples in front of its last layer."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from onnxfit.deployed import Deployed
 from onnxfit.element_types import UNKNOWN, inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.passes.head import Head
+from onnxfit.passes.units import Units
 
 BATCH = 64
 _TYPES: dict[int, Any] = {TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
@@ -39,8 +40,7 @@ def features_of(
     data: Dataset,
     *,
     base_dir: Path | None,
-    mean: Sequence[float],
-    std: Sequence[float],
+    units: Units,
     advance: Callable[[int], object] = lambda count: None,
 ) -> Templates:
     """Compute the features of templates in ONNX Runtime.
@@ -50,19 +50,22 @@ def features_of(
         head: Its place.
         data: The templates.
         base_dir: Folder of the model's external data.
-        mean: Subtracted from samples before the model, one or for each channel.
-        std: Divides after that.
+        units: How they are normalised before the model.
         advance: Is called with the number of samples of each batch.
 
     Raises:
         DataError: The samples are damaged.
         ModelError: The model cannot compute them, or takes several inputs.
+        ValueError: There are neither one nor as many means or stds as channels.
     """
+    units.check_channels(data.shape[0])
     deployed = Deployed(_cut(model, head), base_dir)
     (given,) = inputs_of(model.graph)
     kind = _TYPES.get(given.type.tensor_type.elem_type, np.float32)
     shape = (-1, *[1] * (len(data.shape) - 1))
-    middle, width = (np.asarray(numbers, np.float32).reshape(shape) for numbers in (mean, std))
+    middle, width = (
+        np.asarray(numbers, np.float32).reshape(shape) for numbers in (units.mean, units.std)
+    )
     parts, classes = [], 0
     for x, _ in data.batches(BATCH):
         features, output = deployed(((x - middle) / width).astype(kind))

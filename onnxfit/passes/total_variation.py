@@ -7,8 +7,7 @@ squared). The objective, and the iterations that minimise it, are in
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from onnxfit.data import Bounds
+from onnxfit import checks
 from onnxfit.edits import remove_where
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import ModelError
@@ -26,6 +25,7 @@ from onnxfit.op import DOMAIN, ELEMENT_TYPES
 from onnxfit.passes.building import Builder, add_initializers, remove_built
 from onnxfit.passes.chambolle import denoised, filled_in
 from onnxfit.passes.renaming import rename_reads
+from onnxfit.passes.units import Units
 
 KEY = f"{DOMAIN}.denoising"
 PREFIX = f"{KEY}/"
@@ -40,7 +40,7 @@ class TotalVariation:
 
     Attributes:
         weight: λ, in units of the pixels.
-        steps: How many iterations.
+        steps: How many iterations; at least 2 where all pixels are kept.
         keep: Which share of the pixels, each channel by itself, is kept; the others are filled in.
         seed: Of a mask that stays the same; None for another one for each sample at each run.
 
@@ -54,16 +54,15 @@ class TotalVariation:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        low, high = _WEIGHTS
-        if not low <= self.weight <= high:
-            raise ValueError(f"expected a weight from {low} to {high}, got {self.weight}")
-        if self.steps < 1:
-            raise ValueError(f"expected at least one of steps, got {self.steps}")
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"expected to keep a share above 0, at most 1, got {self.keep}")
-        if self.seed is not None and (self.keep == 1 or self.seed < 0):
-            wrong = "no pixel is dropped" if self.keep == 1 else f"{self.seed} is below 0"
-            raise ValueError(f"a seed of at least 0 is for a mask: {wrong}")
+        checks.within("weight", self.weight, *_WEIGHTS)
+        checks.above_0("keep", self.keep)
+        checks.share("keep", self.keep)
+        # With all pixels kept the first iteration is the image itself.
+        checks.whole("steps", self.steps, 2 if self.keep == 1 else 1)
+        if self.seed is not None:
+            checks.seed(self.seed)
+            if self.keep == 1:
+                raise ValueError("a seed is for a mask: no pixel is dropped")
 
     @property
     def mask(self) -> str:
@@ -71,34 +70,6 @@ class TotalVariation:
         if self.keep == 1:
             return "none"
         return "drawn at each run" if self.seed is None else "fixed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Units:
-    """In what units pixels are, and what the network takes: (pixel - mean) / std.
-
-    Attributes:
-        bounds: Smallest and largest value of a pixel.
-        mean: One number, or one for each channel.
-        std: The same; above 0.
-
-    Raises:
-        ValueError: One is out of its range.
-    """
-
-    bounds: Bounds = (0.0, 1.0)
-    mean: Sequence[float] = (0.0,)
-    std: Sequence[float] = (1.0,)
-
-    def __post_init__(self) -> None:
-        numbers = (*self.bounds, *self.mean, *self.std)
-        if not self.bounds[0] < self.bounds[1] or not all(map(math.isfinite, numbers)):
-            raise ValueError(
-                f"expected finite bounds, the smaller one first, and finite means and stds, got "
-                f"{self.bounds}, {self.mean} and {self.std}"
-            )
-        if not self.mean or not self.std or min(self.std) <= 0:
-            raise ValueError(f"expected means and stds above 0, got {self.mean} and {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +93,7 @@ class Place:
 
 
 def find_images(model: ModelProto) -> Place:
-    """Find the input of a network of images.
+    """Find the input of a network of images; three axes are taken as N×H×W, whatever they hold.
 
     Raises:
         ModelError: There are several inputs, or it is not N×C×H×W or N×H×W of floating-point
@@ -143,8 +114,8 @@ def find_images(model: ModelProto) -> Place:
             f"the input {name!r} is {shape}; total variation needs images, N×C×H×W or N×H×W"
         )
     place = Place(value=name, element_type=kind.elem_type, sizes=sizes)
-    others = (None, *_CHANNELS_OF_IMAGES)
-    if len(sizes) == 4 and sizes[1] not in others and sizes[3] in _CHANNELS_OF_IMAGES:
+    channels = _CHANNELS_OF_IMAGES
+    if len(sizes) == 4 and sizes[1] not in channels and sizes[3] in channels:
         raise ModelError(
             f"the input {name!r} has its channels last; denoising takes images as N×C×H×W"
         )
@@ -171,12 +142,8 @@ def put_in_front(
         ModelError: A mask shall be fixed, and the images' size is open.
         ValueError: There are neither one nor as many means or stds as channels.
     """
-    for name, numbers in (("mean", units.mean), ("std", units.std)):
-        if len(numbers) != 1 and place.channels not in (None, len(numbers)):
-            raise ValueError(
-                f"expected a {name} of 1 number or {place.channels}, one per channel, got "
-                f"{len(numbers)}"
-            )
+    if place.channels is not None:
+        units.check_channels(place.channels)
     written = PREFIX + place.value
     built = _subgraph(place, written, how, units, model_opset(model))
     rename_reads(model.graph.node, place.value, written)
@@ -194,9 +161,7 @@ def put_in_front(
         "keep": how.keep,
         "mask": how.mask,
         "seed": how.seed,
-        "bounds": list(units.bounds),
-        "mean": list(units.mean),
-        "std": list(units.std),
+        **units.record,
         **about,
     }
     model.metadata_props.add(key=KEY, value=json.dumps(record))
@@ -216,7 +181,7 @@ def take_back(model: ModelProto) -> None:
         raise ModelError(f"the metadata entry {KEY} is damaged") from error
     if not any(written in node.output for node in model.graph.node):
         raise ModelError("the denoising is gone: another tool changed it; take the source")
-    remove_built(model, PREFIX)
+    remove_built(model, PREFIX, written)
     rename_reads(model.graph.node, written, value)
     remove_where(model.metadata_props, lambda entry: entry.key == KEY)
 

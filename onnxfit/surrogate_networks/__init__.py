@@ -8,8 +8,8 @@ record             networks                                               file
 =================  =====================================================  ====================
 ``interpolation``  the model with its own head; all templates as a        ``interpolation.py``
                    smooth kernel, of several widths
-``denoising``      the model, and with its own head, with a gradient      ``denoising.py``
-                   that passes the denoising over
+``denoising``      the model, and its networks of an interpolation, with  ``denoising.py``
+                   a gradient that passes the denoising over
 =================  =====================================================  ====================
 """
 
@@ -56,4 +56,6 @@ def surrogate_networks(
         found[PAST] = Past(before, build(bare))
         if OWN_HEAD in found:
             found[f"{OWN_HEAD} {PAST}"] = Past(before, build(with_own_head(bare)))
+            for name, kernel in kernels(bare, folder, build):
+                found[f"{name} {PAST}"] = Past(before, kernel)
     return found

@@ -3,6 +3,7 @@
 A gradient goes through the denoising, but it is long, and what it smooths away has none.
 """
 
+import onnx
 import torch
 from onnx import ModelProto
 
@@ -47,4 +48,8 @@ def apart(model: ModelProto) -> tuple[ModelProto, ModelProto]:
     bare = ModelProto()
     bare.CopyFrom(model)
     take_back(bare)
-    return up_to(model, provenance(model)["denoising"]["denoised"]), bare
+    record = provenance(model)["denoising"]
+    # Where an interpolation names the denoised images as features, they are there.
+    same = onnx.helper.make_node("Identity", [record["input"]], [record["denoised"]])
+    bare.graph.node.insert(0, same)
+    return up_to(model, record["denoised"]), bare

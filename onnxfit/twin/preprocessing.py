@@ -1,11 +1,12 @@
 """Normalisation as a part of the model, so that an attack need not know of it."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from onnxfit import checks
 
 
 class Preprocessed(torch.nn.Module):
@@ -34,14 +35,10 @@ class Preprocessed(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.module = module
-        for name, given in (("mean", mean), ("std", std)):
-            values = [float(v) for v in (given if isinstance(given, Sequence) else [given])]
-            if not values or not all(
-                math.isfinite(v) and (v > 0 or name == "mean") for v in values
-            ):
-                least = " above 0" if name == "std" else ""
-                raise ValueError(f"expected finite numbers{least} as {name}, got {given}")
-            self.register_buffer(name, torch.tensor(values))
+        given = [each if isinstance(each, Sequence) else [each] for each in (mean, std)]
+        checks.normalisation(*given)
+        for name, values in zip(("mean", "std"), given, strict=True):
+            self.register_buffer(name, torch.tensor([float(value) for value in values]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise samples along axis 1 and call the module."""
@@ -56,10 +53,7 @@ class Preprocessed(torch.nn.Module):
 
     def _along_channels(self, name: str, x: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = getattr(self, name).to(x.dtype)
-        if len(values) not in (1, x.shape[1]):
-            raise ValueError(
-                f"expected a {name} of 1 number or {x.shape[1]}, one per channel, got {len(values)}"
-            )
+        checks.per_channel(name, values, x.shape[1])
         values = values.reshape(-1, *[1] * (x.dim() - 2))
         # As large as a sample and laid out like it: far faster than channels that broadcast.
         return torch.empty_like(x[:1]).copy_(values) if values.numel() > 1 else values

@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
+from onnxfit.randomness import drawn_value
 from onnxfit.record import FINETUNING, provenance
 from onnxfit.verification import paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
@@ -49,10 +50,14 @@ SEEN = (
     "The {} on this very data, so that the model looks better on it than on other data: verify on "
     "data that the {} has not seen."
 )
+NOT_REPEATABLE = (
+    "The model or its baseline {}: every figure is of one run, another run gives others, and twins "
+    "and files were not compared."
+)
+UNSTABLE = NOT_REPEATABLE.format("computes other logits when it is run again")
 RANDOM = (
-    "The model or its baseline draws random numbers: every figure is of one draw, another run "
-    "gives others, and twins and files were not compared. A denoising that drops pixels keeps the "
-    "same ones with --tv-seed."
+    NOT_REPEATABLE.format("draws random numbers")
+    + " A denoising that drops pixels keeps the same ones with --tv-seed."
 )
 
 
@@ -169,7 +174,8 @@ class Gate:
         document["parity"] = self._parity(x, evidence.is_repeatable)
         document["warnings"] += evidence.warnings()
         if not evidence.is_repeatable:
-            document["warnings"].append(RANDOM)
+            draws = any(drawn_value(target.model) for target in self.targets.values())
+            document["warnings"].append(RANDOM if draws else UNSTABLE)
         corpus = self._earlier(folder, regression)
         document["regression"] = None if corpus is None else self._replayed(corpus)
         files = None if folder is None else self._files(folder, resume)

@@ -27,6 +27,10 @@ CELLS = (1, 2, 4, 8)
 NOISES = 16
 OCTAVES = 4
 SHORTEST_PERIOD = 2.0
+UNFOLLOWED = (
+    "Universal perturbations of the {} followed its own gradients alone, none of its surrogate "
+    "networks."
+)
 
 Points = NDArray[np.float32]
 

@@ -20,6 +20,7 @@ from onnxfit.verification.single_attack import with_surrogates
 from onnxfit.verification.suites import Threat
 from onnxfit.verification.universal import (
     KINDS,
+    UNFOLLOWED,
     Candidate,
     Kind,
     Points,
@@ -117,6 +118,8 @@ def universal_section(
         left = campaign.scores[side].robust()[rows[second]]
         beyond = int((one.verdicts.fooled.any(axis=0) & left).sum())
         records = one.records
+        if records.get("uap") and campaign.targets[side].networks:
+            warnings.append(UNFOLLOWED.format(side))
         document[side] = {kind: records.get(kind) for kind in KINDS} | {"beyond_suite": beyond}
         if beyond:
             warnings.append(BEYOND.format(n=len(second), count=beyond, side=side))
