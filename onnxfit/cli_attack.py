@@ -1,7 +1,7 @@
 """The verb ``attack``: one attack on a model, replayed on its file."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,6 @@ def attack(
     from onnxfit.verification import single_attack, universal_attack
     from onnxfit.verification.environment import environment
     from onnxfit.verification.target import Target, classes_of
-    from onnxfit.verification.universal import UNFOLLOWED
 
     check_options(name, goal, made_on, resume=resume)
     if (name == "transfer") != bool(source):
@@ -215,15 +214,24 @@ def attack(
         print_json(document)
     else:
         _print(document)
-    runs = document["universal"]["tried"] if name in UNIVERSAL else document["attacks"]
+    for sentence in _missed(document, target):
+        click.echo(sentence, err=True)
+
+
+def _missed(document: dict[str, Any], target: Any) -> Iterator[str]:
+    """Yield sentences of what an attack did not follow and another would."""
+    from onnxfit.verification.universal import UNFOLLOWED
+
+    universal = document.get("universal")
+    runs = universal["tried"] if universal else document["attacks"]
     if document["native"] and len(runs) == 1:
         missed = [ACROSS_JUMPS] if target.is_hardened else []
-        if target.networks and name not in UNIVERSAL:
+        if target.networks and not universal:
             missed.append(NO_NETWORKS.format(", ".join(target.networks)))
         if missed:
-            click.echo(NATIVE_ONLY.format(", and ".join(missed)), err=True)
-    if document["native"] and name in UNIVERSAL and target.networks:
-        click.echo(UNFOLLOWED.format("model"), err=True)
+            yield NATIVE_ONLY.format(", and ".join(missed))
+    if target.networks and universal and universal["backward"] != "none":
+        yield UNFOLLOWED.format("model")
 
 
 def _sources(paths: Sequence[Path], target: Any, normalisation: dict[str, Any]) -> list[Any]:

@@ -441,10 +441,8 @@ def test_the_twin_draws_a_mask_of_its_own() -> None:
         require_parity(model, twin, x)
 
 
-@pytest.mark.parametrize("seed", [0, None])
-def test_verify_compares_it_with_the_network_alone(seed: int | None) -> None:
-    """The baseline has no denoising; where masks are drawn at each run, the report says so."""
-    pytest.importorskip("torch")
+def plain_with_data() -> tuple[ModelProto, NDArray[np.float32], NDArray[np.int64]]:
+    """Make a network for small images, ten of them, and labels of which seven are its own."""
     plain = parse(
         """
         <ir_version: 8, opset_import: ["": 17]>
@@ -457,6 +455,14 @@ def test_verify_compares_it_with_the_network_alone(seed: int | None) -> None:
     x = images(10, 1, 4, 4)
     labels = computed(plain, x).argmax(1)
     labels[:3] ^= 1
+    return plain, x, labels
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_verify_compares_it_with_the_network_alone(seed: int | None) -> None:
+    """The baseline has no denoising; where masks are drawn at each run, the report says so."""
+    pytest.importorskip("torch")
+    plain, x, labels = plain_with_data()
     model = onnxfit.denoise(plain, 0.05, keep=0.5, seed=seed, steps=1)
     found = onnxfit.verify(model, (x, labels), suite="quick", eps=0.1, steps=2)
     assert not found["baseline"]["same_as_model"]
@@ -465,6 +471,19 @@ def test_verify_compares_it_with_the_network_alone(seed: int | None) -> None:
     warned = any("draws random numbers" in warning for warning in found["warnings"])
     assert (seed is not None, seed is None) == (checks["repeatable"], warned)
     assert (found["parity"] is None) == warned
+
+
+def test_what_cannot_be_repeated_need_not_draw_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of a mask where no value is drawn."""
+    pytest.importorskip("torch")
+    from onnxfit.verification.evidence import Evidence
+    from onnxfit.verification.gate import RANDOM, UNSTABLE
+
+    monkeypatch.setattr(Evidence, "is_repeatable", False)
+    plain, x, labels = plain_with_data()
+    found = onnxfit.verify(plain, (x, labels), suite="quick", eps=0.1, steps=2)
+    assert UNSTABLE in found["warnings"]
+    assert RANDOM not in found["warnings"]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from onnxfit.verification.suites import Threat  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 from onnxfit.verification.universal import (  # noqa: E402
     KINDS,
+    UNFOLLOWED,
     Verdicts,
     best,
     followed,
@@ -234,6 +235,18 @@ def test_a_hardened_model_is_attacked_with_every_backward(
         document["robust_accuracy"],
         document["native"]["robust_accuracy"],
     ]
+
+
+def test_networks_that_it_does_not_follow_are_told(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """A denoised model has one."""
+    path = tmp_path / "m.onnx"
+    onnxfit.save(onnxfit.denoise(MODELS / "digits_cnn.onnx", 0.05, steps=2), path)
+    arguments = ("--data", MODELS / "digits_test.npz", "--limit", "20", "--eps", "0.1")
+    result = onnxfit_command("attack", path, *arguments, "--attack", "uap")
+    assert 0 == result.status, result.err
+    assert UNFOLLOWED.format("model") in result.err
 
 
 def test_the_native_gradient_alone_is_labelled(tmp_path: Path, onnxfit_command: Command) -> None:

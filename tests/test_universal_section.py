@@ -23,7 +23,7 @@ from onnxfit.verification.settings import Settings  # noqa: E402
 from onnxfit.verification.statistics import mcnemar, paired_difference  # noqa: E402
 from onnxfit.verification.suites import Stage, Threat  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
-from onnxfit.verification.universal import halves, perturbed  # noqa: E402
+from onnxfit.verification.universal import UNFOLLOWED, halves, perturbed  # noqa: E402
 from onnxfit.verification.universal_section import Section, universal_section  # noqa: E402
 
 EPS = 0.2
@@ -115,6 +115,14 @@ def test_what_the_suite_missed_is_warned_of(section: Section) -> None:
         "of the same size; the worst case does not count them."
         for side, count in beyond.items()
     ] == section.warnings
+
+
+def test_networks_that_it_does_not_follow_are_told() -> None:
+    """Of the side that has some."""
+    denoised = onnxfit.denoise(digits(), 0.05, steps=2)
+    found = made(denoised, digits(), data=images(24))
+    assert UNFOLLOWED.format("model") in found.warnings
+    assert UNFOLLOWED.format("baseline") not in found.warnings
 
 
 def test_a_strong_suite_leaves_nothing_to_warn_of() -> None:

@@ -134,7 +134,7 @@ def remove_built(model: ModelProto, prefix: str, result: str) -> None:
         ModelError: Other nodes, or the model's outputs, depend on what is taken out.
     """
     graph = model.graph
-    gone = set()
+    gone: set[str] = set()
     for node in graph.node:
         names = (node.name, *node.output)
         if result in node.output or any(name.startswith(prefix) for name in names):
