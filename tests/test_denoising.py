@@ -315,6 +315,15 @@ def test_features_of_templates_are_computed_behind_it() -> None:
         onnxfit.denoise(alone, WEIGHT)
 
 
+def test_numbers_of_numpy() -> None:
+    """They are as good as Python's, which a record holds."""
+    given: dict[str, Any] = {"steps": np.int64(5), "keep": np.float64(0.5), "seed": np.int64(2)}
+    units: dict[str, Any] = {"mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
+    found = onnxfit.denoise(network("N, 3, 4, 4"), np.float32(0.25), **given, **units)
+    expected = {"steps": 5, "keep": 0.5, "seed": 2, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    assert onnxfit.denoise(network("N, 3, 4, 4"), 0.25, **expected) == found
+
+
 def test_the_source_is_the_file_that_all_began_with() -> None:
     """Not what lay between in memory: of jumps, denoising and interpolation together."""
     _, source = files.read(DIGITS)

@@ -257,6 +257,14 @@ def test_settings_out_of_their_range(settings: dict[str, Any], message: str) -> 
         onnxfit.interpolate(network(), samples(M, 2), **settings)
 
 
+def test_numbers_of_numpy() -> None:
+    """They are as good as Python's, which a record holds."""
+    given: dict[str, Any] = {"neighbours": np.int64(5), "bandwidth_neighbour": np.int64(3)}
+    found = onnxfit.interpolate(network(), samples(M, 2), **given)
+    wanted = onnxfit.interpolate(network(), samples(M, 2), neighbours=5, bandwidth_neighbour=3)
+    assert wanted == found
+
+
 def test_the_command_line_knows_all_kinds() -> None:
     """Its list is written out, so that --help need not import them."""
     options = {option.name: option for option in main.commands["retrofit"].params}

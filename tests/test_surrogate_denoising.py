@@ -1,9 +1,11 @@
 """Surrogate networks of models that denoise their images."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command import runner
 from onnx import ModelProto
 from support import MODELS, parse
 
@@ -118,3 +120,29 @@ def test_a_mask_that_is_fixed() -> None:
     x, _ = digits(8)
     found = target.networks["past denoising"](x).argmax(1).numpy()
     np.testing.assert_array_equal(target.predictions(x), found)
+
+
+@pytest.mark.parametrize(
+    ("jump", "missed"),
+    [
+        (None, "surrogate networks (past denoising) were not followed"),
+        (
+            0.3,
+            "they do not see across the jumps, and surrogate networks (past denoising) were not "
+            "followed",
+        ),
+    ],
+)
+def test_the_verb_attack_says_what_it_did_not_follow(
+    jump: float | None, missed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where one backward pass was asked for: by name, also of a hardened model."""
+    path = tmp_path / "m.onnx"
+    source: Any = DIGITS if jump is None else onnxfit.retrofit(DIGITS, jump)
+    onnxfit.save(denoise(source, WEIGHT, steps=STEPS), path)
+    arguments = ("--data", MODELS / "digits_test.npz", "--limit", "10", "--eps", "0.1")
+    more = ("--attack", "pgd", "--steps", "2", "--backward", "true")
+    ran = runner(capsys)("attack", path, *arguments, *more)
+    assert 0 == ran.status, ran.err
+    told = f"These are native gradients alone: {missed}. --backward all finds more."
+    assert told in ran.err
