@@ -320,7 +320,13 @@ def test_numbers_of_numpy() -> None:
     given: dict[str, Any] = {"steps": np.int64(5), "keep": np.float64(0.5), "seed": np.int64(2)}
     units: dict[str, Any] = {"mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
     found = onnxfit.denoise(network("N, 3, 4, 4"), np.float32(0.25), **given, **units)
-    expected = {"steps": 5, "keep": 0.5, "seed": 2, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    expected: dict[str, Any] = {
+        "steps": 5,
+        "keep": 0.5,
+        "seed": 2,
+        "mean": (0.0,) * 3,
+        "std": (1.0,) * 3,
+    }
     assert onnxfit.denoise(network("N, 3, 4, 4"), 0.25, **expected) == found
 
 
