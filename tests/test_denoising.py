@@ -319,7 +319,8 @@ def test_numbers_of_numpy() -> None:
     """They are as good as Python's, which a record holds."""
     given: dict[str, Any] = {"steps": np.int64(5), "keep": np.float64(0.5), "seed": np.int64(2)}
     units: dict[str, Any] = {"mean": np.zeros(3, np.float32), "std": np.ones(3, np.float32)}
-    found = onnxfit.denoise(network("N, 3, 4, 4"), np.float32(0.25), **given, **units)
+    weight: Any = np.float32(0.25)
+    found = onnxfit.denoise(network("N, 3, 4, 4"), weight, **given, **units)
     expected: dict[str, Any] = {
         "steps": 5,
         "keep": 0.5,
