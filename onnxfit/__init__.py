@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from onnxfit.doctor import diagnose
     from onnxfit.files import load, save
     from onnxfit.finetuning.finetuner import finetune
-    from onnxfit.hardening import restore, retrofit
+    from onnxfit.hardening import retrofit
     from onnxfit.inspection import inspect
     from onnxfit.native_library import library_path, register
     from onnxfit.passes.denoising import denoise
@@ -44,7 +44,7 @@ _HOMES = {
     "load": "files",
     "parity": "twin.parity",
     "register": "native_library",
-    "restore": "hardening",
+    "restore": "restoring",
     "retrofit": "hardening",
     "save": "files",
     "session": "runtime",

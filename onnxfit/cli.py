@@ -155,8 +155,8 @@ def inspect(model: Path, as_json: bool) -> None:
 def restore(model: Path, output: Path | None, copy_data: bool, force: bool, as_json: bool) -> None:
     """Take the hardening, the denoising and the interpolation of MODEL back."""
     from onnxfit.files import load, read
-    from onnxfit.hardening import restore as take_back
     from onnxfit.record import source_of
+    from onnxfit.restoring import restore as take_back
 
     name = stem(model)
     for ending in (*(kind.ending for kind in reversed(PASSES)), ".jump"):

@@ -90,8 +90,7 @@ def retrofit(
 
     A hardened MODEL gets new jumps; sites that are not named keep theirs.
     """
-    from onnxfit import passes as applied
-    from onnxfit.files import as_saved, load
+    from onnxfit.files import as_saved
     from onnxfit.hardening import retrofit as harden
     from onnxfit.inspection import inspect as look
 
@@ -108,8 +107,6 @@ def retrofit(
     optimized = optimize if rewrites is None else rewrites
     units = {"bounds": bounds, "mean": mean, "std": std}
     made: Any = model
-    if jumping:
-        applied.refuse(load(model), "restore it first")
     try:
         if jumping:
             made = harden(

@@ -1,4 +1,4 @@
-"""Harden a model and take it back: the edit of the ``ModelProto``."""
+"""Harden a model, and undo that: the edits of the ``ModelProto``."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -31,8 +31,6 @@ from onnxfit.op import (
 )
 from onnxfit.planning import Plan, compiled, keep, plan_jumps, sites_of, why_nothing
 from onnxfit.record import (
-    FINETUNING,
-    NOT_HARDENED,
     RESTORE_DAMAGED,
     drop_record,
     is_hardened,
@@ -60,8 +58,7 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
 
     Args:
         model: A model, which stays untouched, or the path of one. Where it is hardened already,
-            the jumps given here take the place of its own and the others stay. Features of
-            templates (:func:`onnxfit.interpolate`) are not computed anew.
+            the jumps given here take the place of its own and the others stay.
         jump: Jump size κ of every site, in units of its pre-activation (Erichson et al. 2019).
         jumps: Jump sizes by site name; they go before ``jump``. With ``jumps`` alone, the other
             sites stay as they are. An array broadcasts to the activation: ``[C, 1, 1]`` behind a
@@ -79,7 +76,8 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
             onnxfit reads such a model as the one before.
 
     Raises:
-        ModelError: The model cannot be read, has no such site or nothing to harden.
+        ModelError: The model cannot be read, has no such site or nothing to harden; or it was
+            denoised or interpolated, which comes after.
         TypeError, ValueError: A jump is not a finite number of at least 0, no jump is given, a
             pattern matches nothing or is no regular expression; ``optimize`` and the standard
             lowering, or a name of no rewrite.
@@ -90,9 +88,40 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
         raise ValueError(f"lowering is one of {', '.join(get_args(Lowering))}, got {lowering!r}")
     if optimize and lowering == "standard":
         raise ValueError("optimize rewrites JumpReLU nodes; the standard lowering has none")
-    hard, digest = own(model)
-    if (folder := folder_of(model, base_dir)) is not None:
-        check_external_data(hard, folder)
+    hard, digest = own(model, base_dir)
+    passes.refuse(hard, "restore it first")
+    _replace(hard, digest, jump, jumps or {}, include=include, exclude=exclude, lowering=lowering)
+    if optimize:
+        rewrites.apply(hard, rewrites.EVERYWHERE if optimize is True else optimize)
+    return hard
+
+
+def with_jumps(
+    model: ModelProto,
+    jump: float | None = None,
+    jumps: Mapping[str, ArrayLike] | None = None,
+    base_dir: str | Path | None = None,
+) -> ModelProto:
+    """Return a model with other jumps, to compute with: what was put around it stays as it is.
+
+    Args and errors are those of :func:`retrofit`.
+    """
+    hard, digest = own(model, base_dir)
+    _replace(hard, digest, jump, jumps or {})
+    return hard
+
+
+def _replace(
+    hard: ModelProto,
+    digest: str,
+    jump: float | None,
+    jumps: Mapping[str, ArrayLike],
+    *,
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    lowering: Lowering = "function",
+) -> None:
+    """Edit a model, whose file has some SHA-256, as :func:`retrofit` tells."""
     found = list(scan(hard))
     earlier: dict[str, float | Jumps | None] = {}
     if is_hardened(hard, found):
@@ -109,59 +138,30 @@ def retrofit(  # noqa: PLR0913 - the options of the verb
     chosen = [site for site in sites if site.site.name in plan]
     check_names(hard, chosen)
     harden(hard, chosen, plan, lowering, digest)
-    if optimize:
-        rewrites.apply(hard, rewrites.EVERYWHERE if optimize is True else optimize)
-    return hard
 
 
-def restore(model: ModelProto | str | Path, base_dir: str | Path | None = None) -> ModelProto:
-    """Return the model that was hardened, denoised or interpolated, equal to what it was before.
-
-    Args:
-        model: A hardened model, which stays untouched, or the path of one.
-        base_dir: Folder of the external data, which is then checked to be there.
-
-    Raises:
-        ModelError: The model cannot be read or holds nothing to restore, or its weights were
-            fine-tuned since.
-    """
-    plain, _ = own(model)
-    if (folder := folder_of(model, base_dir)) is not None:
-        check_external_data(plain, folder)
-    passed = passes.take_back(plain)
-    found = list(scan(plain))
-    hardened = is_hardened(plain, found)
-    _check_not_finetuned(plain, hardened)
-    if hardened:
-        take_back(plain, found)
-    elif not passed:
-        raise ModelError(NOT_HARDENED)
-    return plain
-
-
-def _check_not_finetuned(model: ModelProto, hardened: bool) -> None:
-    """Refuse to restore a model whose weights were trained after it was hardened, or alone."""
-    tuned = provenance(model).get(FINETUNING)
-    if isinstance(tuned, dict) and (tuned.get("hardened") or not hardened):
-        raise ModelError(
-            "the weights were fine-tuned, and the file does not hold the earlier ones: take the "
-            f"model it was made of, SHA-256 {tuned.get('source_sha256')}"
-        )
-
-
-def own(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
+def own(
+    model: ModelProto | str | Path, base_dir: str | Path | None = None
+) -> tuple[ModelProto, str]:
     """Return a model that may be edited, and the SHA-256 of its file or serialisation.
 
     What was rewritten in it is taken back; the SHA-256 is of the rewritten one.
 
+    Args:
+        model: A model or its path.
+        base_dir: Folder of its external data, by default that of the path; it is checked that it
+            is there.
+
     Raises:
-        ModelError: It is a compiled model.
+        ModelError: It cannot be read or is a compiled model, or external data is missing.
     """
     proto, digest = read_with_digest(model)
     if proto is model:
         proto = ModelProto()
         proto.CopyFrom(model)
     rewrites.take_back(proto)
+    if (folder := folder_of(model, base_dir)) is not None:
+        check_external_data(proto, folder)
     return proto, digest
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, helper
 
 from onnxfit.errors import ModelError
-from onnxfit.external_data import check_external_data
-from onnxfit.files import folder_of
 from onnxfit.hardening import check_names, harden, own, take_back
 from onnxfit.lowering import INPUT_PREFIX
 from onnxfit.planning import check_known, names_of, sites_of
@@ -41,9 +39,7 @@ def with_run_time_jumps(
             whose body sees no input of the graph; there is no site of a name in ``shapes``, or it
             cannot have jumps of that shape.
     """
-    hard, digest = own(model)
-    if (folder := folder_of(model, base_dir)) is not None:
-        check_external_data(hard, folder)
+    hard, digest = own(model, base_dir)
     found = list(scan(hard))
     if is_hardened(hard, found):
         digest = provenance(hard).get("source_sha256", digest)

@@ -66,7 +66,9 @@ def directed_weights(points: Array, k: int, m: int) -> dict[tuple[int, int], flo
         square = ((points - point) ** 2).sum(1)
         others = [other for other in range(len(points)) if other != row]
         nearest = sorted(others, key=lambda other: square[other])
-        for other in nearest[:k]:
+        # Those as far as the k-th count too.
+        last = square[nearest[k - 1]] * (1 + 1e-6)
+        for other in [other for other in others if square[other] <= last]:
             weights[row, other] = float(np.exp(-square[other] / square[nearest[m - 1]]))
     return weights
 
@@ -159,6 +161,16 @@ def test_it_is_the_solution_of_the_sparse_system(n: int, make: Any, count: int, 
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     np.testing.assert_allclose(found, with_ridge(case), atol=1e-6)
     np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("k", "m"), [(K, MIDDLE), (5, 4), (20, 3)])
+def test_neighbours_that_are_equally_far(k: int, m: int) -> None:
+    """Samples that are templates are as far from all others as these, and all of them count."""
+    _, templates, labels = scattered(1, 60, 6)
+    case = templates[:30], templates, labels
+    weights = directed_weights(np.concatenate(case[:2]).astype(np.float64), k, m)
+    assert len(weights) > 90 * k
+    np.testing.assert_allclose(solved(case, k, m), with_ridge(case, k, m), atol=1e-6)
 
 
 @pytest.mark.parametrize(("k", "m"), [(1, 1), (5, 1), (5, 5), (20, 3)])

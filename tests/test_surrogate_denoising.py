@@ -57,7 +57,7 @@ def test_normalised_images() -> None:
 
 
 def test_with_an_interpolation() -> None:
-    """Its surrogates lead through the denoising; the model and its own head also past it."""
+    """Its surrogates lead through the denoising, and they and the model also past it."""
     target = Target(onnxfit.interpolate(denoised(), TEMPLATES))
     own, past = "own head", "past denoising"
     kernels = [f"template kernel {width}" for width in (1, 4, 16)]
@@ -65,8 +65,8 @@ def test_with_an_interpolation() -> None:
     assert [own, *kernels, past, *beyond] == list(target.networks)
     (x, y), networks = digits(40), target.networks
     for name in (own, *kernels):
-        there, beyond_it = networks[name](x), networks[f"{name} {past}"](x)
-        torch.testing.assert_close(there, beyond_it, rtol=1e-4, atol=1e-4)
+        through, passed = networks[name](x), networks[f"{name} {past}"](x)
+        torch.testing.assert_close(through, passed, rtol=1e-4, atol=1e-4)
     left = {}
     for name, network in {"native": target.twin, **networks}.items():
         points = PGD(eps=0.1, steps=8)(network, x, y, judge=target.twin)

@@ -17,9 +17,10 @@ from onnxfit.compilation.compiler import compile as compile_model
 from onnxfit.compilation.differences import Comparison, compared
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
-from onnxfit.hardening import restore, retrofit
+from onnxfit.hardening import retrofit
 from onnxfit.lowering import INPUT_PREFIX
 from onnxfit.planning import sites_of
+from onnxfit.restoring import restore
 from onnxfit.rewrites import unrewritten
 from onnxfit.runtime import quiet_options, session
 from onnxfit.sites import scan

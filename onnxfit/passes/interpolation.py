@@ -128,7 +128,7 @@ def _check(templates: "Templates", hood: Neighbourhood) -> None:
     Raises:
         DataError: They cannot.
     """
-    features, labels, classes = templates
+    features, labels, classes = templates.features, templates.labels, templates.classes
     if len(features) < hood.neighbours:
         raise DataError(
             f"there are {len(features)} templates, fewer than the {hood.neighbours} neighbours"
@@ -154,15 +154,16 @@ def _subgraph(
 
     Probabilities are computed in the precision of their kind, whatever the type of the features.
     """
-    how, (features, labels, classes) = _KINDS[kind], templates
+    how, (features, labels, shape) = _KINDS[kind], templates
     build = Arithmetic(PREFIX, opset, how.precision)
     given = TensorProto.FLOAT if head.element_type == UNKNOWN else head.element_type
     x = build("Flatten", gs.Variable(head.feature), axis=1)
-    x = build.cast(x, given, build.element_type)
-    # From their middle, so that less cancels out in the distances.
+    x = build.cast(x, given, TensorProto.FLOAT)
+    # From their middle, so that less cancels out in the distances; rounded as templates are.
     middle = features.mean(0, dtype=np.float64).astype(np.float32)
-    x = build("Sub", x, build.stored("middle", middle[None]))
-    one_hot = np.eye(classes, dtype=np.float32)[labels]
+    x = build("Sub", x, build.constant("middle", middle[None]))
+    x = build.cast(x, TensorProto.FLOAT, build.element_type)
+    one_hot = np.eye(templates.classes, dtype=np.float32)[labels]
     p = how.probabilities(build, x, features - middle, one_hot, hood)
     p = build.cast(p, build.element_type, TensorProto.FLOAT)
     # What is solved for may be a hair below 0.
@@ -170,6 +171,8 @@ def _subgraph(
     y = build("Log", p)
     if head.ending == "probabilities":
         y = build("Softmax", y, axis=1)
+    if len(shape) != 1:
+        y = build("Reshape", y, build.constant("shape", np.array([-1, *shape], np.int64)))
     y = build.cast(y, TensorProto.FLOAT, given)
     y.inputs[0].outputs = [gs.Variable(head.output)]
     exported: ModelProto = gs.export_onnx(build.graph, do_type_check=False)

@@ -1,5 +1,6 @@
 """What a network makes of labelled samples in front of its last layer."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +27,17 @@ class Templates(NamedTuple):
     Attributes:
         features: M×D.
         labels: M integers.
-        classes: How many the head knows.
+        shape: What the head gives for one, of as many numbers as it knows classes.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
-    classes: int
+    shape: tuple[int, ...]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the head knows."""
+        return math.prod(self.shape)
 
 
 def features_of(
@@ -66,17 +72,16 @@ def features_of(
     middle, width = (
         np.asarray(numbers, np.float32).reshape(shape) for numbers in (units.mean, units.std)
     )
-    parts, classes = [], 0
+    parts = []
     for x, _ in data.batches(BATCH):
         features, output = deployed(((x - middle) / width).astype(kind))
         if features.shape[:1] != (len(x),) or output.shape[:1] != (len(x),):
             raise ModelError(f"the value {head.feature!r} has no features for each sample")
         parts.append(features.reshape(len(x), -1).astype(np.float32))
-        classes = output.reshape(len(x), -1).shape[1]
         advance(len(x))
     if not parts:
         raise DataError(f"{data.path} has no sample")
-    return Templates(np.concatenate(parts), data.labels, classes)
+    return Templates(np.concatenate(parts), data.labels, output.shape[1:])
 
 
 def _cut(model: ModelProto, head: Head) -> ModelProto:

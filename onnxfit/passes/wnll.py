@@ -39,6 +39,8 @@ RIDGE = 1e-6
 SWEEPS = 200
 # Where sweeps stop: the sum over samples and classes of residual²/diagonal.
 _CONVERGED = 1e-24
+# As far as the last neighbour, up to rounding: the file holds some distances in float32.
+_AS_FAR = 1 + 1e-6
 # Keeps a class that is solved already from dividing by 0.
 _TINY = 1e-30
 
@@ -100,7 +102,8 @@ def probabilities(
 def _weights(build: Arithmetic, nearness: gs.Tensor, last: gs.Tensor, apart: gs.Tensor) -> Any:
     """Return weights, 0 for those farther than the last neighbour; ``apart`` is σ²."""
     weights = build("Exp", build("Div", nearness, apart))
-    counts = build("Cast", build("Not", build("Less", nearness, last)), to=build.element_type)
+    reach = build("Mul", last, build.number("as_far", _AS_FAR))
+    counts = build("Cast", build("Not", build("Less", nearness, reach)), to=build.element_type)
     return build("Mul", weights, counts)
 
 

@@ -8,12 +8,12 @@ record             networks                                               file
 =================  =====================================================  ====================
 ``interpolation``  the model with its own head; all templates as a        ``interpolation.py``
                    smooth kernel, of several widths
-``denoising``      the model, and its networks of an interpolation, with  ``denoising.py``
-                   a gradient that passes the denoising over
+``denoising``      the model, and each of these, with a gradient that     ``denoising.py``
+                   passes the denoising over
 =================  =====================================================  ====================
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from onnx import ModelProto
 from onnxfit import passes, rewrites
 from onnxfit.passes.interpolation import KEY as INTERPOLATION
 from onnxfit.passes.total_variation import KEY as DENOISING
+from onnxfit.surrogate_networks.building import Build
 from onnxfit.surrogate_networks.denoising import PAST, Past, apart
 from onnxfit.surrogate_networks.interpolation import OWN_HEAD, kernels, with_own_head
 
@@ -29,14 +30,14 @@ __all__ = ["surrogate_networks"]
 
 
 def surrogate_networks(
-    model: ModelProto, folder: Path | None, build: Callable[[ModelProto], torch.nn.Module]
+    model: ModelProto, folder: Path | None, build: Build
 ) -> dict[str, torch.nn.Module]:
     """Make the networks that attacks on a model should follow beside the model's own.
 
     Args:
         model: Any model; most have none.
         folder: Of its external data.
-        build: Makes a module, N×… to N×outputs, of a model.
+        build: Makes modules.
 
     Returns:
         Modules of the same samples and classes as the model, by the names that reports give them.
@@ -46,16 +47,21 @@ def surrogate_networks(
     """
     if not passes.applied(model):
         return {}
-    plain, found = rewrites.unrewritten(model), {}
-    if INTERPOLATION in passes.applied(plain):
-        found[OWN_HEAD] = build(with_own_head(plain))
-        found |= kernels(plain, folder, build)
+    plain = rewrites.unrewritten(model)
+    found = dict(_interpolating(plain, folder, build))
     if DENOISING in passes.applied(plain):
         front, bare = apart(plain)
-        before = build(front)
+        before = build(front, before_probabilities=False)
         found[PAST] = Past(before, build(bare))
-        if OWN_HEAD in found:
-            found[f"{OWN_HEAD} {PAST}"] = Past(before, build(with_own_head(bare)))
-            for name, kernel in kernels(bare, folder, build):
-                found[f"{name} {PAST}"] = Past(before, kernel)
+        for name, network in _interpolating(bare, folder, build):
+            found[f"{name} {PAST}"] = Past(before, network)
     return found
+
+
+def _interpolating(
+    model: ModelProto, folder: Path | None, build: Build
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the networks of an interpolation by name; args as in :func:`surrogate_networks`."""
+    if INTERPOLATION in passes.applied(model):
+        yield OWN_HEAD, build(with_own_head(model))
+        yield from kernels(model, folder, build)

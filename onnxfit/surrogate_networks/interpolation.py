@@ -4,7 +4,7 @@ Interpolation over the k nearest has no gradient where all k are of one class. I
 is still in the file, and a kernel over all templates have one everywhere.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from onnx import ModelProto
 from onnxfit.errors import ModelError
 from onnxfit.passes.interpolation import KEY, PREFIX, take_back
 from onnxfit.record import provenance
+from onnxfit.surrogate_networks.building import Build
 from onnxfit.surrogate_networks.cutting import up_to
 from onnxfit.surrogate_networks.template_kernel import TemplateKernel
 from onnxfit.twin.tensors import to_tensor
@@ -35,7 +36,7 @@ def with_own_head(model: ModelProto) -> ModelProto:
 
 
 def kernels(
-    model: ModelProto, folder: Path | None, build: Callable[[ModelProto], torch.nn.Module]
+    model: ModelProto, folder: Path | None, build: Build
 ) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yield the kernels of all widths by name; args are those of :func:`surrogate_networks`.
 
@@ -51,7 +52,8 @@ def kernels(
         raise ModelError(
             f"the templates that {KEY} tells of are gone: another tool changed the file"
         ) from error
-    features = build(up_to(model, provenance(model)["interpolation"]["feature"]))
+    part = up_to(model, provenance(model)["interpolation"]["feature"])
+    features = build(part, before_probabilities=False)
     labels = classes.argmax(1)
     for width in WIDTHS:
         kernel = TemplateKernel(features, templates, labels, width, middle)

@@ -22,7 +22,7 @@ from onnxfit.deployed import Deployed
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import ParityError
 from onnxfit.files import as_model, folder_of
-from onnxfit.hardening import retrofit
+from onnxfit.hardening import with_jumps
 from onnxfit.randomness import drawn_value
 from onnxfit.sites import find_sites
 from onnxfit.twin import agreement
@@ -109,7 +109,7 @@ def parity(
     arrays = _arrays(inputs, proto)
     allowed = tolerances_of(proto, twin, tolerance)
     hardened = any(site.jump == () or np.any(site.jump or 0) for site in find_sites(proto))
-    plain = retrofit(proto, 0.0) if hardened else proto
+    plain = with_jumps(proto, 0.0) if hardened else proto
     with jumps_at_zero(twin):
         at_zero = _compare(plain, folder, twin, arrays, allowed, batch_size)
     own = _compare(proto, folder, twin, arrays, allowed, batch_size) if hardened else at_zero

@@ -1,4 +1,4 @@
-"""The sentence that says what the hardening bought, and no more than the figures do."""
+"""The sentence that says what a retrofit bought, and no more than the figures do."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,15 +25,27 @@ def headline(document: Mapping[str, Any]) -> str:
     difference = document["difference"]
     gain, (low, high) = difference["robust_accuracy"], difference["ci95"]
     source = baseline.get("is_source", True)
+    making, made = words(document.get("model", {}))
     what = (
         f"{where}the worst case leaves {worst} right, against "
         f"{percent(baseline['worst_case']['robust_accuracy'])} "
-        f"{'before hardening' if source else 'for the baseline'}: "
+        f"{f'before {making}' if source else 'for the baseline'}: "
         f"{points(gain)} points (95 % interval {points(low)} to {points(high)})"
     )
-    more = f"the {'hardened ' if source else ''}model is more robust"
-    fewer = f"the {'hardening made it' if source else 'model is'} less robust"
+    more = f"the {f'{made} ' if source else ''}model is more robust"
+    fewer = f"the {f'{making} made it' if source else 'model is'} less robust"
     return f"{what}; {conclusion(difference, more, fewer)}."
+
+
+def words(model: Mapping[str, Any]) -> tuple[str, str]:
+    """Say what makes a model of its source, and what the model is then.
+
+    Args:
+        model: What :meth:`onnxfit.verification.target.Target.record` returns.
+    """
+    if model.get("passes"):
+        return "retrofitting", "retrofitted"
+    return "hardening", "hardened"
 
 
 def conclusion(difference: Mapping[str, Any], more: str, fewer: str) -> str:

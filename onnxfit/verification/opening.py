@@ -8,7 +8,6 @@ from typing import Any
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
-from onnxfit import passes
 from onnxfit.data import Bounds, Dataset, as_dataset
 from onnxfit.verification.campaign import Side
 from onnxfit.verification.policy import Policy, merged, read_policy
@@ -65,7 +64,7 @@ def open_targets(
     if baseline is not None:
         other = Target(baseline, base_dir, **how)
         targets["baseline"] = other.unhardened() if other.is_hardened else other
-    elif target.is_hardened or passes.applied(target.model):
+    elif target.is_hardened or target.passes:
         targets["baseline"] = target.unhardened()
     return targets
 

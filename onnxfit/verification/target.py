@@ -10,14 +10,15 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxfit import checks
+from onnxfit import checks, passes
 from onnxfit.data import Dataset, sha256_of
 from onnxfit.deployed import Deployed
 from onnxfit.errors import ModelError, NativeLibraryError, ParityError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
-from onnxfit.hardening import restore, retrofit
-from onnxfit.record import FINETUNING, provenance
+from onnxfit.hardening import own, retrofit, with_jumps
+from onnxfit.record import FINETUNING, provenance, source_of
+from onnxfit.restoring import restore
 from onnxfit.sites import find_sites
 from onnxfit.surrogate_networks import surrogate_networks
 from onnxfit.twin.classifier import Classifier
@@ -86,11 +87,11 @@ class Target:
         self._cpu_preprocessing = Preprocessed(self.classifier, self.mean, self.std)
         self.twin = Preprocessed(self.classifier, self.mean, self.std).to(device)
 
-    def _made_of(self, model: ModelProto) -> Classifier:
-        """Return the twin of a form of the model."""
+    def _made_of(self, model: ModelProto, *, before_probabilities: bool = True) -> Classifier:
+        """Return the twin of a form of the model, or of a part of it, which gives no logits."""
         # A Relu is a JumpReLU of jump 0, and as one it can have another backward pass.
         attackable = _with_every_site(model, self.folder)
-        made = Classifier(attackable, self.folder, before_probabilities=True)
+        made = Classifier(attackable, self.folder, before_probabilities=before_probabilities)
         return made.requires_grad_(False).eval()
 
     @cached_property
@@ -190,7 +191,13 @@ class Target:
             "external_data": self.external_data,
             "sites": len(find_sites(self.model)),
             "jumps": self.jumps,
+            "passes": self.passes,
         }
+
+    @property
+    def passes(self) -> list[str]:
+        """What was put around the network, by the metadata entries that tell of it."""
+        return passes.applied(self.model)
 
     @property
     def is_hardened(self) -> bool:
@@ -199,22 +206,25 @@ class Target:
 
     @cached_property
     def _plain(self) -> ModelProto:
-        """What the model was before it was hardened, or with jumps of 0 if that is lost."""
+        """What the model was before all retrofits, or with jumps of 0 if that is lost."""
+        bare, _ = own(self.model)
+        passes.take_back(bare)
+        if not self.jumps:
+            return bare
         try:
-            return restore(self.model, self.folder)
+            return restore(bare, self.folder)
         except ModelError:
-            return retrofit(self.model, 0.0, base_dir=self.folder)
+            return retrofit(bare, 0.0, base_dir=self.folder)
 
     def was_made_of(self, other: "Target") -> bool:
-        """Say whether another model is what this one was before it was hardened."""
-        if not self.is_hardened:
+        """Say whether another model is what this one was before all retrofits."""
+        if not self.is_hardened and not self.passes:
             return False
         tuned = provenance(self.model).get(FINETUNING)
         if isinstance(tuned, dict) and tuned.get("hardened"):
             # Its weights are others as well.
             return False
-        recorded = provenance(self.model).get("source_sha256")
-        return other.sha256 in (recorded, read_with_digest(self._plain)[1])
+        return other.sha256 in (source_of(self.model), read_with_digest(self._plain)[1])
 
     def warnings(self, side: str, x: torch.Tensor | NDArray[np.float32]) -> list[str]:
         """Return what a reader should know of the logits, in sentences; ``x`` are samples."""
@@ -227,7 +237,7 @@ class Target:
         return []
 
     def unhardened(self) -> "Target":
-        """Return what the model was before it was hardened, or with jumps of 0 if that is lost."""
+        """Return what the model was before all retrofits, or with jumps of 0 if that is lost."""
         return Target(self._plain, self.folder, mean=self.mean, std=self.std, device=self.device)
 
     def predictions(self, x: torch.Tensor | NDArray[np.float32]) -> NDArray[np.int64]:
@@ -258,7 +268,7 @@ def _with_every_site(model: ModelProto, folder: Path | None) -> ModelProto:
     plain = [site.name for site in find_sites(model) if site.jump is None]
     if not plain:
         return model
-    return retrofit(model, jumps=dict.fromkeys(plain, 0.0), base_dir=folder)
+    return with_jumps(model, jumps=dict.fromkeys(plain, 0.0), base_dir=folder)
 
 
 def _listed(jump: object) -> float | list[float] | None:

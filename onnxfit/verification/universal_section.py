@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch
 from onnxfit.verification.campaign import Campaign, Side
-from onnxfit.verification.headline import conclusion, percent, points
+from onnxfit.verification.headline import conclusion, percent, points, words
 from onnxfit.verification.progress import Begin
 from onnxfit.verification.records import paired
 from onnxfit.verification.result import Document
@@ -42,6 +42,10 @@ EPOCHS = 5
 BEYOND = (
     "Of {n} samples {count} withstood the suite on the {side} but not a universal perturbation of "
     "the same size; the worst case does not count them."
+)
+NATIVE_ALONE = (
+    " It follows the model's own gradients and no surrogate network ({networks}), so that this is "
+    "no worst case."
 )
 
 
@@ -124,7 +128,11 @@ def universal_section(
         if beyond:
             warnings.append(BEYOND.format(n=len(second), count=beyond, side=side))
     document["difference"] = _compared(found)
-    document["summary"] = _summary(document, is_source=is_source)
+    target = campaign.targets["model"]
+    name = f"{words(target.record())[1]} model" if is_source else "model"
+    document["summary"] = _summary(document, name)
+    if target.networks and document["model"]["uap"] is not None:
+        document["summary"] += NATIVE_ALONE.format(networks=", ".join(target.networks))
     document["seconds"] = time.perf_counter() - began
     deltas = {side: one.chosen["uap"].delta for side, one in found.items() if "uap" in one.chosen}
     return Section(document, warnings, deltas)
@@ -138,12 +146,11 @@ def _compared(found: Mapping[Side, _Found]) -> Document | None:
     return paired("evasion_rate", masks[0], masks[1])
 
 
-def _summary(document: Document, *, is_source: bool) -> str:
-    """Say what SGD-UAP does."""
+def _summary(document: Document, name: str) -> str:
+    """Say what SGD-UAP does to a model of some name."""
     uap, difference = document["model"]["uap"], document["difference"]
     if uap is None:
         return "No gradient passes through the model, so that SGD-UAP could not be made."
-    name = "hardened model" if is_source else "model"
     what = (
         f"With one perturbation for all, SGD-UAP made on {document['made_on']} other samples, the "
         f"{name} misclassifies {percent(uap['evasion_rate'])} of {document['n']}"
