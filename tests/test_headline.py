@@ -45,6 +45,15 @@ def test_better_is_called_better() -> None:
     assert headline(document(20, 1)).endswith("; the hardened model is more robust.")
 
 
+def test_what_was_not_hardened_is_not_called_so() -> None:
+    """A denoising or an interpolation is a retrofit."""
+    passed = {"model": {"passes": ["onnxfit.denoising"]}}
+    better, worse = (headline(document(*counts) | passed) for counts in ((20, 1), (1, 20)))
+    assert "60.0 % right, against 50.5 % before retrofitting: +9.5 points" in better
+    assert better.endswith("; the retrofitted model is more robust.")
+    assert worse.endswith("; the retrofitting made it less robust.")
+
+
 @pytest.mark.parametrize(("model", "baseline"), [(0, 0), (3, 1), (5, 0), (10, 9), (0, 5)])
 def test_what_may_be_chance_is_no_difference(model: int, baseline: int) -> None:
     """Where the interval holds zero, or the exact test does not reject, nothing is claimed."""

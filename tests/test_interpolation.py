@@ -109,6 +109,34 @@ def test_features_may_be_named() -> None:
     assert (M, D) == computed(named, samples(M, 2)[0]).shape
 
 
+@pytest.mark.parametrize(
+    ("behind", "shape"),
+    [
+        ("logits = Reshape(m, four)", (2, C, 1, 1)),
+        ("logits = Reshape(m, three)", (2, 1, C)),
+        ("p = Softmax(m)\n logits = Reshape(p, four)", (2, C, 1, 1)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["kernel", "wnll"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_head_of_more_axes(behind: str, shape: tuple[int, ...], kind: Kind, dtype: Any) -> None:
+    """The output keeps its shape."""
+    axes = f"""
+        four = Constant<value_ints = [0, {C}, 1, 1]>()
+        three = Constant<value_ints = [0, 1, {C}]>()
+    """
+    model, data = (
+        network(f"{axes}\nm = Gemm<transB = 1>(h, w, b)\n{behind}", kind=dtype),
+        samples(M, 2),
+    )
+    x = data[0][:2].astype(dtype)
+    assert shape == computed(model, x).shape
+    given = computed(onnxfit.interpolate(model, data, kind=kind), x)
+    head = HEADS["probabilities" if "Softmax" in behind else "logits"]
+    flat = computed(onnxfit.interpolate(network(head, kind=dtype), data, kind=kind), x)
+    np.testing.assert_array_equal(flat.reshape(shape), given)
+
+
 def test_a_template_has_its_own_class() -> None:
     """With a single neighbour each template is recognised, and of all digits nearly all are."""
     data = samples(M, 2)

@@ -61,10 +61,10 @@ def hardened() -> Target:
     return Target(onnxfit.interpolate(onnxfit.retrofit(DIGITS, 0.5), TEMPLATES))
 
 
-def toy(kind: str = "float") -> ModelProto:
+def toy(kind: str = "float", last: str = "Identity") -> ModelProto:
     """Make a model whose features are the sample, with templates about 0.3 and 0.7 everywhere.
 
-    The weights of its own head are 0, so that no gradient passes through that either.
+    Or they are what an operator makes of it. The weights of its own head are 0, so that no gradient passes through that either.
     """
     zeros = ", ".join(["0"] * D)
     model = parse(
@@ -73,7 +73,7 @@ def toy(kind: str = "float") -> ModelProto:
         toy ({kind}[N, {D}] x) => ({kind}[N, {C}] logits)
         <{kind}[{C}, {D}] w = {{{zeros}, {zeros}}}, {kind}[{C}] b = {{0, 0}}>
         {{
-            h = Identity(x)
+            h = {last}(x)
             logits = Gemm<transB = 1>(h, w, b)
         }}
         """
@@ -235,6 +235,15 @@ def test_other_types(kind: str) -> None:
         points = FGSM(eps=0.25)(target.networks[name], x, y, judge=target.twin)
         assert torch.allclose(x + 0.25, points, atol=1e-6)
         assert [1] == target.predictions(points).tolist()
+
+
+@pytest.mark.parametrize("last", ["Sigmoid", "Softmax", "Tanh"])
+def test_features_may_be_what_looks_like_probabilities(last: str) -> None:
+    """The kernel compares with templates what the file does."""
+    x, target = torch.rand(5, D), Target(toy(last=last))
+    expected = {"Sigmoid": x.sigmoid(), "Softmax": x.softmax(1), "Tanh": x.tanh()}[last]
+    for name in KERNELS:
+        torch.testing.assert_close(expected, target.networks[name].module.features(x))
 
 
 def test_what_a_baseline_has_not_got_is_not_measured(interpolated: Target, data: Dataset) -> None:

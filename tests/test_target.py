@@ -1,23 +1,45 @@
 """A model under attack: its twin, its file, and the model that it was made from."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from onnx import ModelProto
 from support import MODELS, parse
 
 import onnxfit
 from onnxfit.data import from_arrays
 from onnxfit.errors import DataError, ModelError
+from onnxfit.record import record_finetuning
 
 torch = pytest.importorskip("torch")
 
 from onnxfit.twin.jump_relu import jump_relus  # noqa: E402
 from onnxfit.verification.target import Target, classes_of  # noqa: E402
 
-DIGITS = MODELS / "digits_cnn.onnx"
+DIGITS, TEMPLATES = MODELS / "digits_cnn.onnx", MODELS / "digits_val.npz"
+
+
+def denoised(model: ModelProto) -> ModelProto:
+    """Put a denoising in front of a model."""
+    return onnxfit.denoise(model, 0.05, steps=3)
+
+
+def interpolated(model: ModelProto) -> ModelProto:
+    """Let a model interpolate over templates."""
+    return onnxfit.interpolate(model, TEMPLATES)
+
+
+def finetuned(jump: float | None) -> ModelProto:
+    """Make the network for digits with other weights, trained with a jump or without."""
+    model = onnx.load(DIGITS) if jump is None else onnxfit.retrofit(DIGITS, jump)
+    bias = next(t for t in model.graph.initializer if len(t.dims) == 1 and t.data_type == 1)
+    bias.raw_data = (onnx.numpy_helper.to_array(bias) + np.float32(0.1)).tobytes()
+    record_finetuning(model, "0" * 64, {})
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +115,62 @@ def test_a_plain_model_was_made_of_nothing() -> None:
     assert hard.was_made_of(Target(DIGITS))
     assert hard.was_made_of(hard.unhardened())
     assert not hard.was_made_of(Target(MODELS / "digits_cnn_pgd.onnx"))
+
+
+@pytest.mark.parametrize("apply", [denoised, interpolated])
+def test_what_a_pass_was_applied_to_is_its_source(
+    apply: Callable[[ModelProto], ModelProto],
+) -> None:
+    """Without jumps too, and beneath them."""
+    plain = Target(DIGITS)
+    for model in (onnx.load(DIGITS), onnxfit.retrofit(DIGITS, 0.5)):
+        made = Target(apply(model))
+        assert made.was_made_of(plain)
+        assert made.was_made_of(made.unhardened())
+        assert not made.was_made_of(Target(MODELS / "digits_cnn_pgd.onnx"))
+
+
+@pytest.mark.parametrize("jump", [None, 0.5])
+@pytest.mark.parametrize("apply", [denoised, interpolated])
+def test_a_pass_over_finetuned_weights(
+    apply: Callable[[ModelProto], ModelProto], jump: float | None, x: Any
+) -> None:
+    """Restoring gives the fine-tuned model; the baseline is that with jumps of 0."""
+    model = finetuned(jump)
+    made = apply(model)
+    assert model == onnxfit.restore(made)
+    target = Target(made)
+    plain = target.unhardened()
+    assert not plain.is_hardened
+    assert [] == plain.passes
+    wanted = Target(model if jump is None else onnxfit.retrofit(model, 0.0))
+    torch.testing.assert_close(wanted.twin(x), plain.twin(x))
+    assert (target.twin(x) - plain.twin(x)).abs().max() > 0.01
+    # The weights of what was hardened before the training are lost.
+    assert (jump is None) == target.was_made_of(plain)
+    with pytest.raises(ModelError, match="the weights were fine-tuned, and the file does not hold"):
+        onnxfit.restore(model)
+
+
+def test_a_pass_that_another_tool_damaged_has_no_baseline() -> None:
+    """The model is not compared with itself."""
+    made = interpolated(onnxfit.retrofit(DIGITS, 0.5))
+    head = next(node for node in made.graph.node if "onnxfit.head/" in node.output[0])
+    made.graph.node.remove(head)
+    with pytest.raises(ModelError, match="the head that was replaced is gone"):
+        Target(made).unhardened()
+
+
+@pytest.mark.parametrize("apply", [denoised, interpolated])
+def test_jumps_are_beneath_passes(apply: Callable[[ModelProto], ModelProto], x: Any) -> None:
+    """They are refused afterwards; attacks still find a JumpReLU at every site."""
+    sites = [site.name for site in onnxfit.find_sites(DIGITS)]
+    made = apply(onnxfit.retrofit(DIGITS, jumps={sites[0]: 0.5}))
+    with pytest.raises(ModelError, match=r"the model has an? .*: restore it first"):
+        onnxfit.retrofit(made, 1.5)
+    target = Target(made)
+    assert [0.5] + [0.0] * 5 == [float(site.jump) for site in jump_relus(target.twin)]  # type: ignore[arg-type]
+    assert target.parity(x).agrees
 
 
 def test_nan_is_no_class() -> None:

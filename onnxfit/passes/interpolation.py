@@ -158,11 +158,10 @@ def _subgraph(
     build = Arithmetic(PREFIX, opset, how.precision)
     given = TensorProto.FLOAT if head.element_type == UNKNOWN else head.element_type
     x = build("Flatten", gs.Variable(head.feature), axis=1)
-    x = build.cast(x, given, TensorProto.FLOAT)
-    # From their middle, so that less cancels out in the distances; rounded as templates are.
+    x = build.cast(x, given, build.element_type)
+    # From their middle, so that less cancels out in the distances.
     middle = features.mean(0, dtype=np.float64).astype(np.float32)
-    x = build("Sub", x, build.constant("middle", middle[None]))
-    x = build.cast(x, TensorProto.FLOAT, build.element_type)
+    x = build("Sub", x, build.stored("middle", middle[None]))
     one_hot = np.eye(templates.classes, dtype=np.float32)[labels]
     p = how.probabilities(build, x, features - middle, one_hot, hood)
     p = build.cast(p, build.element_type, TensorProto.FLOAT)

@@ -1,6 +1,5 @@
 """What a network makes of labelled samples in front of its last layer."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,7 +36,7 @@ class Templates(NamedTuple):
     @property
     def classes(self) -> int:
         """How many classes the head knows."""
-        return math.prod(self.shape)
+        return int(np.prod(self.shape))
 
 
 def features_of(

@@ -43,10 +43,6 @@ BEYOND = (
     "Of {n} samples {count} withstood the suite on the {side} but not a universal perturbation of "
     "the same size; the worst case does not count them."
 )
-NATIVE_ALONE = (
-    " It follows the model's own gradients and no surrogate network ({networks}), so that this is "
-    "no worst case."
-)
 
 
 @dataclass(frozen=True)
@@ -128,11 +124,8 @@ def universal_section(
         if beyond:
             warnings.append(BEYOND.format(n=len(second), count=beyond, side=side))
     document["difference"] = _compared(found)
-    target = campaign.targets["model"]
-    name = f"{words(target.record())[1]} model" if is_source else "model"
+    name = f"{words(campaign.targets['model'].record())[1]} model" if is_source else "model"
     document["summary"] = _summary(document, name)
-    if target.networks and document["model"]["uap"] is not None:
-        document["summary"] += NATIVE_ALONE.format(networks=", ".join(target.networks))
     document["seconds"] = time.perf_counter() - began
     deltas = {side: one.chosen["uap"].delta for side, one in found.items() if "uap" in one.chosen}
     return Section(document, warnings, deltas)
