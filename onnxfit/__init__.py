@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxfit.native_library import library_path, register
     from onnxfit.passes.denoising import denoise
     from onnxfit.passes.interpolating import interpolate
+    from onnxfit.restoring import restore
     from onnxfit.runtime import session
     from onnxfit.sites import Site, find_sites
     from onnxfit.twin.jump_relu import set_backward

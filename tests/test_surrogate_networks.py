@@ -64,7 +64,8 @@ def hardened() -> Target:
 def toy(kind: str = "float", last: str = "Identity") -> ModelProto:
     """Make a model whose features are the sample, with templates about 0.3 and 0.7 everywhere.
 
-    Or they are what an operator makes of it. The weights of its own head are 0, so that no gradient passes through that either.
+    Or they are what an operator makes of it. The weights of its own head are 0, so that no
+    gradient passes through that either.
     """
     zeros = ", ".join(["0"] * D)
     model = parse(
