@@ -8,11 +8,12 @@ record             networks                                               file
 =================  =====================================================  ====================
 ``interpolation``  the model with its own head; all templates as a        ``interpolation.py``
                    smooth kernel, of several widths
-``denoising``      the model, and with its own head, with a gradient      ``denoising.py``
-                   that passes the denoising over
+``denoising``      the model, and each of these, with a gradient that     ``denoising.py``
+                   passes the denoising over
 =================  =====================================================  ====================
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -46,14 +47,21 @@ def surrogate_networks(
     """
     if not passes.applied(model):
         return {}
-    plain, found = rewrites.unrewritten(model), {}
-    if INTERPOLATION in passes.applied(plain):
-        found[OWN_HEAD] = build(with_own_head(plain))
-        found |= kernels(plain, folder, build)
+    plain = rewrites.unrewritten(model)
+    found = dict(_interpolating(plain, folder, build))
     if DENOISING in passes.applied(plain):
         front, bare = apart(plain)
-        before = build(front)
+        before = build(front, before_probabilities=False)
         found[PAST] = Past(before, build(bare))
-        if OWN_HEAD in found:
-            found[f"{OWN_HEAD} {PAST}"] = Past(before, build(with_own_head(bare)))
+        for name, network in _interpolating(bare, folder, build):
+            found[f"{name} {PAST}"] = Past(before, network)
     return found
+
+
+def _interpolating(
+    model: ModelProto, folder: Path | None, build: Build
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """Yield the networks of an interpolation by name; args as in :func:`surrogate_networks`."""
+    if INTERPOLATION in passes.applied(model):
+        yield OWN_HEAD, build(with_own_head(model))
+        yield from kernels(model, folder, build)
