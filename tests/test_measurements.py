@@ -347,7 +347,11 @@ def test_no_batch_is_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(network, "predictions", counted)
     (robust,) = measured.robust([0.5], FEW).values()
     assert len(robust) == FEW > 10
-    assert 10 == max(sizes["twin"]) == max(sizes["session"])
+    assert 10 == max(sizes["session"])
+    # Of an attack they are as few as there can be, and about as large as each other.
+    first = sizes["twin"][0]
+    assert -(-FEW // 10) == -(-FEW // first)
+    assert first == max(sizes["twin"]) <= 10
     broken = measurements().clean(0.5)[:FEW] & ~robust
     assert broken.any()
 
