@@ -24,6 +24,7 @@ from onnxfit.cli_options import (
     device_option,
     model_argument,
     positive,
+    with_options,
 )
 from onnxfit.cli_output import print_json, print_pairs, progress, share_text
 from onnxfit.errors import ModelError
@@ -66,9 +67,7 @@ def size_options(verb: Any, *, paper: bool = False) -> Any:
             "--norm", type=click.Choice(["linf", "l2"]), help="Its norm, by default linf."
         ),
     ]
-    for option in reversed(options):
-        verb = option(verb)
-    return verb
+    return with_options(verb, options)
 
 
 def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> Any:
@@ -84,9 +83,7 @@ def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> 
         ),
         device_option,
     ]
-    for option in reversed(options):
-        verb = option(verb)
-    return verb
+    return with_options(verb, options)
 
 
 @click.command()

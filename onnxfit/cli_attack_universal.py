@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxfit.cli_options import DataOptions
+from onnxfit.cli_options import DataOptions, with_options
 from onnxfit.cli_output import print_table, share_text
 
 # Written out, so that --help need not import torch; a test compares them with the modules.
@@ -35,9 +35,7 @@ def universal_options(verb: Any) -> Any:
             "it is measured on the others.",
         ),
     ]
-    for option in reversed(options):
-        verb = option(verb)
-    return verb
+    return with_options(verb, options)
 
 
 def check_options(name: str, goal: int | None, made_on: Path | None, *, resume: bool) -> None:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -234,13 +234,18 @@ def data_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         data = DataOptions(**{name: options.pop(name) for name in names})
         return verb(*args, data=data, **options)
 
-    for option in reversed(_OPTIONS):
-        with_data = option(with_data)
-    return with_data
+    return with_options(with_data, _OPTIONS)
 
 
 def units_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb ``bounds``, ``mean`` and ``std``."""
-    for option in reversed(_UNITS):
+    return with_options(verb, _UNITS)
+
+
+def with_options(
+    verb: Callable[..., Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Give a verb options, which its help lists in this order."""
+    for option in reversed(options):
         verb = option(verb)
     return verb

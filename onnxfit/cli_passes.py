@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import click
 from click.core import ParameterSource
 
-from onnxfit.cli_options import positive, share
+from onnxfit.cli_options import positive, share, with_options
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -217,10 +217,7 @@ def pass_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         given = [_given(kind, options) for kind in PASSES]
         return verb(*args, passes=[each for each in given if each.asked], **options)
 
-    for of_pass in reversed(_OPTIONS.values()):
-        for option in reversed(of_pass):
-            with_passes = option(with_passes)
-    return with_passes
+    return with_options(with_passes, [option for group in _OPTIONS.values() for option in group])
 
 
 def _given(kind: type[Pass], options: dict[str, Any]) -> Pass:

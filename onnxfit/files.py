@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.errors import ModelError
 from onnxfit.external_data import (
+    check_external_data,
     has_external_data,
     holds,
     pending_files,
@@ -51,6 +52,25 @@ def read_with_digest(model: ModelProto | str | Path) -> tuple[ModelProto, str]:
     if isinstance(model, ModelProto):
         return model, hashlib.sha256(model.SerializeToString()).hexdigest()
     return read(model)
+
+
+def editable(model: ModelProto | str | Path, base_dir: str | Path | None) -> tuple[ModelProto, str]:
+    """Return a model that may be edited, and the SHA-256 of its file or serialisation.
+
+    Args:
+        model: A model, which stays untouched, or its path.
+        base_dir: Folder of its external data, by default that of the path.
+
+    Raises:
+        ModelError: It cannot be read, or external data is missing.
+    """
+    proto, digest = read_with_digest(model)
+    if proto is model:
+        proto = ModelProto()
+        proto.CopyFrom(model)
+    if (folder := folder_of(model, base_dir)) is not None:
+        check_external_data(proto, folder)
+    return proto, digest
 
 
 def read(path: str | Path) -> tuple[ModelProto, str]:

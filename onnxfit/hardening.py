@@ -15,8 +15,7 @@ from onnxfit import passes, rewrites
 from onnxfit.edits import Edits, remove_where
 from onnxfit.element_types import UNKNOWN, every_graph, function_scope
 from onnxfit.errors import ModelError
-from onnxfit.external_data import check_external_data
-from onnxfit.files import folder_of, read_with_digest
+from onnxfit.files import editable
 from onnxfit.graph import model_opset
 from onnxfit.op import (
     DOMAIN,
@@ -155,13 +154,8 @@ def own(
     Raises:
         ModelError: It cannot be read or is a compiled model, or external data is missing.
     """
-    proto, digest = read_with_digest(model)
-    if proto is model:
-        proto = ModelProto()
-        proto.CopyFrom(model)
+    proto, digest = editable(model, base_dir)
     rewrites.take_back(proto)
-    if (folder := folder_of(model, base_dir)) is not None:
-        check_external_data(proto, folder)
     return proto, digest
 
 

@@ -1,5 +1,6 @@
 """Nodes added to a graph of onnx-graphsurgeon, each named after what it does."""
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,6 +149,20 @@ def remove_built(model: ModelProto, prefix: str, result: str) -> None:
     for name in used:
         if name in gone or name.startswith(prefix):
             raise ModelError(f"another tool lets {name!r} be read elsewhere; take the source")
+
+
+def recorded(model: ModelProto, key: str, *names: str) -> list[str]:
+    """Return texts of the record under a metadata entry, which is there.
+
+    Raises:
+        ModelError: It is damaged.
+    """
+    entry = next(entry for entry in model.metadata_props if entry.key == key)
+    try:
+        record = json.loads(entry.value)
+        return [str(record[name]) for name in names]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the metadata entry {key} is damaged") from error
 
 
 def check_free(model: ModelProto, prefixes: tuple[str, ...]) -> None:

@@ -7,8 +7,7 @@ from onnx import ModelProto
 
 from onnxfit import passes, rewrites
 from onnxfit.data import Bounds
-from onnxfit.external_data import check_external_data
-from onnxfit.files import folder_of, read_with_digest
+from onnxfit.files import editable
 from onnxfit.passes.total_variation import KEY, TotalVariation, find_images, put_in_front
 from onnxfit.passes.units import Units
 from onnxfit.record import source_of
@@ -55,16 +54,12 @@ def denoise(  # noqa: PLR0913 - the options of the verb
     """
     how = TotalVariation(weight=weight, steps=steps, keep=keep, seed=seed)
     units = Units(bounds=bounds, mean=mean, std=std)
-    given, digest = read_with_digest(model)
-    edited = ModelProto()
-    edited.CopyFrom(given)
-    if (folder := folder_of(model, base_dir)) is not None:
-        check_external_data(edited, folder)
+    edited, digest = editable(model, base_dir)
+    about = {"source_sha256": source_of(edited) or digest}
     # What rewrites note names what nodes read, which is another value from now on.
     names = rewrites.names_of(edited)
     rewrites.take_back(edited)
     passes.make_room(edited, KEY)
-    about = {"source_sha256": source_of(given) or digest}
     put_in_front(edited, find_images(edited), how, units, about)
     if names:
         rewrites.apply(edited, names)

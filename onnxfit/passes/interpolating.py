@@ -13,8 +13,7 @@ from onnxfit.data import Bounds, Dataset, as_dataset
 from onnxfit.data_sources import times
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
-from onnxfit.external_data import check_external_data
-from onnxfit.files import folder_of, read_with_digest
+from onnxfit.files import editable, folder_of
 from onnxfit.passes.distances import Neighbourhood
 from onnxfit.passes.head import find_head
 from onnxfit.passes.interpolation import KEY, Kind, interpolate_head
@@ -74,19 +73,15 @@ def interpolate(  # noqa: PLR0913 - the options of the verb
     checks.one_of("kind", kind, get_args(Kind))
     units = Units(bounds=bounds, mean=mean, std=std)
     hood = Neighbourhood(neighbours=neighbours, bandwidth_neighbour=bandwidth_neighbour)
-    given, digest = read_with_digest(model)
-    edited = ModelProto()
-    edited.CopyFrom(given)
-    folder = folder_of(model, base_dir)
-    if folder is not None:
-        check_external_data(edited, folder)
+    edited, digest = editable(model, base_dir)
     refuse_compiled(edited)
+    source = source_of(edited) or digest
     passes.make_room(edited, KEY)
     data = _opened(templates, limit, bounds, _shape_of(edited))
     head = find_head(edited, feature)
-    found = features_of(edited, head, data, base_dir=folder, units=units)
+    found = features_of(edited, head, data, base_dir=folder_of(model, base_dir), units=units)
     about = {
-        "source_sha256": source_of(given) or digest,
+        "source_sha256": source,
         "templates_sha256": data.sha256,
         **units.record,
         "bounds": list(data.bounds),

@@ -20,7 +20,7 @@ from onnxfit.graph import model_opset
 from onnxfit.op import DOMAIN
 from onnxfit.passes import kernel, wnll
 from onnxfit.passes.arithmetic import Arithmetic
-from onnxfit.passes.building import add_initializers, remove_built
+from onnxfit.passes.building import add_initializers, recorded, remove_built
 from onnxfit.passes.distances import Neighbourhood
 from onnxfit.passes.head import Head
 from onnxfit.passes.renaming import rename
@@ -107,12 +107,7 @@ def take_back(model: ModelProto) -> None:
     Raises:
         ModelError: The record of the replacement is damaged, or the head is gone.
     """
-    entry = next(entry for entry in model.metadata_props if entry.key == KEY)
-    try:
-        record = json.loads(entry.value)
-        output, head = str(record["output"]), str(record["head"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the metadata entry {KEY} is damaged") from error
+    output, head = recorded(model, KEY, "output", "head")
     if not any(head in node.output for node in model.graph.node):
         raise ModelError(
             "the head that was replaced is gone: another tool dropped it; take the source"

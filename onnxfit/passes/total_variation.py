@@ -22,7 +22,7 @@ from onnxfit.element_types import inputs_of
 from onnxfit.errors import ModelError
 from onnxfit.graph import model_opset
 from onnxfit.op import DOMAIN, ELEMENT_TYPES
-from onnxfit.passes.building import Builder, add_initializers, remove_built
+from onnxfit.passes.building import Builder, add_initializers, recorded, remove_built
 from onnxfit.passes.chambolle import denoised, filled_in
 from onnxfit.passes.renaming import rename_reads
 from onnxfit.passes.units import Units
@@ -173,12 +173,7 @@ def take_back(model: ModelProto) -> None:
     Raises:
         ModelError: The record is damaged, or what it tells of is gone.
     """
-    entry = next(entry for entry in model.metadata_props if entry.key == KEY)
-    try:
-        record = json.loads(entry.value)
-        value, written = str(record["input"]), str(record["denoised"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the metadata entry {KEY} is damaged") from error
+    value, written = recorded(model, KEY, "input", "denoised")
     if not any(written in node.output for node in model.graph.node):
         raise ModelError("the denoising is gone: another tool changed it; take the source")
     remove_built(model, PREFIX, written)
