@@ -116,7 +116,7 @@ class Course:
             drop = self.before.drop_to(worth)
             budget = self._settings.max_drop
             inside, well_inside = (drop <= most + _ROUNDING for most in (budget, budget / 2))
-            better = self.best is None or worth.value > self.best.worth.value
+            better = self.best is None or worth.is_better_than(self.best.worth)
             if inside and better and trainer.is_finite and worth.is_finite:
                 weights = {name: w.detach().clone() for name, w in trainer.kept.items()}
                 self.best = Best(weights, worth)

@@ -14,6 +14,7 @@ from onnxfit.attacks.search import Search
 from onnxfit.attacks.surrogates import TAUS
 from onnxfit.finetuning.settings import Settings
 from onnxfit.twin.jump_relu import has_jumps
+from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar
 
 Mask = NDArray[np.bool_]
 
@@ -36,15 +37,22 @@ class Worth:
     robust: Mask
     is_finite: bool = True
 
-    @property
-    def value(self) -> Fraction:
-        """What is compared: the sum of robust and clean accuracy.
+    def is_better_than(self, other: "Worth") -> bool:
+        """Whether these weights are to be kept rather than others, measured on the same samples.
 
-        At the end of a training robust accuracies differ by less than their noise; it is the clean
-        one then that decides.
+        The worst case decides. Where it cannot tell the two apart (McNemar's test), as is usual
+        towards the end of a training, the sum of it and the clean accuracy does.
         """
-        right = ((int(mask.sum()), len(mask)) for mask in (self.robust, self.clean))
-        return sum((Fraction(count, n) for count, n in right), Fraction())
+        gained = int((self.robust & ~other.robust).sum())
+        lost = int((other.robust & ~self.robust).sum())
+        if mcnemar(gained, lost) < SIGNIFICANCE:
+            return gained > lost
+        return self._sum > other._sum
+
+    @property
+    def _sum(self) -> Fraction:
+        """The sum of robust and clean accuracy, exact."""
+        return sum((Fraction(int(m.sum()), len(m)) for m in (self.robust, self.clean)), Fraction())
 
     def drop_to(self, other: "Worth") -> float:
         """Return how much clean accuracy is lost from here to another network."""
