@@ -73,10 +73,13 @@ class Drivers:
 
     Attributes:
         objects: Folder of compiled files, each named after its text and flags.
+        compiler: What compiles them.
+        emulator: What runs programs for another processor; nothing for those of this one.
     """
 
     objects: Path
     compiler: str = field(default_factory=partial(tool, "g++"))
+    emulator: Sequence[str] = ()
 
     def run(
         self, sources: Path, check: Check, *flags: str, defines: str = "", cuda: bool = False
@@ -103,7 +106,8 @@ class Drivers:
                 str(sources / check),
             ]
         subprocess.run(link, check=True)
-        return subprocess.run([sources / check], capture_output=True, text=True, check=False)
+        program = [*self.emulator, str(sources / check)]
+        return subprocess.run(program, capture_output=True, text=True, check=False)
 
     def missed(
         self, folder: Path, check: Check, mistakes: Sequence[Mistake], *, cuda: bool = False

@@ -35,6 +35,15 @@ def test_kernels_for_other_processors(sources: Path, drivers: Drivers) -> None:
     assert (0, "baseline checked\n") == (checked.returncode, checked.stdout)
 
 
+@pytest.mark.slow
+def test_kernels_on_aarch64(sources: Path, tmp_path: Path) -> None:
+    """With the vectors that a compiler makes of the baseline there, it is right."""
+    compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64-static", "qemu-aarch64")
+    checked = Drivers(tmp_path, compiler, [emulator]).run(sources, "check_cpu", "-O3", "-static")
+
+    assert (0, "baseline checked\n") == (checked.returncode, checked.stdout)
+
+
 @pytest.mark.parametrize("optimisation", ["-O0", "-O2"])
 @pytest.mark.parametrize(
     ("file", "symbol"), [("cpu_avx2", "kAvx2Path"), ("cpu_avx512", "kAvx512Path")]
