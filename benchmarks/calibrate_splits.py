@@ -379,15 +379,18 @@ def compared(found: Sequence[tuple[float, int]]) -> list[str]:
     ]
 
 
+# In most of its splits the budget ends at a sixteenth of where it does for all samples together.
+FINER = {"resnet20_pgd": 160}
+
 CHOICES = (
     Case(network=DIGITS, attacked=899),
     Case(network=DIGITS, attacked=899, scale="quantile"),
     Case(network=DIGITS, attacked=899, objective="paper"),
     Case(network=DIGITS_PGD, attacked=899),
     *(
-        Case(network=digits_network(f"{name}{trained}"), attacked=450, steps=20)
+        Case(network=digits_network(name), attacked=450, steps=FINER.get(name, 20))
         for trained in ("", "_pgd")
-        for name in ARCHITECTURES
+        for name in (f"{architecture}{trained}" for architecture in ARCHITECTURES)
     ),
     Case(network=LENET, attacked=800),
     Case(network=LENET, attacked=800, scale="quantile"),

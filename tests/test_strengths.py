@@ -44,10 +44,10 @@ def test_the_edge_is_between_half_of_the_top_and_the_top(first: float, edge: flo
 @pytest.mark.parametrize("scale", ["shared", "quantile", "channel"])
 @pytest.mark.parametrize("edge", [1e-6, 0.01, 0.4, 0.5, 0.6, 0.95])
 def test_few_strengths_are_asked_for(scale: Scale, edge: float) -> None:
-    """One, one more for each doubling or halving, and four to bisect; none twice, none past 1."""
+    """One, one for each doubling or halving, four to bisect, the smallest; none twice or past 1."""
     inside, asked = up_to(edge)
     strengths_to_try(scale, 0.5, highest(scale), 20, inside)
-    assert len(asked) <= 1 + math.ceil(abs(math.log2(edge / 0.5))) + 1 + 4
+    assert len(asked) <= 1 + math.ceil(abs(math.log2(edge / 0.5))) + 1 + 4 + 1
     assert len(set(asked)) == len(asked)
     assert min(asked) > 0
     assert scale == "shared" or max(asked) < 1
@@ -79,7 +79,25 @@ def test_a_first_quantile_past_the_highest_is_lowered() -> None:
     """The search begins at the highest."""
     inside, asked = up_to(1.0)
     assert HIGHEST_QUANTILE == strengths_to_try("quantile", 3.0, HIGHEST_QUANTILE, 20, inside)[-1]
-    assert [HIGHEST_QUANTILE] == asked
+    assert [HIGHEST_QUANTILE, HIGHEST_QUANTILE / 20] == asked
+
+
+def test_an_edge_by_chance_is_none() -> None:
+    """What is inside above strengths that are not is left for the edge below them."""
+    chance = 0.9
+
+    def inside(strength: float) -> bool:
+        return strength <= 0.01 or strength == chance
+
+    found = strengths_to_try("shared", chance, math.inf, 20, inside)
+    assert found[-1] / 2 <= 0.01 < found[-1]
+    assert inside(found[0])
+
+
+def test_what_is_inside_by_chance_is_better_than_nothing() -> None:
+    """Where no smaller strength is inside, the strengths are those around it."""
+    found = strengths_to_try("quantile", 0.5, HIGHEST_QUANTILE, 20, lambda strength: strength > 0.4)
+    assert HIGHEST_QUANTILE == found[-1]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +125,7 @@ def test_where_everything_is_inside_the_search_ends() -> None:
     inside, asked = up_to(math.inf)
     found = strengths_to_try("shared", 1.0, 1e30, 20, inside)
     assert all(map(math.isfinite, found))
-    assert len(asked) <= 41 + 4
+    assert len(asked) <= 41 + 4 + 1
 
 
 def test_no_strength_is_above_the_largest_input() -> None:

@@ -7,8 +7,8 @@ from onnxfit.errors import DataError
 
 _DOUBLINGS = 40
 _HALVINGS = 4
-# Strengths that are asked for.
-MOST_ASKED = 1 + _DOUBLINGS + _HALVINGS
+# Strengths that are asked for, in two searches.
+MOST_ASKED = 2 * (1 + _DOUBLINGS + _HALVINGS)
 
 
 def strengths_to_try(
@@ -17,7 +17,8 @@ def strengths_to_try(
     """Return equally spaced strengths from near 0 to beyond the budget.
 
     The edge of the budget is bracketed by doubling or halving, then found to about a tenth by
-    bisection.
+    bisection. Where the smallest strength is not inside, what is inside above it is so by chance,
+    and the edge is looked for once more below.
 
     Args:
         scale: What a strength means.
@@ -29,7 +30,23 @@ def strengths_to_try(
     Raises:
         DataError: No strength is inside, however small.
     """
-    edge = min(first, highest)
+    found = _spaced(min(first, highest), highest, points, inside)
+    if found is None:
+        # A jump of theirs is never below the smallest positive input, which many may share.
+        hint = "" if scale == "shared" else ": try --scale shared, which has smaller jumps"
+        smallest = min(first, highest) / 2**_DOUBLINGS
+        raise DataError(f"no jump meets the budget, not even at the strength {smallest:.2g}{hint}")
+    # Of one or two points, none is meant to be inside.
+    if points > 2 and not inside(found[0]):
+        return _spaced(found[0], highest, points, inside) or found
+    return found
+
+
+def _spaced(
+    start: float, highest: float, points: int, inside: Callable[[float], bool]
+) -> list[float] | None:
+    """Return strengths up to twice an edge of the budget; None where none is found."""
+    edge = start
     if inside(edge):
         for _ in range(_DOUBLINGS):
             if edge == highest or not inside(min(2 * edge, highest)):
@@ -41,9 +58,7 @@ def strengths_to_try(
             if inside(edge):
                 break
         else:
-            # A jump of theirs is never below the smallest positive input, which many may share.
-            hint = "" if scale == "shared" else ": try --scale shared, which has smaller jumps"
-            raise DataError(f"no jump meets the budget, not even at the strength {edge:.2g}{hint}")
+            return None
     low, high = edge, min(2 * edge, highest)
     for _ in range(_HALVINGS if low < high else 0):
         middle = (low + high) / 2
