@@ -492,8 +492,8 @@ def test_verify_compares_it_with_the_network_alone(seed: int | None) -> None:
 def test_what_cannot_be_repeated_need_not_draw_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is said of a mask where no value is drawn."""
     pytest.importorskip("torch")
+    from onnxfit.verification.cautions import RANDOM, UNSTABLE
     from onnxfit.verification.evidence import Evidence
-    from onnxfit.verification.gate import RANDOM, UNSTABLE
 
     monkeypatch.setattr(Evidence, "is_repeatable", False)
     plain, x, labels = plain_with_data()

@@ -13,9 +13,7 @@ from onnx import ModelProto
 
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import ModelError
-from onnxfit.randomness import drawn_value
-from onnxfit.record import FINETUNING, provenance
-from onnxfit.verification import paper, regression_corpus
+from onnxfit.verification import cautions, paper, regression_corpus
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.curve import Curve
 from onnxfit.verification.environment import environment, versions
@@ -24,20 +22,13 @@ from onnxfit.verification.exhibits import Gallery
 from onnxfit.verification.headline import headline, paper_headline
 from onnxfit.verification.latency import measure
 from onnxfit.verification.opening import Samples, choose, networks_of, open_targets, opened
-from onnxfit.verification.policy import (
-    NOT_WORSE,
-    Policy,
-    check_sample_size,
-    judge,
-    verdict,
-)
+from onnxfit.verification.policy import Policy, check_sample_size, judge, verdict
 from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.records import compared, curve_records, paper_records, scored
 from onnxfit.verification.report_folder import ADVERSARIAL, ReportFolder
 from onnxfit.verification.result import SCHEMA_VERSION, Document, Result
 from onnxfit.verification.saliency import SaliencyStudy
 from onnxfit.verification.settings import Settings
-from onnxfit.verification.statistics import SIGNIFICANCE
 from onnxfit.verification.suites import Stage, Threat, stages
 from onnxfit.verification.target import Target, classes_of
 from onnxfit.verification.universal_section import universal_section
@@ -45,20 +36,6 @@ from onnxfit.verification.universal_section import universal_section
 # Passes that a gradient is averaged over where the model has randomness inside.
 EOT = 10
 PARITY_SAMPLES = 64
-
-SEEN = (
-    "The {} on this very data, so that the model looks better on it than on other data: verify on "
-    "data that the {} has not seen."
-)
-NOT_REPEATABLE = (
-    "The model or its baseline {}: every figure is of one run, another run gives others, and twins "
-    "and files were not compared."
-)
-UNSTABLE = NOT_REPEATABLE.format("computes other logits when it is run again")
-RANDOM = (
-    NOT_REPEATABLE.format("draws random numbers")
-    + " A denoising that drops pixels keeps the same ones with --tv-seed."
-)
 
 
 def verify(
@@ -174,8 +151,7 @@ class Gate:
         document["parity"] = self._parity(x, evidence.is_repeatable)
         document["warnings"] += evidence.warnings()
         if not evidence.is_repeatable:
-            draws = any(drawn_value(target.model) for target in self.targets.values())
-            document["warnings"].append(RANDOM if draws else UNSTABLE)
+            document["warnings"].append(cautions.not_repeatable(self.targets))
         corpus = self._earlier(folder, regression)
         document["regression"] = None if corpus is None else self._replayed(corpus)
         files = None if folder is None else self._files(folder, resume)
@@ -196,7 +172,7 @@ class Gate:
         timed = measure(self.targets["model"].deployed, compared_with.deployed, x[:1])
         document["latency"] = dataclasses.asdict(timed)
         document["rules"] = judge(self.policy, document)
-        document["warnings"] += self._unjudged(document)
+        document["warnings"] += cautions.unjudged(document)
         document["verdict"] = verdict(document["rules"], document["diagnostics"])
         paper_suite = self.settings.suite == "paper"
         document["headline"] = (paper_headline if paper_suite else headline)(document)
@@ -227,7 +203,7 @@ class Gate:
                 "std": list(settings.std),
             },
             "warnings": [
-                *self._made_on(),
+                *cautions.seen_before(self.targets["model"], data),
                 *(
                     warning
                     for side, target in self.targets.items()
@@ -237,31 +213,6 @@ class Gate:
             "environment": environment(self.targets["model"], settings.seed, settings.batch_size),
             "command": self.command,
         }
-
-    def _made_on(self) -> list[str]:
-        """Say where jumps were chosen or weights trained by what they do to these very samples."""
-        record, warnings = provenance(self.targets["model"].model), []
-        calibrated, tuned = (record.get(key) for key in ("calibration", FINETUNING))
-        if isinstance(calibrated, dict) and calibrated.get("data_sha256") == self.data.sha256:
-            warnings.append(SEEN.format("jumps were calibrated", "calibration"))
-        while isinstance(tuned, dict):
-            seen = tuned.get("data")
-            if isinstance(seen, dict) and self.data.sha256 in seen.values():
-                warnings.append(SEEN.format("weights were fine-tuned", "fine-tuning"))
-                break
-            tuned = tuned.get("earlier")
-        return warnings
-
-    def _unjudged(self, document: Document) -> list[str]:
-        """Say what the verdict does not rest on."""
-        rules = {rule["rule"] for rule in document["rules"]}
-        if not rules:
-            return ["No rule was asked for: the verdict rests on the diagnostics alone."]
-        difference = document["difference"]
-        worse = difference.get("robust_accuracy", 0) < 0 and difference["p_value"] < SIGNIFICANCE
-        if worse and NOT_WORSE not in rules:
-            return ["The model is less robust than its baseline, and no rule looks at that."]
-        return []
 
     def _parity(self, x: torch.Tensor, is_repeatable: bool) -> Document | None:
         """Compare twins and files; not where they draw random numbers of their own."""
