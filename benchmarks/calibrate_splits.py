@@ -263,14 +263,19 @@ class Split:
         return max(self.inside, key=lambda strength: (right[strength], -strength))
 
     @cached_property
+    def walked(self) -> Refined:
+        """What the changes of single sites come to."""
+        start = (self.raced,) * self.validation.table.sites
+        return refine(start, self.largest, self.validation, self._budget)
+
+    @cached_property
     def refined(self) -> Refined:
         """What the product's refinement makes of its choice."""
-        validation, start = self.validation, (self.raced,) * self.validation.table.sites
-        refined = refine(start, self.largest, validation, self._budget)
-        found = validation.robust([start, refined.strengths], validation.attacked)
-        if int(found[refined.strengths].sum()) > int(found[start].sum()):
-            return refined
-        return dataclasses.replace(refined, strengths=start, taken=0)
+        walked, start = self.walked, (self.raced,) * self.validation.table.sites
+        right = {c: int(self.validation.judged(c).sum()) for c in (start, walked.strengths)}
+        if right[walked.strengths] > right[start]:
+            return walked
+        return dataclasses.replace(walked, strengths=start, taken=0)
 
     def compared(self, candidate: Candidate, other: Candidate) -> tuple[float, int]:
         """Compare two candidates under attack on the test data, paired.
@@ -328,8 +333,10 @@ def refined_row(case: Case, count: int) -> str:
     """Measure a network; return the row of the table of refinements."""
     table = Table(case)
     splits = splits_of(table, count)
+    walked = {split.walked.strengths for split in splits}
+    starts = {split.raced for split in splits}
+    table.judged([0.0, *starts, *((start,) * table.sites for start in starts), *walked])
     refined = [split.refined for split in splits]
-    table.judged([0.0, *{split.raced for split in splits}, *{r.strengths for r in refined}])
     cells = [case.network.name, case.scale, case.objective, *sizes(case, table, splits, count)]
     cells += [str(table.sites), f"{np.mean([r.tried for r in refined]):.1f}"]
     cells += [f"{np.mean([r.taken for r in refined]):.1f}", str(sum(r.taken > 0 for r in refined))]

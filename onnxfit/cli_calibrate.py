@@ -76,9 +76,7 @@ NO_GAIN = 1
     metavar="N",
     help="Attack no more samples than these; clean accuracy is of all.",
 )
-@click.option(
-    "--refine", is_flag=True, help="Then look for a better jump of each site, or channel, alone."
-)
+@click.option("--refine", is_flag=True, help="Then look for a better strength of each site alone.")
 @output_option('MODEL\'s stem + ".jump.onnx"')
 @copy_option
 @force_option

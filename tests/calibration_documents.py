@@ -35,6 +35,11 @@ def change(difference: float, low: float, high: float, n: int) -> Document:
     return {"difference": difference, "ci95": [low, high], "n": n}
 
 
+def effect(difference: float, low: float, high: float, n: int, p_value: float = 0.001) -> Document:
+    """Make a paired difference that was tested."""
+    return {**change(difference, low, high, n), "p_value": p_value}
+
+
 def point(strength: float, accuracy: float, limit: float, robust: float, count: int) -> Document:
     """Make a point of the curve; no two numbers are the same."""
     return {
@@ -93,6 +98,7 @@ def document(**changes: Any) -> Document:
         "difference": {
             "robust_accuracy": 0.101,
             "ci95": [0.0601, 0.1402],
+            "tested": 200,
             "only_after": 31,
             "only_before": 11,
             "p_value": 0.0021,
@@ -150,8 +156,8 @@ def refined(*alone: tuple[Document, Document], **changes: Any) -> Document:
         changes: Other parts of the document.
     """
     given = alone or (
-        (change(-0.0312, -0.0613, -0.0021, 128), change(0.0, -0.0031, 0.0032, 1300)),
-        (change(0.0513, 0.0114, 0.0915, 128), change(-0.0123, -0.0208, -0.0042, 1300)),
+        (effect(-0.0312, -0.0613, -0.0021, 128), effect(0.0, -0.0031, 0.0032, 1300, 0.75)),
+        (effect(0.0513, 0.0114, 0.0915, 128), effect(-0.0123, -0.0208, -0.0042, 1300)),
     )
     result = document(refinement={"edge": 0.75, "judged_on": 128, "tried": 3, "taken": 1})
     sites = zip(result["sites"], (0.25, 0.75), given, strict=False)
@@ -166,10 +172,10 @@ def refined(*alone: tuple[Document, Document], **changes: Any) -> Document:
     return result | changes
 
 
-NOISE = change(0.01, -0.02, 0.04, 128), change(-0.001, -0.004, 0.002, 1300)
-BUYS = change(0.05, 0.01, 0.09, 128), NOISE[1]
-BUYS_MORE = change(0.07, 0.02, 0.12, 128), change(0.004, 0.001, 0.007, 1300)
-COSTS = change(-0.08, -0.12, -0.04, 128), change(-0.006, -0.009, -0.003, 1300)
+NOISE = effect(0.01, -0.02, 0.04, 128, 0.5), effect(-0.001, -0.004, 0.002, 1300, 0.5)
+BUYS = effect(0.05, 0.01, 0.09, 128), NOISE[1]
+BUYS_MORE = effect(0.07, 0.02, 0.12, 128), effect(0.004, 0.001, 0.007, 1300)
+COSTS = effect(-0.08, -0.12, -0.04, 128), effect(-0.006, -0.009, -0.003, 1300)
 
 
 def write_out_plots(monkeypatch: pytest.MonkeyPatch) -> None:

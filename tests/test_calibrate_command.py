@@ -233,6 +233,14 @@ def no_folder_for_the_report(folder: Path) -> tuple[tuple[object, ...], str]:
     return ("--report", folder / "no" / "r"), f"the folder {folder / 'no'} does not exist"
 
 
+def a_report_that_cannot_be_written(folder: Path) -> tuple[tuple[object, ...], str]:
+    """Name a folder where nothing can be written, whoever asks; also not to be told after hours."""
+    del folder
+    if not Path("/proc/self").exists():
+        pytest.skip("no /proc here")
+    return ("--report", "/proc/r"), "nothing can be written to /proc: No such file or directory"
+
+
 def no_folder_for_the_cache(folder: Path) -> tuple[tuple[object, ...], str]:
     """Name a cache in a folder that is not there."""
     return ("--cache", folder / "no" / "c"), f"the folder {folder / 'no'} does not exist"
@@ -363,7 +371,7 @@ def test_the_cache_of_another_run_is_refused(tmp_path: Path, onnxfit_command: Co
     assert 0 == onnxfit_command("calibrate", DIGITS, *FEW, *kept).status
     out.unlink()
     before = cache.read_bytes()
-    sentence = f"Error: {cache} is the cache of another model, data or settings\n"
+    sentence = f"Error: {cache} is the cache of another model, data, settings or version\n"
     for model, other in ((ROBUST, ()), (DIGITS, ("--eps", "0.2")), (DIGITS, ("--limit", "70"))):
         ran = onnxfit_command("calibrate", model, *FEW, *other, *kept)
         assert (2, "") == ran[:2]

@@ -13,6 +13,7 @@ from calibration_documents import (
     Document,
     change,
     document,
+    effect,
     refined,
     shown,
     write_out_plots,
@@ -37,9 +38,12 @@ def test_what_a_site_does_is_shown_where_it_is_known() -> None:
     page = shown(refined())
     assert "Buys alone: smooth gates Costs alone: clean accuracy" in page
     assert (
-        "/relu/output 0.25 0.25 3.4 % 0.6573 0.96 −3.1 points −6.1 to −0.2 0.0 points −0.3 to +0.3"
+        "/relu/output 0.25 0.25 3.4 % 0.6573 0.96 −3.1 points −6.1 to −0.2 p = 0.001 "
+        "0.0 points −0.3 to +0.3 p = 0.75"
     ) in page
-    assert "/head/output 0.75 refined 0.25 4.2 % 1.781 2.26 +5.1 points +1.1 to +9.2" in page
+    assert (
+        "/head/output 0.75 refined 0.25 4.2 % 1.781 2.26 +5.1 points +1.1 to +9.2 p = 0.001" in page
+    )
     assert "at κ = 0.75: the largest that the budget allows for all sites together" in page
     other = refined()
     other["sites"][0]["attribution"] = None
@@ -52,12 +56,18 @@ def test_the_refinement_is_told() -> None:
     """How many changes were tried and taken, on what; and that the curve is from before."""
     page = shown(refined())
     assert "3 changes were tried, one site at a time, on 128 attacked samples; 1 taken." in page
-    assert "κ = 0.25 for all sites, of 10 candidates, those of the refinement among them." in page
+    assert (
+        "κ = 0.25 for all sites, of 10 candidates: the strengths up to the edge of the budget, and "
+        "each of them refined."
+    ) in page
     assert "the trade-off below is from before that" in page
     none = {"edge": 0.75, "judged_on": 128, "tried": 1, "taken": 0}
     page = shown(refined(refinement=none))
     assert "1 change of a single site was tried, one site at a time" in page
-    agreed = "Those taken stay only if all attacked samples agree, these among them. All sites"
+    agreed = (
+        "Those taken stay only if under all attacks more of all attacked samples stay right, these "
+        "among them. All sites"
+    )
     assert f"; none taken. {agreed}" in page
     assert "before the refinement" not in page
     assert "one site at a time" not in shown(document(refinement=None))
@@ -67,6 +77,7 @@ def test_the_refinement_is_told() -> None:
     ("alone", "expected"),
     [
         ((NOISE, NOISE), ["No site's effect is beyond noise."]),
+        (((effect(0.05, 0.01, 0.09, 128, 0.025), NOISE[1]), NOISE), [attribution.NO_EFFECT]),
         (
             (BUYS, NOISE),
             [
@@ -98,7 +109,7 @@ def test_the_refinement_is_told() -> None:
     ],
 )
 def test_only_effects_beyond_noise_are_told(alone: Any, expected: list[str]) -> None:
-    """A site is named only if its interval excludes 0; of several, the one that does most."""
+    """A site is named only if that is beyond the noise of all; of several, who does most."""
     assert expected == [str(found) for found in attribution.sentences(refined(*alone))]
 
 
@@ -127,7 +138,7 @@ def test_an_axis_is_to_scale() -> None:
     assert ["−4", "−2", "0", "+2", "+4", "+6"] == [label for _, label in axis.ticks]
     at = {label: place for place, label in axis.ticks}
     placed = axis.place(change(0.02, -0.04, 0.06, 9))
-    assert {"at": at["+2"], "low": at["−4"], "high": at["+6"], "beyond": False} == placed
+    assert {"at": at["+2"], "low": at["−4"], "high": at["+6"]} == placed
     assert {} == axis.place({"difference": math.nan})
 
 

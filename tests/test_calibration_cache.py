@@ -162,7 +162,7 @@ def test_the_cache_of_another_run_is_refused(tmp_path: Path, other: dict[str, ob
     with closing(Cache(path, RUN)) as cache:
         cache.put("a", {"mask": MASK})
     before = path.read_bytes()
-    message = f"{path} is the cache of another model, data or settings"
+    message = f"{path} is the cache of another model, data, settings or version"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Cache(path, other)
     assert before == path.read_bytes()
@@ -198,7 +198,6 @@ def no_run(path: Path) -> None:
         (another_database, "no such table: run"),
         (another_table, "no such column: fingerprint"),
         (no_run, "it names no run"),
-        (Path.mkdir, "unable to open database file"),
     ],
 )
 def test_another_kind_of_file_is_refused(
@@ -212,6 +211,13 @@ def test_another_kind_of_file_is_refused(
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Cache(path, RUN)
     assert before == (path.read_bytes() if path.is_file() else b"")
+
+
+def test_a_cache_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    """In a sentence; whether it is a cache is not known."""
+    message = f"the cache {tmp_path} cannot be opened"
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        Cache(tmp_path, RUN)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
@@ -313,7 +319,7 @@ def test_a_cache_of_another_format_is_refused(
     path = tmp_path / "cache"
     Cache(path, RUN).close()
     monkeypatch.setattr(cache_module, "FORMAT", cache_module.FORMAT + 1)
-    message = f"{path} is the cache of another model, data or settings"
+    message = f"{path} is the cache of another model, data, settings or version"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         Cache(path, RUN)
 

@@ -213,6 +213,7 @@ def test_the_difference_is_paired() -> None:
     expected = {
         "robust_accuracy": 7 / 200,
         "ci95": list(paired_difference(12, 5, 200)),
+        "tested": 200,
         "only_after": 12,
         "only_before": 5,
         "p_value": mcnemar(12, 5),
@@ -329,6 +330,45 @@ def refinement() -> Refined:
     )
 
 
+@pytest.mark.parametrize(
+    ("judged_on", "taken", "expected"),
+    [(128, 2, (72, 0, 0, False)), (60, 1, (140, 22, 0, True)), (128, 0, (200, 30, 2, True))],
+)
+def test_a_gain_is_tested_by_samples_that_refined_nothing(
+    judged_on: int, taken: int, expected: tuple[int, int, int, bool]
+) -> None:
+    """Those robust only before come first, then those robust only after, 30 from the 52nd on."""
+    refined = replace(refinement(), judged_on=judged_on, taken=taken)
+    document = described(replace(findings(30, 2), refined=refined))
+    difference = document["difference"]
+    found = (*(difference[key] for key in ("tested", "only_after", "only_before")),)
+    assert expected == (*found, document["improves"])
+
+
+def test_a_loss_on_the_tested_samples_is_no_gain() -> None:
+    """Whatever those show that the refinement was made by."""
+    found = findings(40, 0)
+    weak, strong = (mask.copy() for mask in found.worst)
+    weak[150:160] = True
+    document = described(replace(found, worst=(weak, strong), refined=refinement()))
+    difference = document["difference"]
+    assert difference["p_value"] < 0.05
+    assert difference["ci95"][0] > 0
+    assert not document["improves"]
+
+
+def test_a_refinement_that_took_all_samples_is_warned_about() -> None:
+    """None is left to show a gain by."""
+    every = replace(refinement(), judged_on=ATTACKED)
+    document = described(replace(findings(30, 2), refined=every))
+    assert not document["improves"]
+    (warning,) = warnings({**document, "sites": []})
+    assert warning == (
+        "All attacked samples took part in the refinement, so that none is left to tell whether "
+        "it gained anything: attack more than 200 of them."
+    )
+
+
 def test_a_refinement_tells_what_each_site_does_alone() -> None:
     """Paired, with an interval, of all samples and of those it was judged on."""
     found = replace(findings(30, 2), candidate=(0.5, 0.0), refined=refinement())
@@ -336,13 +376,24 @@ def test_a_refinement_tells_what_each_site_does_alone() -> None:
     first, second = of_sites({"a": 0.5, "b": 0.0}, statistics, found)
     assert (0.5, 0.0) == (first["strength"], second["strength"])
     assert {
-        "clean": {"difference": -5 / N, "ci95": list(paired_difference(0, 5, N)), "n": N},
-        "robust": {"difference": 10 / 128, "ci95": list(paired_difference(10, 0, 128)), "n": 128},
+        "clean": {
+            "difference": -5 / N,
+            "ci95": list(paired_difference(0, 5, N)),
+            "n": N,
+            "p_value": mcnemar(0, 5),
+        },
+        "robust": {
+            "difference": 10 / 128,
+            "ci95": list(paired_difference(10, 0, 128)),
+            "n": 128,
+            "p_value": mcnemar(10, 0),
+        },
     } == first["attribution"]
     assert {
         "difference": -40 / 128,
         "ci95": list(paired_difference(5, 45, 128)),
         "n": 128,
+        "p_value": mcnemar(5, 45),
     } == second["attribution"]["robust"]
     expected = {"edge": 0.5, "judged_on": 128, "tried": 3, "taken": 2}
     assert expected == described(found)["refinement"]
@@ -350,7 +401,7 @@ def test_a_refinement_tells_what_each_site_does_alone() -> None:
 
 def test_uneven_sites_are_warned_about_where_they_share_a_jump() -> None:
     """From more than fifty times on; sites without positive numbers do not count."""
-    document = {"objective": "worst-case", "scale": "shared"}
+    document = {"objective": "worst-case", "scale": "shared", "difference": {"tested": 9}}
     expected = (
         "The inputs of 'last' are 2,000 times as large as those of 'first': a shared jump that "
         "fits the one is nothing or too much for the other. The scale 'quantile' gives each site "
@@ -366,7 +417,8 @@ def test_uneven_sites_are_warned_about_where_they_share_a_jump() -> None:
 
 def test_the_papers_objective_is_warned_about() -> None:
     """It overstates; with uneven sites there are two warnings."""
-    document = {"objective": "paper", "scale": "shared", "sites": sites(a=1.0)}
+    of = {"objective": "paper", "scale": "shared", "difference": {"tested": 9}}
+    document = {**of, "sites": sites(a=1.0)}
     expected = (
         "The jump was chosen by native gradients alone, which do not see across the jumps and "
         "overstate robustness; the figures before and after are of all attacks."

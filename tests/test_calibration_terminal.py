@@ -63,7 +63,7 @@ def test_the_terminal_has_the_sites_and_the_test() -> None:
     assert ["/relu/output", "0.125 to 0.5 of 3 channels", "3.36%"] == sites(by_channel())[1]
     assert [
         "budget     a drop of at most 0.01, with 0.95 confidence",
-        "test       p = 0.0021, after Bonferroni over 10 candidates 0.021",
+        "test       p = 0.0021 on 200 attacked samples; after Bonferroni over 10 candidates 0.021",
         "warning    The model ends in a Softmax.",
     ] == lines(document())[2:]
 

@@ -217,10 +217,14 @@ def test_a_winner_may_be_compared_with_one_that_raced_less() -> None:
 
 
 def test_a_refinement_is_each_site_alone_and_two_offers() -> None:
-    """On 256 samples each, and once on all; without one nothing is added."""
+    """On 256 samples each; then both are compared on all. Without one nothing is added."""
     more = at_most(sites=3).refinement() - at_most(sites=3).curve()
-    expected = (3 * 3 * 256 + 744) * STAGES["smooth"]
-    assert {"clean": 9 * SAMPLES, "smooth": expected} == more
+    both = 2 * STAGES["all"] - STAGES["smooth"]
+    smooth = 3 * 3 * 256 * STAGES["smooth"]
+    assert {"clean": 9 * SAMPLES, "smooth": smooth, "all": 1000 * both} == more
+    native = at_most(sites=3, race="native")
+    more = native.refinement() - native.curve()
+    assert {"clean": 9 * SAMPLES, "native": (3 * 3 * 256 + 744) * STAGES["native"]} == more
     assert at_most().curve() == at_most().refinement()
 
 

@@ -328,8 +328,8 @@ def test_a_refinement_needs_more_samples(data: Arrays) -> None:
     """Every change that may be tried shares the risk; the sentence says how many are needed."""
     calibrate(DIGITS, data, **FEW)
     message = (
-        "a drop of at most 0.02 can only be shown with 276 samples or more, and there are 160: "
-        "take more samples or a larger max_drop"
+        "a drop of at most 0.02 can only be shown with 276 samples or more with a refinement (149 "
+        "without), and there are 160: take more samples or a larger max_drop"
     )
     with pytest.raises(DataError) as raised:
         calibrate(DIGITS, data, refine=True, **FEW)

@@ -176,6 +176,12 @@ def test_bisection_finds_the_last_place_inside(count: int) -> None:
         assert set(asked) <= set(range(count))
 
 
+def test_the_boundary_is_found_where_smaller_strengths_are_outside() -> None:
+    """Bisection alone would ask for the fifth of nine, and find none."""
+    rights = {t: lost(4 if i in (2, 3) else 5) for i, t in enumerate(STRENGTHS[:9])}
+    assert 3 == boundary(STRENGTHS[:9], Table({}, {0.0: lost(0), **rights}), Budget())
+
+
 @pytest.mark.parametrize("inside", [0, 1, 7, 20])
 def test_the_boundary_is_the_largest_strength_inside(inside: int) -> None:
     """Those below it lose up to 4 of 1000 samples, those beyond it 5."""
@@ -183,7 +189,8 @@ def test_the_boundary_is_the_largest_strength_inside(inside: int) -> None:
     table = Table({}, {0.0: lost(0), **rights})
     assert inside - 1 == boundary(STRENGTHS, table, Budget())
     assert 0.0 == table.asked_clean[0]
-    assert len(table.asked_clean) <= 1 + 5
+    # Where none seems to be inside, all are asked for.
+    assert len(table.asked_clean) <= 1 + 5 + (0 if inside else 20)
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,20 @@ class AtMost:
         return both + self.refinement()
 
     def refinement(self) -> Amounts:
-        """Return what is left before a refinement: each site alone, and two offers for each."""
+        """Return what is left before a refinement: each site alone, and two offers for each.
+
+        What it finds is compared with what it began with on all attacked samples, as the winner of
+        a race is.
+        """
+        if not self.sites:
+            return self.curve()
         candidates, judged = self.sites * (1 + len(LARGER)), min(JUDGED_ON, self.attacked)
-        others = self.attacked - judged if self.sites else 0
-        return self._with(candidates, candidates * judged + others) + self.curve()
+        work = self._with(candidates, candidates * judged) + self.curve()
+        if self.race == "smooth":
+            work["all"] += self.attacked * (self._others + self.stages["all"])
+        else:
+            work[self.race] += (self.attacked - judged) * self.stages[self.race]
+        return work
 
     def curve(self) -> Amounts:
         """Return what is left before the curve."""

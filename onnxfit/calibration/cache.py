@@ -104,7 +104,9 @@ class Cache:
                 database.execute("CREATE TABLE part (name TEXT PRIMARY KEY, arrays BLOB)")
                 database.execute("INSERT INTO run VALUES (?)", (expected,))
             elif found != expected:
-                raise DataError(f"{self._path} is the cache of another model, data or settings")
+                raise DataError(
+                    f"{self._path} is the cache of another model, data, settings or version"
+                )
 
     def _run(self) -> str | None:
         """Return what an existing file belongs to; None for a new one.
@@ -130,8 +132,11 @@ class Cache:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_BUSY:
                 raise DataError(f"the cache {self._path} is in use by another process") from error
+            if code == sqlite3.SQLITE_CANTOPEN:
+                raise DataError(f"the cache {self._path} cannot be opened") from error
             raise DataError(f"{what}: {error}") from error
 
 

@@ -162,9 +162,11 @@ class Calibrator:
         strictest = corrected(settings.budget, self._sites) if settings.refine else settings.budget
         needed = strictest.samples_needed
         if data.n < needed:
+            fewer = settings.budget.samples_needed
+            refined = f" with a refinement ({fewer} without)" if fewer < needed else ""
             raise DataError(
                 f"a drop of at most {settings.max_drop:g} can only be shown with {needed} samples "
-                f"or more, and there are {data.n}: take more samples or a larger max_drop"
+                f"or more{refined}, and there are {data.n}: take more samples or a larger max_drop"
             )
         plain.classifier.check(data.shape)
         classes_of(plain, data)

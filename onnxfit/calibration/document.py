@@ -60,12 +60,16 @@ class Findings:
         smallest: Whether it was the smallest of several that were tried.
         candidate: What was found: that strength, or one for each site.
         refined: How the strengths of the sites were found, where they were asked for.
-        candidates: How many strengths inside the budget there were to choose among.
+        candidates: How many there were to choose among: the strengths inside the budget, and with
+            a refinement what each of them could have been refined to.
         heats: Those of the race; the last one has its winner.
         clean: Which of all samples are right with the jumps that were found: those of the chosen
             strength, or refined ones.
         worst: Under all attacks, surrogates included, for the network before hardening and for
             these jumps: which samples stay right.
+
+    The samples by which single sites were changed cannot test what came of it: ``tested`` are the
+    others among those of ``worst``.
     """
 
     curve: Sequence[Point]
@@ -77,6 +81,12 @@ class Findings:
     heats: Sequence[Heat] = ()
     refined: Refined | None = None
     smallest: bool = False
+
+    @property
+    def tested(self) -> slice:
+        """The attacked samples that tell whether anything was gained."""
+        refined = self.refined
+        return slice(refined.judged_on if refined is not None and refined.taken else 0, None)
 
 
 def describe(findings: Findings, plain: Target, data: Dataset, settings: Settings) -> Document:
@@ -146,9 +156,12 @@ def of_sites(
 
 def _attribution(found: Attribution) -> Document:
     """Say what the jump of a site does alone: right with it less right before hardening."""
+    pairs = {
+        "clean": (found.clean, found.clean_without),
+        "robust": (found.robust, found.robust_without),
+    }
     return {
-        "clean": _paired(found.clean, found.clean_without),
-        "robust": _paired(found.robust, found.robust_without),
+        kind: {**_paired(*pair), "p_value": mcnemar(*only(*pair))} for kind, pair in pairs.items()
     }
 
 
@@ -170,6 +183,11 @@ def warnings(document: Mapping[str, Any]) -> list[str]:
         found.append(
             "The jump was chosen by native gradients alone, which do not see across the jumps and "
             "overstate robustness; the figures before and after are of all attacks."
+        )
+    if document["difference"]["tested"] == 0:
+        found.append(
+            "All attacked samples took part in the refinement, so that none is left to tell "
+            f"whether it gained anything: attack more than {document['data']['attacked']} of them."
         )
     medians = {site["name"]: site["median"] for site in document["sites"] if site["median"] > 0}
     if document["scale"] == "shared" and medians:
@@ -231,11 +249,13 @@ def _difference(findings: Findings, budget: Budget) -> Document:
     """Compare the network before hardening with the chosen one, on the same samples."""
     before, after = findings.curve[0].clean, findings.clean
     weak, strong = findings.worst
-    only_after, only_before = only(strong, weak)
+    tested = findings.tested
+    only_after, only_before = only(strong[tested], weak[tested])
     robust, clean = _paired(strong, weak), _paired(after, before)
     return {
         "robust_accuracy": robust["difference"],
         "ci95": robust["ci95"],
+        "tested": len(weak[tested]),
         "only_after": only_after,
         "only_before": only_before,
         "p_value": mcnemar(only_after, only_before),
@@ -260,10 +280,11 @@ def _improves(difference: Document) -> bool:
     """Say whether the jump buys robustness beyond noise.
 
     The best of several candidates looks better than it is, so that the test must hold for all of
-    them (Bonferroni).
+    them (Bonferroni), on samples that none of them was made by.
     """
     p_value = difference["p_value"] * difference["candidates"]
-    return bool(difference["ci95"][0] > 0 and p_value < SIGNIFICANCE)
+    gained = difference["only_after"] > difference["only_before"]
+    return bool(difference["ci95"][0] > 0 and gained and p_value < SIGNIFICANCE)
 
 
 def _headline(document: Document) -> str:

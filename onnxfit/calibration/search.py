@@ -74,7 +74,8 @@ class Search:
             chosen=[point.strength for point in curve].index(chosen),
             smallest=chosen == strengths[0] and edge > 0 and not (refined and refined.taken),
             candidate=candidate,
-            candidates=edge + 1 + (0 if refined is None else refined.tried),
+            # For each strength inside, what its refinement would have found.
+            candidates=(edge + 1) * (1 if refined is None else 2),
             clean=measured.clean(candidate),
             worst=(worst[0.0], worst[candidate]),
             heats=heats,
@@ -122,12 +123,19 @@ class Search:
         return race, heats
 
     def _refined(self, chosen: float, edge: float, measured: Attacked) -> Refined:
-        """Look for a strength of each site; those that begin stay where all samples say so."""
+        """Look for a strength of each site, and keep them if they are better under all attacks.
+
+        Single changes are judged by few attacks and samples: many of them together may win by what
+        they hide from these alone.
+        """
         self._next("refinement", self.at_most.refinement)
         start = (chosen,) * self.sites
         highest = math.inf if self.settings.scale == "shared" else 1.0
         refined = refine(start, edge, measured, self.budget, highest)
-        found = measured.robust([start, refined.strengths], measured.attacked)
+        if not refined.taken:
+            return refined
+        judge = measured if self.settings.objective == "paper" else measured.with_all_attacks()
+        found = judge.robust([start, refined.strengths], measured.attacked)
         if int(found[refined.strengths].sum()) > int(found[start].sum()):
             return refined
         return dataclasses.replace(refined, strengths=start, taken=0)

@@ -111,7 +111,8 @@ def boundary(strengths: Sequence[float], measured: Measured, budget: Budget) -> 
     """Return the number of a strength inside the budget whose next is outside, −1 for none.
 
     Bisection finds the largest one inside where larger ones cost more accuracy. By chance they may
-    cost less, so that smaller ones have to be asked for themselves.
+    cost less, so that smaller ones have to be asked for themselves; and all of them, where
+    bisection finds none.
 
     Args:
         strengths: Above 0, in order.
@@ -119,9 +120,12 @@ def boundary(strengths: Sequence[float], measured: Measured, budget: Budget) -> 
         budget: What may be lost.
     """
     before = measured.clean(0.0)
-    return last_inside(
-        len(strengths), lambda i: budget.allows(before, measured.clean(strengths[i]))
-    )
+
+    def inside(i: int) -> bool:
+        return budget.allows(before, measured.clean(strengths[i]))
+
+    found = last_inside(len(strengths), inside)
+    return found if found >= 0 else max(filter(inside, range(len(strengths))), default=-1)
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 from onnxfit.report.plots import placed
 from onnxfit.report.wording import finite, interval, number, points
+from onnxfit.verification.statistics import SIGNIFICANCE
 
 Record = Mapping[str, Any]
 
@@ -38,10 +39,9 @@ class Axis:
     high: float
     ticks: tuple[tuple[str, str], ...]
 
-    def place(self, record: Record) -> dict[str, Any]:
-        """Place a difference and its interval; say whether that excludes 0."""
-        found = placed(record.get("difference"), record.get("ci95"), self.low, self.high)
-        return {**found, "beyond": bool(beyond(record))} if found else {}
+    def place(self, record: Record) -> dict[str, str]:
+        """Place a difference and its interval."""
+        return placed(record.get("difference"), record.get("ci95"), self.low, self.high)
 
     @property
     def zero(self) -> str:
@@ -67,12 +67,15 @@ class Sentence:
         return f"{self.before}{self.name}{self.after}"
 
 
-def beyond(record: Record) -> int:
-    """Return the sign of a difference whose interval excludes 0, else 0."""
-    low, high = map(finite, record.get("ci95") or (None, None))
-    if low is None or high is None:
+def beyond(record: Record, sites: int) -> int:
+    """Return the sign of a difference that is beyond the noise of so many sites, else 0.
+
+    That is judged by McNemar's test after Bonferroni over the sites.
+    """
+    p_value = finite(record.get("p_value"))
+    if p_value is None or p_value * sites >= SIGNIFICANCE:
         return 0
-    return 1 if low > 0 else -1 if high < 0 else 0
+    return int(math.copysign(1, _difference(record)))
 
 
 def effect(site: Record, kind: str) -> Record:
@@ -98,11 +101,17 @@ def plot(sites: Sequence[Record]) -> dict[str, Any]:
     rows = [
         {
             "name": site.get("name"),
-            "marks": {kind: axes[kind].place(effect(site, kind)) for kind in KINDS},
+            "marks": {kind: _mark(axes[kind], effect(site, kind), len(sites)) for kind in KINDS},
         }
         for site in sorted(sites, key=_rank)
     ]
     return {"axes": axes, "rows": rows}
+
+
+def _mark(axis: Axis, record: Record, sites: int) -> dict[str, Any]:
+    """Place a difference, if it is known, and say whether it is beyond the noise of all sites."""
+    found = axis.place(record)
+    return {**found, "beyond": bool(beyond(record, sites))} if found else {}
 
 
 def axis(records: Iterable[Record]) -> Axis:
@@ -127,13 +136,13 @@ def counts(sites: Sequence[Record], kind: str) -> list[Any]:
 
 
 def sentences(document: Record) -> list[Sentence]:
-    """Say which sites buy and cost most, of those whose interval excludes 0."""
+    """Say which sites buy and cost most, of those whose effect is beyond the noise of all."""
     sites, found = attributed(document), []
     under = f" under {raced(document)}"
     told = False
     for kind, sign, verbs, accuracy in _EFFECTS:
         what = accuracy + (under if kind == "robust" else "")
-        some = [site for site in sites if beyond(effect(site, kind)) == sign]
+        some = [site for site in sites if beyond(effect(site, kind), len(sites)) == sign]
         told = told or bool(some)
         if some:
             most = max(some, key=lambda site: sign * _difference(effect(site, kind)))
@@ -171,6 +180,16 @@ def steps(document: Record) -> str:
     where = "" if judged_on is None else f" on {judged_on:,.0f} attacked samples"
     took = "none" if not taken else number(int(taken))
     return f"{changes} tried, one site at a time,{where}; {took} taken."
+
+
+def tested(document: Record) -> str:
+    """Say what samples the test is of."""
+    count = finite((document.get("difference") or {}).get("tested"))
+    if count is None:
+        return ""
+    refined = (document.get("refinement") or {}).get("taken")
+    others = " that the refinement was not made by" if refined else ""
+    return f"on {number(int(count))} attacked samples{others}"
 
 
 def _rank(site: Record) -> tuple[float, float]:

@@ -67,6 +67,7 @@ def render_calibration(document: Document) -> str:
         judged={kind: _range(attribution.counts(attributed, kind)) for kind in attribution.KINDS},
         alone=attribution.sentences(document),
         steps=attribution.steps(document),
+        tested=attribution.tested(document),
         unwritten="output" in document and document["output"] is None,
         commands=_commands(document),
         bounds=page.bounds(document),

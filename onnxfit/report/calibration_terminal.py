@@ -94,8 +94,9 @@ def _lines(document: Record) -> Iterator[str]:
     difference = document.get("difference") or {}
     p_value, candidates = finite(difference.get("p_value")), finite(difference.get("candidates"))
     if p_value is not None and candidates is not None:
+        where = f" {tested}" if (tested := attribution.tested(document)) else ""
         yield (
-            f"test       p = {p_value:.3g}, after Bonferroni over {candidates:g} "
+            f"test       p = {p_value:.3g}{where}; after Bonferroni over {candidates:g} "
             f"candidate{'' if candidates == 1 else 's'} {min(1.0, p_value * candidates):.3g}"
         )
     if steps := attribution.steps(document):

@@ -1,6 +1,7 @@
 """The folder that a verification writes: all files or none, and what an interruption leaves."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,12 @@ def check_folder(folder: Path, names: Sequence[str], data: Path, inputs: Sequenc
         raise DataError(f"{folder} lies in the folder of the data, {data}")
     for name in names:
         _check_target(folder / name, inputs)
+    existing = folder if folder.exists() else folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise DataError(f"nothing can be written to {existing}: {error.strerror}") from error
 
 
 def _check_target(path: Path, inputs: Sequence[Path]) -> None:
