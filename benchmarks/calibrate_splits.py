@@ -454,9 +454,9 @@ The choice is the product's, made on the validation half alone: strengths as `ca
 them there, rounded to multiples of a step so that all splits share their measurements (a fortieth
 of the largest strength that all samples together would try; a twentieth for ResNet-20, the five
 architectures of the paper on digits, and refinements; a 160th for digits_resnet20_pgd, in most of
-whose splits the budget ends at a sixteenth of where it does for all); bisection for the edge of the budget; a race
-on smooth gates, whose winner must beat the smallest that raced under all attacks, or a race on
-native gradients for the objective `paper`.
+whose splits the budget ends at a sixteenth of where it does for all); bisection for the edge of the
+budget; a race on smooth gates, whose winner must beat the smallest that raced under all attacks, or
+a race on native gradients for the objective `paper`.
 The exhaustive choice leaves most validation samples right under all attacks (native gradients for
 `paper`), among all strengths inside the budget. Everything else is measured on the test half,
 robustness under all attacks (native gradients for `paper`). A split is significantly worse where

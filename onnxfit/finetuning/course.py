@@ -28,11 +28,12 @@ _ROUNDING = 1e-12
 class Best(NamedTuple):
     """The best weights of the checks inside the budget, by name, and what they are worth.
 
-    Statistics that follow the data are among them.
+    Statistics that follow the data are among them. The most robust weights are worth ``peak``.
     """
 
     weights: dict[str, torch.Tensor]
     worth: Worth
+    peak: Worth
 
 
 class Course:
@@ -116,13 +117,9 @@ class Course:
             drop = self.before.drop_to(worth)
             budget = self._settings.max_drop
             inside, well_inside = (drop <= most + _ROUNDING for most in (budget, budget / 2))
-            better = self.best is None or worth.is_better_than(self.best.worth)
-            if inside and better and trainer.is_finite and worth.is_finite:
-                weights = {name: w.detach().clone() for name, w in trainer.kept.items()}
-                self.best = Best(weights, worth)
-                self._since = 0
-            else:
-                self._since += 1
+            self._since += 1
+            if inside and trainer.is_finite and worth.is_finite:
+                self._compare(worth)
         self.records.append(
             {
                 "epoch": trainer.epoch,
@@ -136,6 +133,17 @@ class Course:
         share = trainer.clean_share + (-LESS_CLEAN if well_inside else MORE_CLEAN)
         trainer.clean_share = min(max(share, 0.0), MOST_CLEAN)
 
+    def _compare(self, worth: Worth) -> None:
+        """Keep the weights of the module if they are better than the best so far."""
+        best = self.best
+        peak = worth if best is None or worth.robust.sum() > best.peak.robust.sum() else best.peak
+        if best is None or worth.is_better_than(best.worth, peak):
+            weights = {name: w.detach().clone() for name, w in self.trainer.kept.items()}
+            self.best = Best(weights, worth, peak)
+            self._since = 0
+        else:
+            self.best = best._replace(peak=peak)
+
     def load(self, best: Best) -> None:
         """Give the module the best weights."""
         for name, value in self.trainer.kept.items():
@@ -145,9 +153,8 @@ class Course:
         """Return what :meth:`resume` goes on from."""
         best: dict[str, Any] | None = None
         if self.best is not None:
-            masks = [
-                torch.from_numpy(mask) for mask in (self.best.worth.clean, self.best.worth.robust)
-            ]
+            worths = (self.best.worth, self.best.peak)
+            masks = [torch.from_numpy(m) for worth in worths for m in (worth.clean, worth.robust)]
             best = {"weights": self.best.weights, "masks": masks}
         return {
             "trainer": self.trainer.state(),
@@ -161,7 +168,8 @@ class Course:
         self.trainer.resume(state["trainer"])
         self.records, self._since = state["records"], state["since"]
         if (best := state["best"]) is not None:
-            self.best = Best(best["weights"], Worth(*(mask.numpy() for mask in best["masks"])))
+            masks = [mask.numpy() for mask in best["masks"]]
+            self.best = Best(best["weights"], Worth(*masks[:2]), Worth(*masks[2:]))
 
 
 def _tensors(data: Dataset, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -37,22 +36,27 @@ class Worth:
     robust: Mask
     is_finite: bool = True
 
-    def is_better_than(self, other: "Worth") -> bool:
-        """Whether these weights are to be kept rather than others, measured on the same samples.
-
-        The worst case decides. Where it cannot tell the two apart (McNemar's test), as is usual
-        towards the end of a training, the sum of it and the clean accuracy does.
-        """
+    def is_less_robust_than(self, other: "Worth") -> bool:
+        """Whether fewer samples stay right than of another network, beyond noise (McNemar)."""
         gained = int((self.robust & ~other.robust).sum())
         lost = int((other.robust & ~self.robust).sum())
-        if mcnemar(gained, lost) < SIGNIFICANCE:
-            return gained > lost
-        return self._sum > other._sum
+        return gained < lost and mcnemar(gained, lost) < SIGNIFICANCE
 
-    @property
-    def _sum(self) -> Fraction:
-        """The sum of robust and clean accuracy, exact."""
-        return sum((Fraction(int(m.sum()), len(m)) for m in (self.robust, self.clean)), Fraction())
+    def is_better_than(self, other: "Worth", most_robust: "Worth") -> bool:
+        """Whether these weights are to be kept rather than others, all on the same samples.
+
+        Of those that cannot be told from the most robust ones, the best have the highest clean
+        accuracy; of equal ones the most robust are better.
+
+        Args:
+            other: What the others are worth.
+            most_robust: What the most robust weights so far are worth, which may be either.
+        """
+        return self._rank(most_robust) > other._rank(most_robust)
+
+    def _rank(self, most_robust: "Worth") -> tuple[bool, int, int]:
+        as_robust = not self.is_less_robust_than(most_robust)
+        return as_robust, int(self.clean.sum()), int(self.robust.sum())
 
     def drop_to(self, other: "Worth") -> float:
         """Return how much clean accuracy is lost from here to another network."""
