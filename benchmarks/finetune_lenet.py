@@ -31,6 +31,7 @@ from trained_networks import lenet
 import onnxfit
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Trainer
+from onnxfit.finetuning.weights import choose_weights
 
 RESULT = Path(__file__).parent / "results" / "finetune_lenet.md"
 MODEL = lenet("baseline")
@@ -171,7 +172,9 @@ def epoch_row(rounds: int) -> str:
     x, y = tensors(images()[0])
     plain = PlainLoop(x, y, 0.1)
     settings = Settings(eps=0.1, batch_size=BATCH, steps=STEPS, epochs=10 * rounds)
-    trainer = Trainer(MODEL.open().twin, x, y, settings, (0.0, 1.0), ())
+    target = MODEL.open()
+    choose_weights(target, statistics=False)
+    trainer = Trainer(target.twin, x, y, settings, (0.0, 1.0), ())
     times: dict[str, list[float]] = {"plain": [], "onnxfit": []}
     for index in range(rounds):
         turns: list[tuple[str, Callable[[], Any]]]

@@ -106,6 +106,15 @@ def test_pow_with_a_known_exponent(exponent: str) -> None:
         assert [[0.0]] == x.grad.tolist()
 
 
+@pytest.mark.parametrize(("shape", "result"), [("[1]", "[N,M]"), ("[1,1,1]", "[K,N,M]")])
+def test_pow_with_an_exponent_of_one_element(shape: str, result: str) -> None:
+    """It is the same number, no weight either; only the axes of the result follow its shape."""
+    text = model_of("Pow(a, e)", ["float"], "float", constants=f"<float{shape} e = {{2}}>")
+    x = numbers(np.float32, 5, 5)
+    twin = agrees(text.replace("[N,M] y", f"{result} y"), x)
+    assert [] == list(twin.parameters())
+
+
 UNARY = [
     *("Ceil", "Exp", "Floor", "Neg", "Reciprocal", "Sign", "Abs", "Tanh", "Round", "Sin", "Cos"),
     *("Tan", "Atan", "Sinh", "Cosh", "Asinh", "Erf"),

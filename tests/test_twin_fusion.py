@@ -32,6 +32,13 @@ FOUND = {
         "linear",
     ),
     "layer norm": (NORMS, NORM, "norm_of_rows"),
+    "layer norm, numbers with an axis": (
+        NORMS.replace("<", "<float[1] two = {2}, float[1] e = {0.00001}, "),
+        NORM.replace("two = Constant<value = float {2}>()", "").replace(
+            "e = Constant<value = float {0.00001}>()", ""
+        ),
+        "norm_of_rows",
+    ),
     "gelu": ("", GATE + HALVED, "gelu"),
     "gelu, half of x": ("", GATE + "h = Mul(half, x) y = Mul(h, g)", "gelu"),
     "gelu, half of the gate": ("", GATE + "h = Mul(g, half) y = Mul(h, x)", "gelu"),

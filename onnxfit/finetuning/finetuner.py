@@ -18,7 +18,7 @@ from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.document import Document, describe, summary
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Diverged
-from onnxfit.finetuning.weights import check_weights
+from onnxfit.finetuning.weights import choose_weights
 from onnxfit.hardening import retrofit
 from onnxfit.json_values import fingerprint, finite
 from onnxfit.overlap import among
@@ -146,7 +146,7 @@ class Finetuner:
                 f"{train.path} has {train.n} samples, fewer than a batch of {settings.batch_size}"
             )
         passes.refuse(target.model, "restore it, fine-tune, and apply it again")
-        check_weights(target, statistics=settings.update_statistics)
+        self._fixed = choose_weights(target, statistics=settings.update_statistics)
         self._augment = self._kinds(train.shape)
         self._seen = int(among(validation.batches(_READ), train).sum())
 
@@ -184,7 +184,7 @@ class Finetuner:
         stopped, interruption = self._follow(course, kept)
         document = describe(course, self._settings, self._given, self._train, self._validation)
         document["stopped"], document["epochs"] = stopped, course.trainer.epoch
-        document["augment"] = list(self._augment)
+        document["augment"], document["fixed"] = list(self._augment), self._fixed
         complaints = [] if kept.complaint is None else [kept.complaint]
         warnings = self._given.warnings("model", some)
         document["warnings"] = [*warnings, *self._warnings(), *complaints]

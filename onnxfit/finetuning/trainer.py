@@ -36,7 +36,8 @@ class Trainer:
     """Trains the parameters of a module.
 
     Args:
-        model: From samples, N×… in the data's units, to logits; its parameters are trained.
+        model: From samples, N×… in the data's units, to logits; those of its parameters that
+            require gradients are trained.
         x: Training samples, N×…, within the bounds.
         y: Their classes, N integers.
         settings: How.
@@ -66,12 +67,11 @@ class Trainer:
         self._x, self._y, self._augment = laid_out(x), y, augment
         self._terms = [(_term(name, settings), w) for name, w in settings.methods.items()]
         self._bounds = bounds
-        self.weights = dict(model.named_parameters())
+        self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
         for weight in self.weights.values():
             if weight.dim() == 4:
                 # Not ``contiguous``, which leaves the strides of a single channel as they are.
                 weight.data = weight.data.to(memory_format=torch.channels_last)
-            weight.requires_grad_()
         self.kept: dict[str, torch.Tensor] = dict(self.weights)
         if settings.update_statistics:
             self.kept |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float32}

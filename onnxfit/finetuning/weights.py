@@ -1,10 +1,12 @@
-"""What a model must be for its weights to be trained."""
+"""What a model must be for its weights to be trained, and which of its parameters these are."""
+
+from collections.abc import Collection
 
 import torch
 from onnx import ModelProto, SparseTensorProto, TensorProto
 
-from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError
+from onnxfit.finetuning.roles import Place, roles_of
 from onnxfit.twin.write_back import tensors_of
 from onnxfit.verification.target import Target
 
@@ -13,41 +15,47 @@ _NARROW = (
     *(TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4),
     *(TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E5M2),
 )
+_CONVERT = "fine-tune the model in float32, and convert the result"
 
 
-def check_weights(target: Target, *, statistics: bool) -> None:
-    """Refuse a model whose weights cannot be trained.
+def choose_weights(target: Target, *, statistics: bool) -> list[str]:
+    """Let gradients reach the weights of a model that a training moves, and nothing else.
 
     Args:
-        target: The model.
+        target: The model, whose twin's parameters are told whether they require gradients.
         statistics: Whether those of a BatchNorm are to follow the data.
+
+    Returns:
+        The names of its other parameters, which keep their values.
 
     Raises:
         ModelError: It has no weights, one is quantised or sparse, or not all are float32; or it has
-            no BatchNorm.
+            no BatchNorm, or one whose statistics are a weight as well.
     """
     twin = target.classifier.twin
-    _check_stored(target.model, set(twin.weight_names.values()))
-    types = {weight.dtype for weight in target.twin.parameters()} | {target.classifier.dtype}
-    if types == {target.classifier.dtype} and not list(target.twin.parameters()):
+    roles = roles_of(target.classifier.model)
+    parameters = {twin.weight_names[name]: p for name, p in twin.named_parameters()}
+    trained = {place: p for place, p in parameters.items() if place in roles.weights}
+    _check_stored(target.model, trained.keys())
+    if not trained:
         raise ModelError("the model has no floating-point weight that could be trained")
-    if others := sorted(str(kind).removeprefix("torch.") for kind in types - {torch.float32}):
-        raise ModelError(
-            f"the model computes in {' and '.join(others)}: fine-tune it in float32, and convert "
-            "the result"
-        )
-    if statistics and not _normalises(target.model):
-        raise ModelError(
-            "the model has no BatchNormalization whose statistics could be updated; what was "
-            "folded into the layer before has none"
-        )
+    for place, weight in trained.items():
+        if weight.dtype != torch.float32:
+            raise ModelError(f"the weight {_named(place)!r} is {_type(weight.dtype)}: {_CONVERT}")
+    if target.classifier.dtype != torch.float32:
+        raise ModelError(f"the input of the model is {_type(target.classifier.dtype)}: {_CONVERT}")
+    if statistics:
+        _check_statistics(roles.statistics, parameters)
+    for place, parameter in parameters.items():
+        parameter.requires_grad_(place in trained)
+    return [_named(place) for place in parameters if place not in trained]
 
 
-def _check_stored(model: ModelProto, trained: set[tuple[str, str]]) -> None:
+def _check_stored(model: ModelProto, trained: Collection[Place]) -> None:
     """Refuse weights that no trained value can be written to, before hours of training."""
-    for (scope, name), tensor in tensors_of(model).items():
-        where = f"{scope}/{name}" if scope else name
-        if isinstance(tensor, SparseTensorProto) and (scope, name) in trained:
+    for place, tensor in tensors_of(model).items():
+        where = _named(place)
+        if isinstance(tensor, SparseTensorProto) and place in trained:
             raise ModelError(f"the weight {where!r} is sparse: write its zeros out, and fine-tune")
         # Zero points, which a network for training has as well, have fewer axes.
         if isinstance(tensor, TensorProto) and tensor.data_type in _NARROW and len(tensor.dims) > 1:
@@ -56,7 +64,25 @@ def _check_stored(model: ModelProto, trained: set[tuple[str, str]]) -> None:
             )
 
 
-def _normalises(model: ModelProto) -> bool:
-    """Tell whether a model holds a BatchNorm."""
-    nodes = (node for graph in every_graph(model) for node in graph.node)
-    return any(node.op_type == "BatchNormalization" for node in nodes)
+def _check_statistics(statistics: Collection[Place], parameters: Collection[Place]) -> None:
+    """Refuse statistics that cannot follow the data."""
+    if not statistics:
+        raise ModelError(
+            "the model has no BatchNormalization whose statistics could be updated; what was "
+            "folded into the layer before has none"
+        )
+    for place in parameters:
+        if place in statistics:
+            raise ModelError(
+                f"{_named(place)!r} is a statistic of a BatchNormalization and has another use as "
+                "well: give each its own tensor, or leave the statistics as they are"
+            )
+
+
+def _named(place: Place) -> str:
+    """Return the name of a tensor with the graph or function that holds it in front."""
+    return "/".join(part for part in place if part)
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

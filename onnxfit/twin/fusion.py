@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from onnxfit.twin.ops.arithmetic import power_of_number
 from onnxfit.twin.program import Block, Step, leaves, reads
 from onnxfit.twin.values import Constant, Variable, Weight
 
@@ -165,8 +166,8 @@ def _epsilon(steps: _Steps, deviation: Any, centred: Any) -> float | None:
     (inside,) = steps.args(deviation, torch.sqrt) or (None,)
     terms = steps.args(inside, torch.add) or (None, None)
     for averaged, small in steps.either(terms, torch.mean):
-        square = steps.args(averaged[0], torch.pow)
-        epsilon = _number(small)
+        square = steps.args(averaged[0], torch.pow, power_of_number)
+        epsilon = _number(small, 1)
         if square is None or averaged[1:] != ((-1,), True) or epsilon is None:
             return None
         return epsilon if square[0] is centred and _is(square[1], 2.0) else None
@@ -181,12 +182,13 @@ def _tensor(value: Any) -> torch.Tensor | None:
     return known if isinstance(known, torch.Tensor) else None
 
 
-def _number(value: Any) -> float | None:
-    """Return the number that a value is, if the file has it and it adds no dimension."""
+def _number(value: Any, rank: int = 0) -> float | None:
+    """Return the number that a value is, if the file has it with no more axes than a rank."""
     if isinstance(value, (int, float)):
         return float(value)
     tensor = None if isinstance(value, Variable) else _tensor(value)
-    return float(tensor) if tensor is not None and not tensor.dim() else None
+    single = tensor is not None and tensor.numel() == 1 and tensor.dim() <= rank
+    return float(tensor) if single and tensor is not None else None
 
 
 def _is(value: Any, number: float) -> bool:

@@ -87,9 +87,16 @@ def pow_(node: Node) -> Outputs:
         return node.emit(power, node.input(0), node.input(1))
     if exponent is not None and exponent.dim() == 0:
         return node.emit(torch.pow, node.input(0), exponent.item())
+    if exponent is not None and exponent.numel() == 1:
+        return node.emit(power_of_number, node.input(0), exponent.item(), exponent.dim())
     if node.element_type(0) == node.element_type(1):
         return node.emit(torch.pow, node.input(0), node.input(1))
     return node.emit(power, node.input(0), node.input(1))
+
+
+def power_of_number(x: torch.Tensor, exponent: float, rank: int) -> torch.Tensor:
+    """Raise to a number that lies in the file as a tensor of a rank, which the result has."""
+    return torch.pow(x[(None,) * (rank - x.dim())] if x.dim() < rank else x, exponent)
 
 
 def power(x: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:

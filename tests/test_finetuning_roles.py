@@ -1,0 +1,268 @@
+"""Which tensors of a file a fine-tuning moves, by what reads them."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from numpy.typing import NDArray
+
+torch = pytest.importorskip("torch")
+
+from onnxfit.errors import ModelError  # noqa: E402
+from onnxfit.finetuning.finetuner import finetune  # noqa: E402
+from onnxfit.finetuning.roles import roles_of  # noqa: E402
+from onnxfit.twin.write_back import tensors_of  # noqa: E402
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17{domains}]>\n'
+# A LayerNorm as exporters write it out, of a layer's 8 values.
+NORM = """
+    h = Gemm<transB = 1>(x, w1, b1)
+    m = ReduceMean<axes = [{axis}]>(h)
+    d = Sub(h, m)
+    p = Pow(d, two)
+    v = ReduceMean<axes = [{axis}]>(p)
+    e = Add(v, epsilon)
+    s = Sqrt(e)
+    n = Div(d, s)
+    g = Mul(n, gamma)
+    k = Add(g, beta)
+    a = Relu(k)
+    logits = Gemm<transB = 1>(a, w2, b2)
+"""
+QUICK: dict[str, Any] = {
+    "eps": 0.05,
+    "epochs": 2,
+    "batch_size": 25,
+    "learning_rate": 0.02,
+    "max_drop": 1.0,
+    "steps": 2,
+}
+LAYERS = {"w1": (8, 6), "b1": (8,), "w2": (3, 8), "b2": (3,)}
+
+
+def model_of(
+    body: str,
+    tensors: dict[str, Any],
+    *,
+    image: str = "float[N, 6] x",
+    functions: str = "",
+    domains: str = "",
+) -> onnx.ModelProto:
+    """Make a model; a shape in ``tensors`` stands for random numbers of it."""
+    text = HEAD.replace("{domains}", domains)
+    text += f"network ({image}) => (float[N, 3] logits) {{ {body} }}\n{functions}"
+    model = onnx.parser.parse_model(text)
+    random = np.random.default_rng(0)
+    for name, value in tensors.items():
+        array = random.normal(0, 0.5, value) if isinstance(value, tuple) else value
+        tensor = onnx.numpy_helper.from_array(np.asarray(array, np.float32), name)
+        model.graph.initializer.append(tensor)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def samples(n: int, seed: int, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], Any]:
+    """Draw samples of three classes, of random values."""
+    x = np.random.default_rng(seed).random((n, *shape)).astype(np.float32)
+    return x, np.arange(n) % 3
+
+
+def tuned(model: onnx.ModelProto, shape: tuple[int, ...] = (6,), **settings: Any) -> Any:
+    """Fine-tune quickly, on random samples."""
+    return finetune(model, samples(75, 0, shape), samples(75, 1, shape), **{**QUICK, **settings})
+
+
+def values(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the initializers by name."""
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+def moved(model: onnx.ModelProto, shape: tuple[int, ...] = (6,)) -> set[str]:
+    """Fine-tune; return the names of the tensors whose values changed."""
+    found = tuned(model, shape)
+    assert found.model is not None
+    before, after = tensors_of(model), tensors_of(found.model)
+    return {name for (scope, name) in before if before[scope, name] != after[scope, name]}
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_numbers_of_a_norm_stay_whatever_their_shape(axis: int) -> None:
+    """With exponent and epsilon of one element the weights come out as with bare numbers."""
+    written = []
+    for shape in ((), (1,)):
+        numbers = {"two": np.full(shape, 2.0), "epsilon": np.full(shape, 1e-5)}
+        norm = {"gamma": np.ones(8), "beta": np.zeros(8)}
+        model = model_of(NORM.replace("{axis}", str(axis)), {**LAYERS, **norm, **numbers})
+        found = tuned(model).model
+        assert found is not None
+        before, after = values(model), values(found)
+        assert {*LAYERS, *norm} == {n for n in before if (before[n] != after[n]).any()}
+        written.append({name: after[name].tobytes() for name in after})
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 1)])
+def test_what_is_done_to_pixels_stays(shape: tuple[int, ...]) -> None:
+    """Mean and scale before the first layer; the scale and shift of the same shape behind it do."""
+    body = """
+        c = Sub(x, mean)
+        z = Mul(c, scale)
+        h = Conv(z, w1)
+        n = Mul(h, gamma)
+        k = Add(n, beta)
+        a = Relu(k)
+        f = Flatten(a)
+        logits = Gemm<transB = 1>(f, w2, b2)
+    """
+    pixels = {"mean": np.full(shape, 0.5), "scale": np.full(shape, 1 / 0.25)}
+    behind = {"w1": (3, 3, 3, 3), "gamma": np.ones((1, 3, 1, 1)), "beta": (1, 3, 1, 1)}
+    tensors = {**pixels, **behind, "w2": (3, 12), "b2": (3,)}
+    model = model_of(body, tensors, image="float[N, 3, 4, 4] x")
+    assert {*tensors} - {*pixels} == moved(model, (3, 4, 4))
+    assert ["mean", "scale"] == sorted(tuned(model, (3, 4, 4)).document["fixed"])
+
+
+def test_weights_are_found_through_what_moves_or_computes_them() -> None:
+    """Reshaped, turned, cast, looked up, joined, or normalised by themselves."""
+    body = """
+        one = Constant<value = float[1] {1.0}>()
+        axes = Constant<value = int64[2] {0, 1}>()
+        shape = Constant<value = int64[2] {6, 8}>()
+        flat = Reshape(w1, shape)
+        turned = Transpose(b1)
+        row = Squeeze(turned, axes)
+        same = Identity(row)
+        h = Gemm(x, flat, same)
+        a = Relu(h)
+        size = ReduceL2<axes = [1]>(direction)
+        unit = Div(direction, size)
+        long = Mul(unit, length)
+        sum = Add(long, tiny)
+        g = MatMul(a, sum)
+        b = Concat<axis = 0>(left, right)
+        k = Add(g, b)
+        logits = Mul(k, one)
+    """
+    weights = {
+        "w1": (48,),
+        "b1": (8, 1, 1),
+        "direction": (8, 3),
+        "length": (1, 3),
+        "left": (1,),
+        "right": (2,),
+    }
+    assert {*weights} == moved(model_of(body, {**weights, "tiny": np.full(1, 1e-6)}))
+
+
+def test_a_reader_that_makes_a_constant_decides() -> None:
+    """A bias that is a limit, or shifts the samples as well, stays; its shape may be read."""
+    body = """
+        zero = Constant<value_int = 0>()
+        s = Sub(x, shift)
+        h = Gemm<transB = 1>(s, w1, shift)
+        a = Relu(h)
+        k = Add(a, limit)
+        c = Max(k, limit)
+        size = Shape(w1)
+        many = Gather(size, zero)
+        float = Cast<to = 1>(many)
+        d = Div(c, float)
+        logits = Gemm<transB = 1>(d, w2, b2)
+    """
+    tensors = {"w1": (6, 6), "shift": (6,), "limit": (6,), "w2": (3, 6), "b2": (3,)}
+    assert {"w1", "w2", "b2"} == moved(model_of(body, tensors))
+
+
+def test_functions_and_branches() -> None:
+    """Their tensors are weights by the same rule, at each call and in each branch."""
+    functions = """
+        <domain: "own", opset_import: ["" : 17]> scaled (v) => (y)
+        {
+            scale = Constant<value = float[8] {1.0,1.0,1.0,1.0,1.0,1.0,1.0,1.0}>()
+            power = Constant<value = float[8] {1.0,1.0,1.0,1.0,1.0,1.0,1.0,1.0}>()
+            r = Relu(v)
+            p = Pow(r, power)
+            y = Mul(p, scale)
+        }
+    """
+    body = """
+        zero = Constant<value_float = 0.0>()
+        first = Gemm<transB = 1>(x, w1, b1)
+        h = own.scaled(first)
+        total = ReduceSum<keepdims = 0>(x)
+        is = Greater(total, zero)
+        chosen = If(is)
+            <then_branch = yes () => (float[N, 8] there) { there = Add(h, then) },
+             else_branch = no () => (float[N, 8] here) { here = Max(h, other) }>
+        logits = Gemm<transB = 1>(chosen, w2, b2)
+    """
+    tensors = {**LAYERS, "then": (8,), "other": (8,)}
+    model = model_of(body, tensors, functions=functions, domains=', "own" : 1')
+    assert {*LAYERS, "then", "scale"} == moved(model)
+    roles = roles_of(model)
+    assert ("own::scaled", "scale") in roles.weights
+    assert ("own::scaled", "power") not in roles.weights
+
+
+def test_loops() -> None:
+    """What is joined to a state is a weight where a layer is before it, in a later turn too."""
+    body = """
+        turns = Constant<value_int = 2>()
+        go = Constant<value = bool {1}>()
+        last = Loop(turns, go, x)
+            <body = turn (int64 i, bool c, float[N, 6] before) => (bool again, float[N, 6] after) {
+                again = Identity(c)
+                moved = Add(before, shift)
+                after = MatMul(moved, inner)
+            }>
+        logits = Gemm<transB = 1>(last, w2, b2)
+    """
+    tensors = {"inner": (6, 6), "shift": (6,), "w2": (3, 6), "b2": (3,)}
+    assert {*tensors} == moved(model_of(body, tensors))
+    plain = body.replace("after = MatMul(moved, inner)", "after = Relu(moved)")
+    del tensors["inner"]
+    assert {"w2", "b2"} == moved(model_of(plain, tensors))
+
+
+def test_a_statistic_stays_where_exporters_share_it() -> None:
+    """One tensor as scale and variance, or mean and bias: it keeps its value, and is told."""
+    body = """
+        h = Conv(x, w1)
+        n = BatchNormalization(h, ones, zeros, zeros, ones)
+        a = Relu(n)
+        f = Flatten(a)
+        logits = Gemm<transB = 1>(f, w2, b2)
+    """
+    tensors = {"w1": (3, 3, 3, 3), "ones": np.ones(3), "zeros": np.zeros(3), "w2": (3, 12)}
+    model = model_of(body, {**tensors, "b2": (3,)}, image="float[N, 3, 4, 4] x")
+    assert {"w1", "w2", "b2"} == moved(model, (3, 4, 4))
+    assert ["ones", "zeros"] == sorted(tuned(model, (3, 4, 4)).document["fixed"])
+    assert {("", "ones"), ("", "zeros")} == roles_of(model).statistics
+    message = "is a statistic of a BatchNormalization and has another use as well"
+    with pytest.raises(ModelError, match=message):
+        tuned(model, (3, 4, 4), update_statistics=True)
+
+
+@pytest.mark.parametrize("kind", ["float16", "double"])
+def test_a_weight_of_another_type_is_named(kind: str) -> None:
+    """Also where the model computes in float32; numbers that no training moves may be of any."""
+    number = {"float16": 10, "double": 11}[kind]
+    body = """
+        cast = Cast<to = 1>(w1)
+        limit = Cast<to = 1>(low)
+        h = Gemm<transB = 1>(x, cast, b1)
+        a = Max(h, limit)
+        logits = Gemm<transB = 1>(a, w2, b2)
+    """
+    model = model_of(body, {**LAYERS, "low": (8,)})
+    narrow = onnx.helper.tensor_dtype_to_np_dtype(number)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    changed = onnx.numpy_helper.from_array(values(model)["low"].astype(narrow), "low")
+    tensors["low"].CopyFrom(changed)
+    assert {*LAYERS} == moved(model)
+    tensors["w1"].CopyFrom(onnx.numpy_helper.from_array(values(model)["w1"].astype(narrow), "w1"))
+    word = {"float16": "float16", "double": "float64"}[kind]
+    with pytest.raises(ModelError, match=f"^the weight 'w1' is {word}: fine-tune the model in f"):
+        tuned(model)
