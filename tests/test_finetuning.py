@@ -25,6 +25,7 @@ from onnxfit.finetuning.checkpoint import Checkpoint  # noqa: E402
 from onnxfit.finetuning.finetuner import Finetuned, finetune  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms.adversarial import Adversarial  # noqa: E402
+from onnxfit.finetuning.terms.j_sigr import SelectiveInputGradient  # noqa: E402
 from onnxfit.finetuning.terms.jacobian import Jacobian  # noqa: E402
 from onnxfit.finetuning.terms.term import Batch, Threat  # noqa: E402
 from onnxfit.finetuning.trainer import Diverged, Trainer  # noqa: E402
@@ -566,6 +567,27 @@ def test_statistics_are_learnt_as_by_pytorch() -> None:
     torch.testing.assert_close(twin.m, module.running_mean, rtol=0, atol=0)
     assert (before != after).any()
     torch.testing.assert_close(twin(x), after, rtol=0, atol=0)
+
+
+def test_replaced_patches_are_no_samples_to_learn_of() -> None:
+    """The statistics after a step of J-SIGR are those of the batch, as of the cross-entropy."""
+    x, y = (torch.from_numpy(array) for array in blobs(50, 0))
+    found = []
+    for compute in (SelectiveInputGradient(), lambda batch: batch.cross_entropy):
+        model = Classifier(with_batch_norm())
+        batch = Batch(
+            model=model,
+            x=x.clone().requires_grad_(),
+            y=y,
+            threat=Threat(eps=0.05),
+            generator=torch.Generator().manual_seed(0),
+        )
+        before = model.twin.m.clone()
+        with learning_statistics():
+            compute(batch)
+        assert (before != model.twin.m).any()
+        found.append(torch.stack([model.twin.m, model.twin.v]))
+    assert torch.equal(*found)
 
 
 def test_a_weight_that_two_layers_share_stays_one() -> None:

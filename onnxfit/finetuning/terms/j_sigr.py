@@ -10,6 +10,7 @@ from onnxfit.finetuning.terms.jacobian import squared_norm
 from onnxfit.finetuning.terms.term import Batch, Term
 from onnxfit.saliency.occlusion import ROUNDING, patches_of, rises
 from onnxfit.twin.gradients import gradient_of
+from onnxfit.twin.ops.batch_normalization import learning_statistics
 
 # Patches of an image along each side; other samples have the square of it as runs of values.
 _GRID = 7
@@ -51,22 +52,27 @@ class SelectiveInputGradient(Term):
 def important(batch: Batch) -> torch.Tensor:
     """Find where the label's logit drops most when values are replaced.
 
+    BatchNorms are in inference form: replaced patches are no samples to learn statistics of.
+
     Returns:
         M, n×1×H×W booleans; n×1×1×D for samples of D values that are no images.
     """
-    images, logits = _as_images(batch.x.detach()), batch.logits.detach()
-    least = ROUNDING * logits.abs().amax(1)
+    images = _as_images(batch.x.detach())
     height, width = images.shape[2:]
     sides = ceil(height / _GRID), ceil(width / (_GRID if batch.x.dim() == 4 else _GRID**2))
-    drops = rises(
-        lambda points: batch.model(points.reshape(-1, *batch.x.shape[1:])),
-        images,
-        batch.y,
-        patches_of((height, width), sides, sides),
-        _fall(logits, batch.y),
-        _fall,
-        at_once=_AT_ONCE,
-    )
+    with learning_statistics(0.0):
+        with torch.no_grad():
+            logits = batch.model(batch.x)
+        drops = rises(
+            lambda points: batch.model(points.reshape(-1, *batch.x.shape[1:])),
+            images,
+            batch.y,
+            patches_of((height, width), sides, sides),
+            _fall(logits, batch.y),
+            _fall,
+            at_once=_AT_ONCE,
+        )
+    least = ROUNDING * logits.abs().amax(1)
     drops = torch.where(drops > by_sample(least, drops), drops, 0.0)
     return drops > _THRESHOLD * drops.amax((1, 2, 3), keepdim=True)
 

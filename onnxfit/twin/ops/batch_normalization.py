@@ -25,7 +25,7 @@ def learning_statistics(share: float = 0.1) -> Iterator[None]:
     scale is a constant, as in a search for adversarial points, they stay as they are.
 
     Args:
-        share: How far, above 0 and up to 1.
+        share: How far, up to 1; 0 for the inference form inside a block that learns.
     """
     global _learning  # noqa: PLW0603 - what torch.compile cannot read is no way to tell steps of it
     before, _learning = _learning, share
