@@ -174,6 +174,47 @@ def test_what_it_was_made_of_is_recorded(trained: onnx.ModelProto) -> None:
     assert found.document["after"]["robust"]["accuracy"] == record["after"]["robust"]
 
 
+def test_a_training_can_be_repeated_by_its_record(trained: onnx.ModelProto) -> None:
+    """With all settings, bounds, the number of samples and the versions; nothing twice."""
+    asked = {"methods": {"jacobian": 0.01}, "seed": 3, "projections": 2, "weight_decay": 0.01}
+    made = tuned(trained, epochs=2, max_drop=1.0, **asked).model
+    assert made is not None
+    record = provenance(made)["finetuning"]
+    top = {name: record[name] for name in Settings.__dataclass_fields__ if name in record}
+    assert top.keys() & record["settings"].keys() == {"epochs"}
+    again = tuned(trained, **{**top, **record["settings"]}).model
+    assert made == again
+    assert Settings.__dataclass_fields__.keys() == {*top, *record["settings"]}
+    assert {"train": 300, "validation": 300} == record["samples"]
+    assert [0.0, 1.0] == record["bounds"]
+    assert (onnxfit.__version__, torch.__version__) == tuple(
+        record["versions"][name] for name in ("onnxfit", "torch")
+    )
+
+
+@pytest.mark.parametrize(("robust", "told"), [(40, True), (58, False), (80, False)])
+def test_a_fall_of_the_worst_case_is_said_first(
+    robust: int, told: bool, trained: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is more than chance; the file is given all the same. Both intervals are shown."""
+    worths = [(90, 60), (89, robust)]
+
+    def measured(*_: Any) -> Worth:
+        clean, left = worths.pop(0)
+        return Worth(first(clean), first(left))
+
+    monkeypatch.setattr(Validator, "measure", measured)
+    found = tuned(trained, epochs=1, max_drop=0.02)
+    assert found.model is not None
+    sentence = "The model is less robust than before."
+    headline = found.document["headline"]
+    assert told == headline.startswith(f"{sentence} Of 100 validation samples APGD")
+    assert ([sentence] if told else []) == found.document["warnings"]
+    low, high = (100 * limit for limit in found.document["difference"]["clean"]["ci95"])
+    assert f"clean accuracy changes by -1.00 points ({low:+.2f} to {high:+.2f})." in headline
+    assert found.document["difference"] == provenance(found.model)["finetuning"]["difference"]
+
+
 def test_fine_tuned_weights_cannot_be_restored(trained: onnx.ModelProto) -> None:
     """The reason and the file to take are named; hardening it afterwards can be taken back."""
     model = tuned(trained, epochs=1, max_drop=1.0).model

@@ -8,13 +8,14 @@ from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.validation import LOSSES, STEPS, Mask, Worth
 from onnxfit.verification.records import accuracy_share, only
-from onnxfit.verification.statistics import mcnemar, paired_difference
+from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
 
 Document = dict[str, Any]
 
+LESS_ROBUST = "The model is less robust than before."
 NOTHING = "No check kept the budget of clean accuracy: no weights are written."
 
 
@@ -57,13 +58,27 @@ def describe(
     }
 
 
+def is_less_robust(difference: Document | None) -> bool:
+    """Tell whether the worst case fell by more than chance, by McNemar's test."""
+    if difference is None:
+        return False
+    robust = difference["robust"]
+    return bool(robust["accuracy"] < 0 and robust["p_value"] < SIGNIFICANCE)
+
+
 def summary(document: Document) -> Document:
-    """Return what the file itself records."""
-    keys = ("methods", "eps", "norm", "jump", "max_drop", "epochs", "augment")
+    """Return what the file itself records: what it takes to repeat the training, and its worth.
+
+    ``eps`` and ``augment`` are what was used, ``epochs`` how many of ``settings.epochs`` were done.
+    """
+    keys = ("methods", "eps", "norm", "jump", "max_drop", "epochs", "augment", "difference")
     found = {key: document[key] for key in keys}
+    told = {*found, "seed"} - {"epochs"}
+    found["settings"] = {k: v for k, v in document["settings"].items() if k not in told}
     found["data"] = {name: each["sha256"] for name, each in document["data"].items()}
     found["bounds"] = document["data"]["train"]["bounds"]
-    found["seed"] = document["environment"]["seed"]
+    found["samples"] = {name: each["n"] for name, each in document["data"].items()}
+    found |= {key: document["environment"][key] for key in ("seed", "versions", "threads")}
     for side in ("before", "after"):
         found[side] = {key: document[side][key]["accuracy"] for key in ("clean", "robust")}
     return found
@@ -98,12 +113,15 @@ def _headline(
     """Say what was measured; whether that is more robust is for other data and attacks to say."""
     if after is None or difference is None:
         return NOTHING
-    low, high = (100 * limit for limit in difference["robust"]["ci95"])
-    change, clean = (100 * difference[key]["accuracy"] for key in ("robust", "clean"))
-    return (
+    robust, clean = difference["robust"], difference["clean"]
+    low, high = (100 * limit for limit in robust["ci95"])
+    lowest, highest = (100 * limit for limit in clean["ci95"])
+    outcome = (
         f"Of {len(after.robust)} validation samples APGD, {STEPS} steps within {settings.radius:g} "
         f"({settings.norm}), leaves {after.robust.mean():.1%} right, before "
-        f"{before.robust.mean():.1%}: {change:+.1f} points (95 % interval, not corrected for the "
-        f"choice among checks: {low:+.1f} to {high:+.1f}); clean accuracy changes by {clean:+.2f} "
-        "points. The same data chose the weights: verify the file on other data."
+        f"{before.robust.mean():.1%}: {100 * robust['accuracy']:+.1f} points (95 % interval, not "
+        f"corrected for the choice among checks: {low:+.1f} to {high:+.1f}); clean accuracy "
+        f"changes by {100 * clean['accuracy']:+.2f} points ({lowest:+.2f} to {highest:+.2f}). The "
+        "same data chose the weights: verify the file on other data."
     )
+    return f"{LESS_ROBUST} {outcome}" if is_less_robust(difference) else outcome

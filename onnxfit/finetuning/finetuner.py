@@ -15,7 +15,7 @@ from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import DataError
 from onnxfit.finetuning.checkpoint import Checkpoint
 from onnxfit.finetuning.course import Course
-from onnxfit.finetuning.document import Document, describe, summary
+from onnxfit.finetuning.document import LESS_ROBUST, Document, describe, is_less_robust, summary
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Diverged
 from onnxfit.finetuning.weights import choose_weights
@@ -187,6 +187,8 @@ class Finetuner:
         document["augment"], document["fixed"] = list(self._augment), self._fixed
         complaints = [] if kept.complaint is None else [kept.complaint]
         warnings = self._given.warnings("model", some)
+        if is_less_robust(document["difference"]):
+            warnings.append(LESS_ROBUST)
         document["warnings"] = [*warnings, *self._warnings(), *complaints]
         document["environment"] = {
             "versions": versions(),
