@@ -1,8 +1,10 @@
 """The verb ``finetune``: train the weights of a model further."""
 
+import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from onnxfit.cli_options import (
     required_output,
 )
 from onnxfit.cli_output import print_json, print_pairs, print_table, progress
+from onnxfit.cli_signals import interrupted_once
 
 # Written out, so that --help need not import torch; a test compares them with the terms.
 METHODS = ("adversarial", "trades", "jacobian", "sensitivity", "j-sigr")
@@ -30,7 +33,6 @@ AUGMENTATIONS = ("shift", "flip", "cutout", "tv")
 # A term of gradients, a hundred times as large as the cross-entropy, has no usual weight.
 WEIGHTS = {"adversarial": 1.0, "trades": 6.0}
 NOTHING_KEPT = 1
-NOTHING_YET = "No check was inside the budget yet: nothing is written"
 
 
 def _methods(
@@ -209,7 +211,7 @@ def finetune(
     if resume and not going_on:
         click.echo(f"There is no {checkpoint}: the training begins anew.", err=True)
     held_out = dataclasses.replace(data, path=val, limit=None)
-    try:
+    with _telling_what_is_kept(checkpoint), interrupted_once():
         found = tune(
             model,
             data.open,
@@ -219,27 +221,37 @@ def finetune(
             begin=progress,
             **dataclasses.asdict(settings),
         )
-    except KeyboardInterrupt:
-        later = f"; --resume goes on from {checkpoint}" if checkpoint.exists() else ""
-        click.echo(f"{NOTHING_YET}{later}.", err=True)
-        raise
-    document = found.document
-    document["output"] = None if found.model is None else str(output)
-    if found.model is not None:
-        write_model(found.model, output, model.parent, copy_data=copy_data)
-    if found.interruption is None:
-        checkpoint.unlink(missing_ok=True)
-    for warning in document["warnings"]:
-        click.echo(warning, err=True)
-    if as_json:
-        print_json(document)
-    else:
-        _print(document)
+        if found.model is not None:
+            write_model(found.model, output, model.parent, copy_data=copy_data)
+        document = found.document
+        document["output"] = None if found.model is None else str(output)
+        if found.interruption is None:
+            checkpoint.unlink(missing_ok=True)
+        for warning in document["warnings"]:
+            click.echo(warning, err=True)
+        if as_json:
+            print_json(document)
+        else:
+            _print(document)
     if found.interruption is not None:
         # Ctrl-C or SIGTERM, each with its status.
         raise found.interruption
     if found.model is None or document["stopped"].startswith("diverged"):
         sys.exit(NOTHING_KEPT)
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(checkpoint: Path) -> Iterator[None]:
+    """Say after Ctrl-C where nothing is written, and what --resume would go on from."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        told = list(getattr(interruption, "__notes__", ()))
+        if checkpoint.exists():
+            told.append(f"--resume goes on from {checkpoint}")
+        if told:
+            click.echo(f"{'; '.join(told)}.", err=True)
+        raise
 
 
 def _print(document: dict[str, Any]) -> None:

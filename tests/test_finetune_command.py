@@ -16,11 +16,13 @@ from support import MODELS
 torch = pytest.importorskip("torch")
 
 from onnxfit import cli_finetune  # noqa: E402
+from onnxfit.finetuning import finetuner  # noqa: E402
 from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
 from onnxfit.finetuning.course import Course  # noqa: E402
 from onnxfit.finetuning.settings import Settings  # noqa: E402
 from onnxfit.finetuning.terms import TERMS  # noqa: E402
 from onnxfit.record import provenance  # noqa: E402
+from onnxfit.twin.write_back import write_back  # noqa: E402
 
 DIGITS = MODELS / "digits_cnn.onnx"
 DATA = ("--data", MODELS / "digits_val.npz", "--val", MODELS / "digits_test.npz")
@@ -120,6 +122,62 @@ def test_ctrl_c_before_anything_was_kept(
         told = f"No check was inside the budget yet: nothing is written{later}.\nInterrupted.\n"
         assert ran.err.endswith(told)
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "numbers", [("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT")]
+)
+def test_a_second_signal_does_not_lose_the_best(
+    numbers: tuple[str, str],
+    tmp_path: Path,
+    onnxfit_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the weights are put into the file; nothing false is said of them."""
+    first, second = (getattr(signal, name) for name in numbers)
+    run_epoch = Course.run_epoch
+
+    def interrupted(self: Any, advance: Any) -> None:
+        if self.trainer.epoch == 1:
+            os.kill(os.getpid(), first)
+        run_epoch(self, advance)
+
+    def interrupted_again(*arguments: Any) -> Any:
+        os.kill(os.getpid(), second)
+        return write_back(*arguments)
+
+    monkeypatch.setattr(Course, "run_epoch", interrupted)
+    monkeypatch.setattr(finetuner, "write_back", interrupted_again)
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    out = tmp_path / "out.onnx"
+    loose = ("--max-drop", "1")
+    ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, *loose, "-o", out)
+    words = {"SIGINT": (130, "Interrupted.\n"), "SIGTERM": (143, "Terminated.\n")}
+    assert words[numbers[0]] == (ran.status, ran.err)
+    assert f"wrote {out}" in ran.out
+    onnx.checker.check_model(str(out), full_check=True)
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_ctrl_c_while_the_result_is_written(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a training that is over nothing is lost: --resume writes it."""
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetuner, "write_back", interrupted)
+    out = tmp_path / "out.onnx"
+    command = ("finetune", DIGITS, *DATA, *QUICK, "--max-drop", "1", "-o", out)
+    ran = onnxfit_command(*command)
+    told = f"--resume goes on from {out}.checkpoint.\nInterrupted.\n"
+    assert (130, told) == (ran.status, ran.err)
+    assert not out.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(Course, "run_epoch", None)
+    assert 0 == onnxfit_command(*command, "--resume").status
+    assert out.exists()
 
 
 def test_resume_goes_on(

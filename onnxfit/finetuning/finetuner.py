@@ -32,6 +32,7 @@ from onnxfit.verification.target import Target, classes_of
 PARITY_SAMPLES = 64
 # Samples that are read at a time.
 _READ = 1024
+NOTHING_YET = "No check was inside the budget yet: nothing is written"
 SEEN = (
     "{} of the {} validation samples are training samples as well: what the weights are worth on "
     "other data is not known."
@@ -88,7 +89,8 @@ def finetune(  # noqa: PLR0913 - the options of the verb
 
     Raises:
         DataError: The samples are not for the model, of a single class, or too few for a batch.
-        KeyboardInterrupt: Nothing was kept before Ctrl-C; else it is in what is returned.
+        KeyboardInterrupt: Nothing was kept before Ctrl-C, which a note of it says where the
+            training had begun; else it is in what is returned.
         ModelError: The model cannot be read or run, is no classifier, or has no weight to train;
             or the loss is not finite before any weights could be kept.
         ParityError: The twin and its file disagree.
@@ -220,6 +222,7 @@ class Finetuner:
                         kept.save(course.state())
         except KeyboardInterrupt as interruption:
             if course.best is None:
+                interruption.add_note(NOTHING_YET)
                 raise
             return "interrupted", interruption
         except Diverged as error:
