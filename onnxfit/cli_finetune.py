@@ -26,6 +26,7 @@ from onnxfit.cli_options import (
 )
 from onnxfit.cli_output import print_json, print_pairs, print_table, progress
 from onnxfit.cli_signals import interrupted_once
+from onnxfit.errors import ModelError
 
 # Written out, so that --help need not import torch; a test compares them with the terms.
 METHODS = ("adversarial", "trades", "jacobian", "sensitivity", "j-sigr")
@@ -197,7 +198,8 @@ def finetune(
 
     checkpoint = output.with_name(f"{output.name}.checkpoint")
     going_on = resume and checkpoint.exists()
-    check_output([model, data.path, val], output, force or going_on)
+    again = going_on and output.exists() and _is_of(output, checkpoint)
+    check_output([model, data.path, val], output, force or again)
     check_output([model, data.path, val], checkpoint, force or resume)
     for folder in (path for path in (data.path, val) if path.is_dir()):
         check_outside(output, folder)
@@ -238,6 +240,19 @@ def finetune(
         raise found.interruption
     if found.model is None or document["stopped"].startswith("diverged"):
         sys.exit(NOTHING_KEPT)
+
+
+def _is_of(output: Path, checkpoint: Path) -> bool:
+    """Tell whether a file was written by the training, interrupted, that a checkpoint is of."""
+    from onnxfit.files import load
+    from onnxfit.finetuning.checkpoint import run_of
+    from onnxfit.record import FINETUNING, provenance
+
+    try:
+        record = provenance(load(output)).get(FINETUNING)
+    except ModelError:
+        return False
+    return isinstance(record, dict) and record.get("run") == run_of(checkpoint)
 
 
 @contextlib.contextmanager

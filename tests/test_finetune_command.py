@@ -211,6 +211,40 @@ def test_resume_goes_on(
     assert [0, 1, -1, 2, 0, 1, 2] == epochs
 
 
+def test_resume_replaces_only_what_the_training_wrote(
+    tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other file needs --force, a model that was fine-tuned in another way included."""
+    run_epoch, out = Course.run_epoch, tmp_path / "out.onnx"
+    settings = (*QUICK, *GENTLE, "--max-drop", "1", "--val-limit", "20")
+
+    def interrupted(self: Any, advance: Any) -> None:
+        if self.trainer.epoch == 1:
+            raise KeyboardInterrupt
+        run_epoch(self, advance)
+
+    command = ("finetune", DIGITS, *DATA, *settings, "-o", out)
+    assert 0 == onnxfit_command(*command, "--seed", "1").status
+    other = out.read_bytes()
+    monkeypatch.setattr(Course, "run_epoch", interrupted)
+    assert 130 == onnxfit_command(*command, "--force").status
+    monkeypatch.undo()
+    mine = out.read_bytes()
+    for content in (b"mine", DIGITS.read_bytes(), other):
+        out.write_bytes(content)
+        ran = onnxfit_command(*command, "--resume")
+        assert (2, content) == (ran.status, out.read_bytes())
+        assert f"{out} exists; give --force to replace it" in ran.err
+    assert 0 == onnxfit_command(*command, "--resume", "--force").status
+    whole = out.read_bytes()
+    monkeypatch.setattr(Course, "run_epoch", interrupted)
+    assert 130 == onnxfit_command(*command, "--force").status
+    monkeypatch.undo()
+    assert mine == out.read_bytes()
+    assert 0 == onnxfit_command(*command, "--resume").status
+    assert whole == out.read_bytes()
+
+
 def test_the_training_outlives_a_full_disk(
     tmp_path: Path, onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,17 +49,30 @@ class Checkpoint:
         """
         if self._path is None or not self._path.exists():
             return None
-        try:
-            kept = torch.load(self._path, map_location="cpu", weights_only=True)
-            run, state = kept["run"], kept["state"]
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise DataError(f"{self._path} is no checkpoint: {error}") from error
-        except pickle.UnpicklingError as error:
-            raise DataError(f"{self._path} is no checkpoint") from error
+        run, state = _read(self._path)
         if run != self._run:
             raise DataError(
                 f"{self._path} is of another training: other files, settings or versions; "
                 "delete it, or repeat the command that made it"
             )
-        found: dict[str, Any] = state
-        return found
+        return state
+
+
+def run_of(path: Path) -> str:
+    """Return the fingerprint of the training that a checkpoint is of.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the fingerprint and the state that a file holds."""
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        return kept["run"], kept["state"]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise DataError(f"{path} is no checkpoint: {error}") from error
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path} is no checkpoint") from error

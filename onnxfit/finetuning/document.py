@@ -69,9 +69,10 @@ def is_less_robust(difference: Document | None) -> bool:
 def summary(document: Document) -> Document:
     """Return what the file itself records: what it takes to repeat the training, and its worth.
 
-    ``eps`` and ``augment`` are what was used, ``epochs`` how many of ``settings.epochs`` were done.
+    ``eps`` and ``augment`` are what was used, ``epochs`` how many of ``settings.epochs`` were done;
+    ``run`` is the fingerprint that the checkpoint of the training has as well.
     """
-    keys = ("methods", "eps", "norm", "jump", "max_drop", "epochs", "augment", "difference")
+    keys = ("run", "methods", "eps", "norm", "jump", "max_drop", "epochs", "augment", "difference")
     found = {key: document[key] for key in keys}
     told = {*found, "seed"} - {"epochs"}
     found["settings"] = {k: v for k, v in document["settings"].items() if k not in told}

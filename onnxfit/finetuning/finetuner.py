@@ -171,7 +171,8 @@ class Finetuner:
         began = time.perf_counter()
         some = self._validation.spread(PARITY_SAMPLES).x
         parity = self._target.parity(some)
-        kept = Checkpoint(checkpoint, self._run())
+        run = self._run()
+        kept = Checkpoint(checkpoint, run)
         state = kept.load() if resume else None
         course = Course(
             self._given,
@@ -185,7 +186,8 @@ class Finetuner:
             course.resume(state)
         stopped, interruption = self._follow(course, kept)
         document = describe(course, self._settings, self._given, self._train, self._validation)
-        document["stopped"], document["epochs"] = stopped, course.trainer.epoch
+        document["run"], document["stopped"] = run, stopped
+        document["epochs"] = course.trainer.epoch
         document["augment"], document["fixed"] = list(self._augment), self._fixed
         complaints = [] if kept.complaint is None else [kept.complaint]
         warnings = self._given.warnings("model", some)
