@@ -226,6 +226,47 @@ def test_loops() -> None:
     assert {"w2", "b2"} == moved(model_of(plain, tensors))
 
 
+def test_weights_of_a_scan() -> None:
+    """A layer's weights in each step are rows of one tensor; a first state is none."""
+    body = """
+        first = Gemm<transB = 1>(x, w1, b1)
+        last, all = Scan(first, rows)
+            <num_scan_inputs = 1,
+             body = step (float[N, 8] old, float[8] row) => (float[N, 8] after, float[N, 8] seen) {
+                moved = Mul(old, row)
+                after = Relu(moved)
+                seen = Identity(after)
+            }>
+        steps, unused = Scan(start, rows)
+            <num_scan_inputs = 1,
+             body = other (float[8] old, float[8] one) => (float[8] new, float[8] copy) {
+                new = Mul(old, one)
+                copy = Identity(new)
+            }>
+        sum = Add(last, steps)
+        logits = Gemm<transB = 1>(sum, w2, b2)
+    """
+    tensors = {**LAYERS, "rows": (3, 8), "start": (8,)}
+    places = {("", name) for name in LAYERS}
+    found = roles_of(model_of(body, tensors))
+    assert places == found.weights
+    alone = body[: body.index("steps")] + body[body.index("sum") :].replace("steps", "start")
+    assert {*tensors} == moved(model_of(alone, tensors))
+
+
+def test_a_mask_stays() -> None:
+    """One of infinities, which have no average; a bias of the same shape does not."""
+    body = """
+        h = Gemm<transB = 1>(x, w1, b1)
+        m = Add(h, mask)
+        p = Softmax(m)
+        logits = Gemm<transB = 1>(p, w2, b2)
+    """
+    mask = np.where(np.arange(8) < 6, 0.0, -np.inf)
+    assert {*LAYERS} == moved(model_of(body, {**LAYERS, "mask": mask}))
+    assert {*LAYERS, "mask"} == moved(model_of(body, {**LAYERS, "mask": np.arange(8)}))
+
+
 def test_a_statistic_stays_where_exporters_share_it() -> None:
     """One tensor as scale and variance, or mean and bias: it keeps its value, and is told."""
     body = """
@@ -266,3 +307,7 @@ def test_a_weight_of_another_type_is_named(kind: str) -> None:
     word = {"float16": "float16", "double": "float64"}[kind]
     with pytest.raises(ModelError, match=f"^the weight 'w1' is {word}: fine-tune the model in f"):
         tuned(model)
+    cast = "c = Cast<to = 1>(x) h = Gemm<transB = 1>(c, w1, b1) logits = MatMul(h, w2)"
+    wide = model_of(cast, {**LAYERS, "w2": (8, 3)}, image=f"{kind}[N, 6] x")
+    with pytest.raises(ModelError, match=f"^the input of the model is {word}: fine-tune the mod"):
+        tuned(wide)

@@ -35,7 +35,12 @@ def choose_weights(target: Target, *, statistics: bool) -> list[str]:
     twin = target.classifier.twin
     roles = roles_of(target.classifier.model)
     parameters = {twin.weight_names[name]: p for name, p in twin.named_parameters()}
-    trained = {place: p for place, p in parameters.items() if place in roles.weights}
+    # Infinities are of a mask, added to the scores of an attention; they have no average.
+    trained = {
+        place: parameter
+        for place, parameter in parameters.items()
+        if place in roles.weights and parameter.isfinite().all()
+    }
     _check_stored(target.model, trained.keys())
     if not trained:
         raise ModelError("the model has no floating-point weight that could be trained")
