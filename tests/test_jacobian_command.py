@@ -67,6 +67,21 @@ def test_the_document(onnxfit_command: Command) -> None:
     assert 60 == found["pairs"]["n"]
 
 
+def test_the_page_names_every_key(onnxfit_command: Command) -> None:
+    """docs/jacobian.md says what each key of the document holds."""
+    page = (Path(__file__).parents[1] / "docs" / "jacobian.md").read_text()
+    document = document_of(onnxfit_command, "jacobian", DIGITS, *FEW)
+    (record,) = document["jacobians"]
+    nested = [value for value in record.values() if isinstance(value, dict)]
+    keys = [
+        *document,
+        *record,
+        *(key for part in nested for key in part),
+        *record["pairs"]["cosine"],
+    ]
+    assert [] == [key for key in keys if f"`{key}`" not in page]
+
+
 def test_the_figures_are_those_of_the_module(onnxfit_command: Command) -> None:
     """The verdict on pairs is the file's."""
     arguments = (

@@ -241,6 +241,52 @@ def test_memory_is_needed_for_a_batch_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert 50 * 20 == seen.numbers
 
 
+def test_many_classes_need_no_more_memory() -> None:
+    """With 1,000 classes of 24 values no tensor is larger than a Jacobian of the largest batch."""
+    classes, count = 1000, 12
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(D, classes), torch.nn.Tanh())
+    x = random_images(count, *SHAPE).numpy()
+    data = from_arrays(x, np.arange(count))
+    with Largest() as seen:
+        found = measure(model, data, pairs=100, batch_size=count)
+    assert count * classes * D == seen.numbers
+    stacked = stack_of(model, data)
+    np.testing.assert_allclose(norms_of(stacked), found.spectral, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(stacked, axis=(1, 2)), found.frobenius, rtol=1e-5)
+    assert 66 == len(found.pairs.rows)
+    for (i, j), cosine, ratio in zip(
+        found.pairs.rows, found.pairs.cosine, found.pairs.spectral_ratio, strict=True
+    ):
+        a, b = stacked[i], stacked[j]
+        expected = (a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b))
+        assert expected == pytest.approx(cosine, rel=1e-6)
+        both = norms_of(np.concatenate([a, b])) ** 2
+        assert both / (norms_of(a) ** 2 + norms_of(b) ** 2) == pytest.approx(ratio, rel=1e-6)
+
+
+@pytest.mark.parametrize(("classes", "sides"), [(40, 40), (40, 60), (40, 100), (90, 20)])
+def test_gram_matrices_count_as_jacobians_do(
+    classes: int, sides: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of samples and of pairs shrink with them; what comes out is the same."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(sides, classes))
+    model.append(torch.nn.Tanh())
+    data = from_arrays(random_images(20, sides).numpy(), np.arange(20))
+    expected = measure(model, data, pairs=30)
+    most = 2 * max(2 * classes * sides, 8 * min(2 * classes, sides) ** 2)
+    monkeypatch.setattr("onnxfit.jacobians.measure._MOST_NUMBERS", most)
+    with Largest() as seen:
+        found = measure(model, data, pairs=30)
+    assert seen.numbers <= most
+    for name in ("frobenius", "spectral"):
+        np.testing.assert_allclose(getattr(expected, name), getattr(found, name), rtol=1e-5)
+    for name in ("cosine", "spectral_ratio"):
+        same, other = (getattr(each.pairs, name) for each in (expected, found))
+        np.testing.assert_allclose(same, other, rtol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["true", "smooth"])
 def test_products_agree_with_jacobians(mode: str) -> None:
     """Jv and JᵀJv, also where the slope is not that of the function; forward mode agrees."""

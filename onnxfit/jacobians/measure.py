@@ -13,13 +13,21 @@ from onnxfit.attacks.ball import NORMS, Norm
 from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.data import Dataset
 from onnxfit.errors import DataError, ModelError, ParityError
-from onnxfit.jacobians.pairs import Classify, Pairs, Step, all_pairs, classes_by, draw_pairs
+from onnxfit.jacobians.pairs import (
+    Classify,
+    Pairs,
+    Step,
+    all_pairs,
+    classes_by,
+    draw_pairs,
+    numbers_of,
+)
 from onnxfit.jacobians.products import (
     Advance,
-    gram_of,
     jacobians_of,
     largest_of,
     logits_at,
+    smaller_gram_of,
     trace_of,
 )
 from onnxfit.jacobians.stacked import MOST_STEPS, Stacked, largest_singular
@@ -30,7 +38,8 @@ from onnxfit.verification.statistics import wilson
 
 Backward = Literal["true", "smooth"]
 
-# Numbers in the Jacobians that are held at a time, if a sample's alone has no more.
+# float32 numbers that the Jacobians of a batch, or their Gram matrices, take the memory of; more
+# only where those of one sample or pair do.
 _MOST_NUMBERS = 2**25
 # Samples that the scales of the jumps are measured on.
 _SCALE_SAMPLES = 64
@@ -207,7 +216,9 @@ def measure(
         x = torch.from_numpy(next(data.batches(how.batch_size)).x).to(where)
         classes, dimensions = _check_apart(model, x), x[0].numel()
         data.check_classes(classes)
-        small = min(how.batch_size, max(1, _MOST_NUMBERS // (classes * dimensions)))
+        # The Gram matrices are in double precision, and their eigenvalues take a copy.
+        each = max(classes * dimensions, 4 * min(classes, dimensions) ** 2)
+        small = min(how.batch_size, max(1, _MOST_NUMBERS // each))
         frobenius, spectral = _all_norms(model, data, small, where, advance)
         stacked = largest_singular(
             model,
@@ -219,7 +230,9 @@ def measure(
         )
         rows = draw_pairs(data.n, how.pairs, how.seed)
         step = Step(how.eps, how.norm, data.bounds, classify or classes_by(model, where))
-        pairs = all_pairs(model, data, rows, max(1, small // 2), step, where, advance)
+        most = _MOST_NUMBERS // numbers_of(classes, dimensions)
+        per_batch = max(1, min(how.batch_size // 2, most))
+        pairs = all_pairs(model, data, rows, per_batch, step, where, advance)
     return Measured(
         backward=how.backward,
         tau=how.tau,
@@ -271,7 +284,7 @@ def _all_norms(
     frobenius, spectral, start = [], [], 0
     for x, _ in data.batches(batch_size):
         jacobians = jacobians_of(model, torch.from_numpy(x).to(device))
-        gram = gram_of(jacobians, jacobians)
+        gram = smaller_gram_of(jacobians)
         unknown = ~gram.isfinite().flatten(1).all(1)
         if unknown.any():
             at = start + int(unknown.nonzero()[0])

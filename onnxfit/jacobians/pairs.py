@@ -16,9 +16,11 @@ from onnxfit.data import Dataset
 from onnxfit.jacobians.products import (
     Advance,
     gram_of,
+    inner_of,
     jacobians_of,
     largest_of,
     logits_at,
+    smaller_gram_of,
     trace_of,
 )
 from onnxfit.twin.classifier import as_logits
@@ -158,11 +160,29 @@ def pair_metrics(
     """
     jacobians = jacobians_of(model, x.flatten(0, 1)).unflatten(0, (len(x), 2))
     first, second = jacobians.unbind(1)
-    own, other, both = gram_of(first, first), gram_of(second, second), gram_of(first, second)
-    cosine = trace_of(both) / (trace_of(own).sqrt() * trace_of(other).sqrt())
-    stacked = torch.cat([torch.cat([own, both], 2), torch.cat([both.mT, other], 2)], 1)
-    ratio = largest_of(stacked) / (largest_of(own) + largest_of(other))
+    own, other = smaller_gram_of(first), smaller_gram_of(second)
+    apart = largest_of(own) + largest_of(other)
+    lengths = trace_of(own).sqrt() * trace_of(other).sqrt()
+    classes, dimensions = first.shape[1:]
+    if 2 * classes <= dimensions:  # Then the blocks of the smaller Gram matrix are there already.
+        both = gram_of(first, second)
+        inner = trace_of(both)
+        stacked = torch.cat([torch.cat([own, both], 2), torch.cat([both.mT, other], 2)], 1)
+    else:
+        inner = inner_of(first, second)
+        stacked = smaller_gram_of(jacobians.flatten(1, 2))
+    ratio, cosine = largest_of(stacked) / apart, inner / lengths
     return cosine.clamp(-1, 1).cpu().numpy(), ratio.clamp(0.5, 1).cpu().numpy()
+
+
+def numbers_of(classes: int, dimensions: int) -> int:
+    """Return how many float32 numbers :func:`pair_metrics` takes the memory of, for each pair.
+
+    There are two Jacobians, or what there is of their Gram matrices: four of the stacked ones and
+    four of those of one sample, all in double precision.
+    """
+    stacked, alone = min(2 * classes, dimensions), min(classes, dimensions)
+    return max(2 * classes * dimensions, 2 * 4 * (stacked**2 + alone**2))
 
 
 def _gathered(data: Dataset, rows: NDArray[np.int64], batch_size: int) -> torch.Tensor:

@@ -55,6 +55,24 @@ def gram_of(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return gram
 
 
+def inner_of(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Compute ``⟨A, B⟩_F`` of matrices, n×C×D each, in double precision; n."""
+    total = first.new_zeros(len(first), dtype=torch.float64)
+    for left, right in zip(first.split(_COLUMNS, 2), second.split(_COLUMNS, 2), strict=True):
+        total += (left.double() * right).sum((1, 2))
+    return total
+
+
+def smaller_gram_of(matrices: torch.Tensor) -> torch.Tensor:
+    """Compute ``A·Aᵀ`` or ``Aᵀ·A`` of matrices, n×C×D, whichever is smaller, as :func:`gram_of`.
+
+    Both have the same trace, and the same eigenvalues but for zeros. The smaller one has no more
+    numbers than ``A``.
+    """
+    narrow = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    return gram_of(narrow, narrow)
+
+
 def trace_of(gram: torch.Tensor) -> torch.Tensor:
     """Return the trace of each Gram matrix."""
     return gram.diagonal(dim1=1, dim2=2).sum(1)
