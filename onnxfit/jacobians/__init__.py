@@ -11,8 +11,9 @@ two samples have in common, and whether one perturbation fools both. ``measure``
 model and data to the figures and their ``document``. ``universal``: what SGD-UAP reaches beside the
 bound.
 
-Memory is needed for the Jacobians of a batch, which is made smaller where they or their Gram matrices
-would be too large, down to one sample or one pair; and for the samples of the pairs. A Gram matrix
-is C×C or D×D, 2C×2C or D×D of a pair, whichever is smaller, so that it has no more numbers than the
-Jacobian. ``J̄`` is never made. Jacobians are in units of logits / the data's bounds.
+Memory is needed for the Jacobians of a batch, which is made smaller where they or their Gram
+matrices would be too large, down to one sample or one pair; and for the samples of the pairs. A
+Gram matrix is C×C or D×D, 2C×2C or D×D of a pair, whichever is smaller, so that it has no more
+numbers than the Jacobian. ``J̄`` is never made. Jacobians are in units of logits / the data's
+bounds.
 """
