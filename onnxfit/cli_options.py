@@ -152,12 +152,14 @@ class DataOptions:
             click.UsageError: ``mean`` or ``std`` are not as many as the channels.
         """
         from onnxfit.data import open_data
+        from onnxfit.image_layout import channel_count
 
         data = open_data(self.path, limit=self.limit, bounds=self.bounds, channels=channels)
+        channels = channel_count(data.shape)
         for option, numbers in (("--mean", self.mean), ("--std", self.std)):
-            if len(numbers) not in (1, data.shape[0]):
+            if len(numbers) not in (1, channels):
                 raise click.UsageError(
-                    f"{option} has {len(numbers)} numbers; the samples have {data.shape[0]} "
+                    f"{option} has {len(numbers)} numbers; the samples have {channels} "
                     "channels, so give 1 or that many."
                 )
         return data

@@ -44,6 +44,20 @@ def relu_model(
     )
 
 
+def with_channels_last(model: ModelProto) -> ModelProto:
+    """Return a model of images, N×C×H×W, as one that takes the same images as N×H×W×C."""
+    turned = ModelProto()
+    turned.CopyFrom(model)
+    (given,) = turned.graph.input
+    node = onnx.helper.make_node("Transpose", ["turned"], [given.name], perm=[0, 3, 1, 2])
+    turned.graph.node.insert(0, node)
+    given.name = "turned"
+    sizes = [*given.type.tensor_type.shape.dim]
+    del given.type.tensor_type.shape.dim[:]
+    given.type.tensor_type.shape.dim.extend([sizes[0], *sizes[2:], sizes[1]])
+    return turned
+
+
 def newest_opset() -> int:
     """Return the newest opset that both onnx and this ONNX Runtime know."""
     for opset in range(onnx.defs.onnx_opset_version(), 0, -1):

@@ -235,6 +235,14 @@ def test_normalisation_by_one_number_and_of_any_rank() -> None:
         np.testing.assert_allclose((x - 0.5) / along, found)
 
 
+def test_normalisation_along_the_last_axis() -> None:
+    """Of images that have their channels there."""
+    x = torch.rand(2, 4, 5, 3)
+    found = Preprocessed(torch.nn.Identity(), (0.5, 0.25, 0.0), (1, 2, 4))(x)
+    expected = (x - torch.tensor([0.5, 0.25, 0.0])) / torch.tensor([1.0, 2, 4])
+    torch.testing.assert_close(expected, found)
+
+
 def test_normalisation_goes_where_the_module_goes() -> None:
     """Mean and std are buffers; they are no parameters to train."""
     module = Preprocessed(torch.nn.Identity(), 0.5, 0.25)

@@ -7,6 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from onnxfit.errors import DataError  # noqa: E402
 from onnxfit.finetuning import augmentation  # noqa: E402
 from onnxfit.finetuning.augmentation import (  # noqa: E402
     KINDS,
@@ -48,6 +49,20 @@ def test_a_shift_moves_whole_pixels() -> None:
         assert 1 == len(matches)
         found.update(matches)
     assert {-2, -1, 0, 1, 2} == {down for down, _ in found} == {right for _, right in found}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_with_their_channels_last(channels: int) -> None:
+    """They become what they would become with their channels first."""
+    x, kinds = images(8, channels), tuple(KINDS)
+    expected = augmented(x, kinds, seeded()).movedim(1, -1)
+    assert torch.equal(expected, augmented(x.movedim(1, -1), kinds, seeded()))
+
+
+def test_what_is_no_image_is_refused() -> None:
+    """With a sentence that names the layouts."""
+    with pytest.raises(DataError, match=r"^augment takes images, C×H×W or H×W×C; .* are 8×8×8$"):
+        augmented(torch.zeros(2, 8, 8, 8), ("shift",), seeded())
 
 
 def test_half_of_the_images_are_mirrored() -> None:

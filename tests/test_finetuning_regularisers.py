@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attack_support import Constant, Counter, Function, Linear, lengths  # noqa: E402
+from attack_support import Constant, Counter, Function, Linear, lengths, random_images  # noqa: E402
 
 from onnxfit.attacks.ball import NORMS, Ball  # noqa: E402
 from onnxfit.errors import ModelError  # noqa: E402
@@ -19,6 +19,7 @@ from onnxfit.finetuning.terms.perturbing import worst_points  # noqa: E402
 from onnxfit.finetuning.terms.sensitivity import Sensitivity  # noqa: E402
 from onnxfit.finetuning.terms.term import Batch, Term, Threat  # noqa: E402
 from onnxfit.finetuning.terms.trades import Trades  # noqa: E402
+from onnxfit.twin.image_layout import Turned, with_channels  # noqa: E402
 from onnxfit.twin.jump_relu import JumpReLU  # noqa: E402
 
 STEP = 1e-6  # Of central differences.
@@ -327,6 +328,17 @@ def test_samples_have_masks_of_their_own() -> None:
     batch = batch_of(Linear(weights.flatten().tolist()), x)
     assert torch.equal(x > 0, important(batch))
     assert 4.0 == pytest.approx(selective(batch), rel=1e-5)
+
+
+def test_the_mask_of_images_with_their_channels_last() -> None:
+    """It is that of the same images with their channels first, and so is the term."""
+    weights = torch.randn(3, 14, 21, generator=torch.Generator().manual_seed(0))
+    x = random_images(4, 3, 14, 21)
+    first = batch_of(Linear(weights.flatten().tolist()), x)
+    last = batch_of(Turned(first.model, last=False), with_channels(x, last=True))
+    assert 0 < important(first).float().mean() < 1
+    assert torch.equal(important(first), important(last))
+    assert selective(first) == pytest.approx(selective(last), rel=1e-5)
 
 
 def test_the_mask_is_that_of_all_channels() -> None:

@@ -31,7 +31,7 @@ ONE_LOGIT = (
     "ask for the gradient of logit 0"
 )
 NO_IMAGES = (
-    "saliency maps are for images of 1 or 3 channels, channels first; the samples of d.npz are {}"
+    "saliency maps are for images, C×H×W or H×W×C, of 1 or 3 channels; the samples of d.npz are {}"
 )
 
 

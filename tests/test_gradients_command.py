@@ -259,7 +259,7 @@ def refused_commands(folder: Path) -> dict[str, list[object]]:
         "the output m.onnx is the input": [*command(), "-o", good, "--force"],
         "the folder nowhere does not exist": [*command(), "-o", folder / "nowhere" / "o.npz"],
         "sub is a directory": [*command(), "-o", folder / "sub"],
-        "saliency maps are for images of 1 or 3 channels, channels first; the samples of d.npz "
+        "saliency maps are for images, C×H×W or H×W×C, of 1 or 3 channels; the samples of d.npz "
         "are 3": command(good, "d.npz", "--saliency", folder / "maps"),
     }
 

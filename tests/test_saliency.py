@@ -22,6 +22,7 @@ from onnxfit.saliency.maps import Saliency, saliency_of  # noqa: E402
 from onnxfit.saliency.occlusion import occlusion_map, patches_of  # noqa: E402
 from onnxfit.saliency.removal import removal_areas, removal_order  # noqa: E402
 from onnxfit.saliency.similarity import rank_correlations  # noqa: E402
+from onnxfit.twin.image_layout import Turned  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
 RNG = np.random.default_rng(0)
@@ -196,6 +197,25 @@ def test_similarity_is_that_of_the_order() -> None:
     found = rank_correlations(maps, RNG.random((2, 5, 6)))
     assert [False, True] == np.isnan(found).tolist()
     assert abs(found[0]) < 0.5
+
+
+def test_images_with_their_channels_last() -> None:
+    """Both maps and both areas are those of the same images with their channels first."""
+    weights = RNG.normal(size=(3, SIDE, SIDE + 3)).astype(np.float32)
+    model, x = Linear((0.1 * weights).flatten().tolist()), RNG.random((4, *weights.shape))
+    turned = Turned(model, last=False)
+    x = x.astype(np.float32)
+    other = np.ascontiguousarray(np.moveaxis(x, 1, -1))
+    labels = np.array([0, 1, 0, 1])
+    expected = saliency_of(model, model, x, labels)
+    found = saliency_of(turned, turned, other, labels)
+    for one, same in zip(expected, found, strict=True):
+        np.testing.assert_allclose(one, same, rtol=1e-4, atol=1e-6)
+    ties = np.tile(np.arange(SIDE * (SIDE + 3)), (4, 1))
+    order = removal_order(expected.occlusion, ties)
+    areas = removal_areas(model, torch.from_numpy(x), torch.from_numpy(labels), order)
+    others = removal_areas(turned, torch.from_numpy(other), torch.from_numpy(labels), order)
+    np.testing.assert_allclose(areas, others, rtol=1e-5)
 
 
 def test_the_maps_of_some_samples() -> None:

@@ -6,6 +6,14 @@ import pytest
 from onnxfit.saliency.folder import picture
 
 
+def test_a_picture_with_the_channels_last() -> None:
+    """It is that of the same image with its channels first."""
+    generator = np.random.default_rng(0)
+    sample, gradient = generator.random((2, 3, 9, 7)).astype(np.float32)
+    turned = [np.moveaxis(each, 0, 2) for each in (sample, gradient)]
+    np.testing.assert_array_equal(picture(sample, gradient), picture(*turned))
+
+
 def test_a_picture_is_the_image_beside_its_map() -> None:
     """Enlarged by a whole number to 128 pixels or more; the map is grey."""
     sample = np.array([[[0.0, 1.0], [0.5, 0.25]]], np.float32)

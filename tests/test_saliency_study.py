@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 torch = pytest.importorskip("torch")
 
 import masking_models  # noqa: E402
-from support import MODELS, parse  # noqa: E402
+from support import MODELS, parse, with_channels_last  # noqa: E402
 
 import onnxfit  # noqa: E402
 from onnxfit.data import Dataset, from_arrays  # noqa: E402
@@ -115,6 +115,20 @@ def test_differences_are_paired_and_hold_together(
     same = study({"model": pair["model"], "baseline": pair["model"]}, digits)
     assert {0.0} == {record["mean"] for record in same["difference"].values()}
     assert "difference" not in study({"model": pair["model"]}, digits)
+
+
+def test_a_model_with_its_channels_last(pair: dict[Side, Target], digits: Dataset) -> None:
+    """It is measured as the same model with its channels first."""
+    turned = Target(with_channels_last(onnx.load(MODELS / "digits_cnn.onnx")))
+    x, y = digits.spread(digits.n)
+    data = from_arrays(np.moveaxis(x, 1, 3).copy(), y)
+    expected, found = study({"model": pair["baseline"]}, digits), study({"model": turned}, data)
+    assert 6 == found["n"]
+    for name in MEASURES:
+        same = expected["model"][name]["mean"]
+        assert same == pytest.approx(found["model"][name]["mean"], abs=1e-4), name
+    shown = study({"model": turned}, data, gallery=True)
+    assert (8, 8) == shown[0].model.saliency[0].occlusion.shape
 
 
 @pytest.mark.parametrize("shard", [1, 7])

@@ -18,6 +18,7 @@ from attack_support import (  # noqa: E402
 )
 
 from onnxfit.attacks.square import Square, _image, _patterns, _sides  # noqa: E402
+from onnxfit.twin.image_layout import Turned, with_channels  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
 NORMS = ["linf", "l2"]
@@ -97,6 +98,17 @@ def test_samples_that_are_broken_get_no_more_queries(norm: Any) -> None:
     assert 1 == model.calls[-1]
     assert torch.equal(x[:3], points[:3])  # A tie goes to the first class.
     assert [0, 0, 0, 0, 0, 1] == model.module(points).argmax(1).tolist()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_images_with_their_channels_last(norm: Any) -> None:
+    """The squares are those of the same images with their channels first."""
+    x, labels = random_images(6, 3, 8, 9), torch.ones(6).long()
+    model = Linear([(-1.0) ** at for at in range(3 * 8 * 9)], 9.0)
+    attack = Square(eps=0.2, norm=norm, queries=30)
+    expected = attack(model, x, labels)
+    found = attack(Turned(model, last=False), with_channels(x, last=True), labels)
+    torch.testing.assert_close(with_channels(expected, last=True), found)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -462,10 +462,11 @@ def test_patterns_need_images(tmp_path: Path, onnxfit_command: Command) -> None:
     """Vectors have no fields; nothing is written."""
     model, data = hiding(tmp_path)
     out = tmp_path / "out.npz"
+    expected = "Error: expected the shape of an image, C×H×W or H×W×C, got (2,)\n"
     for kind in ("chessboard", "perlin"):
         arguments = ("--data", data, "--attack", kind, "-o", out)
         result = onnxfit_command("attack", model, *arguments)
-        assert (2, "", "Error: expected the shape C×H×W of an image, got (2,)\n") == result
+        assert (2, "", expected) == result
     assert not out.exists()
 
 

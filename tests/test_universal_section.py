@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from masking_models import digits, integers
-from support import MODELS, parse
+from support import MODELS, parse, with_channels_last
 
 import onnxfit
 from onnxfit.data import Dataset, from_arrays, open_data
@@ -123,6 +123,16 @@ def test_networks_that_it_does_not_follow_are_told() -> None:
     found = made(denoised, digits(), data=images(24))
     assert UNFOLLOWED.format("model") in found.warnings
     assert UNFOLLOWED.format("baseline") not in found.warnings
+
+
+def test_a_model_with_its_channels_last() -> None:
+    """Every kind does to it what it does to the model with its channels first."""
+    x, y = images(24).spread(24)
+    turned = from_arrays(np.moveaxis(x, 1, 3).copy(), y)
+    expected = made(digits(), data=images(24)).document["model"]
+    found = made(with_channels_last(digits()), data=turned).document["model"]
+    for kind in ("chessboard", "perlin"):
+        assert expected[kind] == found[kind]
 
 
 def test_a_strong_suite_leaves_nothing_to_warn_of() -> None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from onnxfit import checks
 from onnxfit.attacks.ball import NORMS, Ball, Norm, unit_steps
 from onnxfit.errors import DataError
+from onnxfit.image_layout import IMAGES, channel_axis, pixels_of
 
 
 def chessboard(
@@ -17,14 +18,14 @@ def chessboard(
     The first value is positive, and all channels are the same.
 
     Args:
-        shape: C×H×W.
+        shape: C×H×W or H×W×C, see :func:`onnxfit.image_layout.channel_axis`.
         eps: Its norm, in units of the samples; it is not exceeded in double precision. For
             ``linf`` every value is ±eps as float32 holds it.
         norm: ``linf`` or ``l2``.
         cell: Height and width of a field in pixels.
 
     Raises:
-        DataError: The shape is not C×H×W.
+        DataError: The shape is that of no image.
         ValueError: A setting is out of its range.
     """
     height, width = _image(shape)
@@ -50,7 +51,7 @@ def perlin(
     noise, which is the strongest form.
 
     Args:
-        shape: C×H×W.
+        shape: C×H×W or H×W×C, see :func:`onnxfit.image_layout.channel_axis`.
         eps: Its norm, in units of the samples; it is not exceeded in double precision.
         norm: ``linf`` or ``l2``.
         period: Of the first octave, in pixels; changed a little, so that each side holds a whole
@@ -59,7 +60,7 @@ def perlin(
         seed: Of the directions of the gradients.
 
     Raises:
-        DataError: The shape is not C×H×W.
+        DataError: The shape is that of no image.
         ValueError: A setting is out of its range.
     """
     height, width = _image(shape)
@@ -108,7 +109,8 @@ def _within(
     """
     checks.one_of("norm", norm, NORMS)
     checks.above_0("eps", eps)
-    values = torch.from_numpy(np.broadcast_to(pattern, shape).astype(np.float32))[None]
+    everywhere = np.broadcast_to(np.expand_dims(pattern, channel_axis(shape) or 0), shape)
+    values = torch.from_numpy(everywhere.astype(np.float32))[None]
     ball = Ball(torch.zeros_like(values), eps, norm, (-eps, eps))
     found: NDArray[np.float32] = ball.project(eps * unit_steps(values, norm))[0].numpy()
     return found
@@ -118,8 +120,9 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the height and width of an image.
 
     Raises:
-        DataError: The shape is not C×H×W.
+        DataError: The shape is that of no image.
     """
-    if len(shape) != 3 or min(shape) < 1:
-        raise DataError(f"expected the shape C×H×W of an image, got {tuple(shape)}")
-    return shape[1], shape[2]
+    if channel_axis(shape) is None:
+        raise DataError(f"expected the shape of an image, {IMAGES}, got {tuple(shape)}")
+    height, width = pixels_of(shape)
+    return height, width

@@ -13,6 +13,8 @@ from onnxfit.attacks.attack import BudgetAttack
 from onnxfit.attacks.layout import laid_out, select
 from onnxfit.attacks.losses import LOSSES, Loss
 from onnxfit.attacks.search import Search, diameter
+from onnxfit.image_layout import channel_axis
+from onnxfit.twin.image_layout import with_channels
 
 # Where the paper halves the share of the image that a square covers, of 10,000 queries.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -34,10 +36,10 @@ class Square(BudgetAttack):
     The squares cover a share of the image that starts at ``p_init`` and is halved nine times; the
     paper's schedule is stretched to ``queries``.
 
-    Samples C×H×W are images, and H×W too. A vector is laid out in rows, as near to a square as its
-    length divides, so that flattened images of one channel are images again. Of more axes, all
-    between the first and the last are rows. Where a square does not fit, a rectangle of the same
-    area takes its place.
+    Samples C×H×W or H×W×C are images, and H×W too. A vector is laid out in rows, as near to a
+    square as its length divides, so that flattened images of one channel are images again. Of more
+    axes, all between the first and the last are rows. Where a square does not fit, a rectangle of
+    the same area takes its place.
 
     Every sample has random numbers of its own: what happens to one depends on no other.
 
@@ -130,6 +132,7 @@ class _Proposals(ABC):
     def __init__(self, search: Search, eps: float) -> None:
         self._search, self._eps = search, eps
         self.image = _image(search.x.shape[1:])
+        self._last = channel_axis(search.x.shape[1:]) == 2
         self.x = self._flat(search.x)
 
     @abstractmethod
@@ -142,11 +145,18 @@ class _Proposals(ABC):
 
     def inputs(self, rows: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
         """Return candidates as the model takes them; on 256 levels if asked."""
-        points = laid_out(candidates.reshape(len(rows), *self._search.x.shape[1:]))
+        points = laid_out(self._shaped(candidates))
         return self._search.rounded(rows, points) if self._search.attack.quantize else points
 
     def _flat(self, points: torch.Tensor) -> torch.Tensor:
+        points = with_channels(points, last=False) if self._last else points
         return points.reshape(len(points), self.image.channels, -1)
+
+    def _shaped(self, flat: torch.Tensor) -> torch.Tensor:
+        """Return points, n×C×(H·W), in the shape of samples."""
+        if self._last:
+            return with_channels(flat.reshape(len(flat), *self.image), last=True)
+        return flat.reshape(len(flat), *self._search.x.shape[1:])
 
     def _random(self, high: int, rows: torch.Tensor, *shape: int) -> torch.Tensor:
         """Draw integers below ``high``, n×shape; for all samples, so that each has its own."""
@@ -233,8 +243,7 @@ class _L2(_Proposals):
             length = _squares(moved.flatten(1)).sqrt().clamp(min=_TINY)
             points = x + moved * (self._eps / length)[..., None]
             moved = points.clamp(*self._search.attack.bounds) - x
-        shaped = (x + moved).reshape(len(rows), *self._search.x.shape[1:])
-        return self._flat(self._search.ball[rows].project(shaped))
+        return self._flat(self._search.ball[rows].project(self._shaped(x + moved)))
 
 
 def _image(shape: torch.Size) -> _Image:
@@ -242,6 +251,8 @@ def _image(shape: torch.Size) -> _Image:
     size = shape.numel()
     if len(shape) == 2:
         return _Image(1, shape[0], shape[1])
+    if channel_axis(shape) == 2:
+        return _Image(shape[2], shape[0], shape[1])
     if len(shape) > 2 and shape[1:].numel() > 1:
         return _Image(shape[0], shape[1:-1].numel(), shape[-1])
     height = next(side for side in range(math.isqrt(size), 0, -1) if size % side == 0)

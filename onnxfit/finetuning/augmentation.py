@@ -1,8 +1,12 @@
-"""New samples made of samples, anew in every epoch: C×H×W images within the bounds."""
+"""New samples made of samples, anew in every epoch: images within the bounds."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+
+from onnxfit.data_sources import times
+from onnxfit.errors import DataError
+from onnxfit.image_layout import IMAGES, channel_axis
 
 # A side of the image is shifted by at most this share of it, and cut out a square of that share.
 _SHIFT, _CUTOUT = 1 / 14, 1 / 4
@@ -70,11 +74,24 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
 
 
 def augmented(x: torch.Tensor, kinds: Sequence[str], generator: torch.Generator) -> torch.Tensor:
-    """Apply kinds in their order to images, n×C×H×W; nothing leaves the range of each image."""
+    """Apply kinds in their order to images; nothing leaves the range of each image.
+
+    Args:
+        x: n×C×H×W or n×H×W×C, see :func:`onnxfit.image_layout.channel_axis`.
+        kinds: Those of :data:`KINDS`.
+        generator: Of the random numbers, on the CPU.
+
+    Raises:
+        DataError: The samples are no images.
+    """
+    axis = channel_axis(x.shape[1:])
+    if axis is None:
+        raise DataError(f"augment takes images, {IMAGES}; the samples are {times(x.shape[1:])}")
+    x = x.movedim(1 + axis, 1)
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     for kind in kinds:
         x = KINDS[kind](x, generator)
-    return x.clamp(low, high)
+    return x.clamp(low, high).movedim(1, 1 + axis)
 
 
 def _chosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -21,6 +21,7 @@ from onnxfit.edits import remove_where
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import ModelError
 from onnxfit.graph import model_opset
+from onnxfit.image_layout import channel_axis
 from onnxfit.op import DOMAIN, ELEMENT_TYPES
 from onnxfit.passes.building import Builder, add_initializers, recorded, remove_built
 from onnxfit.passes.chambolle import denoised, filled_in
@@ -31,7 +32,6 @@ KEY = f"{DOMAIN}.denoising"
 PREFIX = f"{KEY}/"
 # Weights whose share of a step float32 can hold.
 _WEIGHTS = (1e-30, 1e30)
-_CHANNELS_OF_IMAGES = (1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +114,7 @@ def find_images(model: ModelProto) -> Place:
             f"the input {name!r} is {shape}; total variation needs images, N×C×H×W or N×H×W"
         )
     place = Place(value=name, element_type=kind.elem_type, sizes=sizes)
-    channels = _CHANNELS_OF_IMAGES
-    if len(sizes) == 4 and sizes[1] not in channels and sizes[3] in channels:
+    if len(sizes) == 4 and channel_axis(sizes[1:]) == 2:
         raise ModelError(
             f"the input {name!r} has its channels last; denoising takes images as N×C×H×W"
         )

@@ -29,7 +29,7 @@ class Outcome:
 
     Attributes:
         clean: What the deployed file says about the sample itself.
-        adversarial: The adversarial input, C×H×W, or None where none was found.
+        adversarial: The adversarial input, as ``x``, or None where none was found.
         prediction: What the deployed file says about that.
         attack: The attack that found it.
         saliency: The maps of the sample, then of the adversarial input where there is one.
@@ -51,7 +51,7 @@ class Exhibit:
     Attributes:
         index: Its place in the data.
         label: Its class.
-        x: The sample within the bounds, C×H×W.
+        x: The sample within the bounds; an image is C×H×W or H×W×C.
         model: What happened on the model.
         baseline: What happened on the baseline, None where the model is its own.
     """
@@ -101,7 +101,7 @@ def render(
         exhibits=[pictures.panels(one, bounds, names) for one in drawable],
         no_images=bool(exhibits) and not drawable,
         reduced=any(pictures.reduction(one.x) > 1 for one in drawable),
-        grey=any(len(one.x) == 1 for one in drawable),
+        grey=any(pictures.grey(one.x) for one in drawable),
         over_255=page.over_255(result),
         bounds=bounds,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxfit.data import Bounds
+from onnxfit.image_layout import channel_count, channels_first, is_picture, pixels_of
 from onnxfit.saliency.shading import shades
 
 if TYPE_CHECKING:
@@ -22,14 +23,18 @@ _NEGATIVE, _NEUTRAL, _POSITIVE = np.array([[0, 114, 178], [247, 247, 247], [213,
 
 
 def drawable(sample: Array) -> bool:
-    """Tell whether a sample is an image: C×H×W with one or three channels."""
-    return sample.ndim == 3 and sample.shape[0] in (1, 3) and sample.size > 0
+    """Tell whether a sample is an image of one or three channels."""
+    return is_picture(sample.shape)
+
+
+def grey(sample: Array) -> bool:
+    """Tell whether a drawable sample has a single channel."""
+    return channel_count(sample.shape) == 1
 
 
 def reduction(sample: Array) -> int:
     """Tell by which whole number the sides of a sample's pictures are divided."""
-    largest: int = max(sample.shape[1:])
-    return -(-largest // _LARGEST)
+    return -(-max(pixels_of(sample.shape)) // _LARGEST)
 
 
 def panels(exhibit: "Exhibit", bounds: Bounds, names: Mapping[str, str]) -> dict[str, Any]:
@@ -87,7 +92,7 @@ def magnified(scale: float, bounds: Bounds) -> str | None:
 def image(sample: Array, bounds: Bounds) -> str:
     """Draw a sample with its lower bound black and its upper bound white."""
     low, high = bounds
-    values = (_reduced(_finite(sample)) - low) * (255 / (high - low))
+    values = (_reduced(_finite(channels_first(sample))) - low) * (255 / (high - low))
     return _uri(values)
 
 
@@ -99,7 +104,7 @@ def perturbation(difference: Array, scale: float) -> str:
     would cancel the signs.
     """
     step = reduction(difference)
-    strength = (_finite(difference)[:, ::step, ::step] / (scale or 1)).clip(-1, 1)
+    strength = (_finite(channels_first(difference))[:, ::step, ::step] / (scale or 1)).clip(-1, 1)
     if len(strength) == 3:
         return _uri(127.5 * (1 + strength))
     weight = np.abs(strength).transpose(1, 2, 0)

@@ -47,6 +47,6 @@ def section(
             for kind, name in _NAMES.items()
         ],
         "times": pictures.magnified(scale, bounds),
-        "grey": any(len(delta) == 1 for delta in shown.values()),
+        "grey": any(pictures.grey(delta) for delta in shown.values()),
         "pictures": {side: pictures.perturbation(delta, scale) for side, delta in shown.items()},
     }

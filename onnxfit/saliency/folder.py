@@ -13,6 +13,7 @@ from onnxfit.data import Bounds, Dataset
 from onnxfit.data_sources import times
 from onnxfit.errors import DataError
 from onnxfit.image_folder import pillow
+from onnxfit.image_layout import IMAGES, channels_first, is_picture
 from onnxfit.saliency.shading import shades, strength
 
 MIN_HEIGHT = 128
@@ -28,7 +29,7 @@ def picture(
     :func:`onnxfit.saliency.shading.shades` says.
 
     Args:
-        sample: C×H×W with one or three channels.
+        sample: C×H×W or H×W×C, with one or three channels.
         gradient: Of the same shape.
         bounds: The values of ``sample`` that are shown as black and white.
 
@@ -37,8 +38,8 @@ def picture(
         H'×2W'×3 for three.
     """
     low, high = bounds
-    image = np.rint((sample - low) * (255 / (high - low))).clip(0, 255)
-    shade = np.rint(shades(strength(gradient)))
+    image = np.rint((channels_first(sample) - low) * (255 / (high - low))).clip(0, 255)
+    shade = np.rint(shades(strength(channels_first(gradient))))
     both = np.concatenate([image, np.broadcast_to(shade, image.shape)], axis=2).astype(np.uint8)
     factor = -(-MIN_HEIGHT // both.shape[1])
     pixels: NDArray[np.uint8] = both.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -118,9 +119,9 @@ def writing(folder: Path, data: Dataset) -> Iterator[Maps]:
         ModuleNotFoundError: Pillow is not installed.
     """
     pillow()
-    if len(data.shape) != 3 or data.shape[0] not in (1, 3):
+    if not is_picture(data.shape):
         raise DataError(
-            "saliency maps are for images of 1 or 3 channels, channels first; "
+            f"saliency maps are for images, {IMAGES}, of 1 or 3 channels; "
             f"the samples of {data.path} are {times(data.shape)}"
         )
     if folder.exists() and not folder.is_dir():

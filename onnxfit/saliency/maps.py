@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from onnxfit.saliency.gradient import gradient_map
 from onnxfit.saliency.occlusion import occlusion_map
+from onnxfit.twin.image_layout import channels_first
 
 
 class Saliency(NamedTuple):
@@ -41,14 +42,16 @@ def saliency_of(
     Args:
         twin: From samples to logits with gradients; None where there are none.
         deployed: The same without gradients, which the occlusion is measured on.
-        x: Images, n×C×H×W.
+        x: Images, n×C×H×W or n×H×W×C.
         labels: Their classes, n.
         device: Where the twin computes; by default the CPU.
         batch_size: Images computed at a time.
     """
-    images, classes = torch.from_numpy(x), torch.from_numpy(labels)
+    samples, classes = torch.from_numpy(x), torch.from_numpy(labels)
+    deployed, images = channels_first(deployed, samples)
     gradient = None
     if twin is not None:
+        twin, _ = channels_first(twin, samples)
         batches = zip(images.split(batch_size), classes.split(batch_size), strict=True)
         parts = [gradient_map(twin, part.to(device), rows.to(device)) for part, rows in batches]
         gradient = np.concatenate(parts)

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.losses import of_label
+from onnxfit.twin.image_layout import channels_first
 
 STEPS = 20
 
@@ -43,7 +44,7 @@ def removal_areas(
 
     Args:
         model: From images to logits, n×classes. Needs no gradients.
-        x: Images, n×C×H×W, on the device of the model.
+        x: Images, n×C×H×W or n×H×W×C, on the device of the model.
         labels: Their classes, n.
         order: Of the pixels of each image, n×H·W.
         steps: Of the removal; fewer where an image has fewer pixels.
@@ -52,6 +53,7 @@ def removal_areas(
     Returns:
         Both areas, from 0 to 1, n each.
     """
+    model, x = channels_first(model, x)
     ranks = torch.from_numpy(order.argsort(axis=1)).to(x.device).reshape(len(x), 1, *x.shape[2:])
     means, pixels = x.mean((2, 3), keepdim=True), order.shape[1]
     counts = np.unique(np.linspace(0, pixels, steps + 1).round().astype(np.int64)).tolist()

@@ -9,6 +9,7 @@ from onnxfit.data_sources import times
 from onnxfit.element_types import inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.files import as_model, folder_of
+from onnxfit.image_layout import channel_axis
 from onnxfit.rewrites import unrewritten
 from onnxfit.twin.module import to_torch
 from onnxfit.twin.parity import Parity, require_parity
@@ -84,9 +85,9 @@ class Classifier(torch.nn.Module):
 
     @property
     def channels(self) -> int | None:
-        """1 or 3 where the file says that samples are images of so many channels, else None."""
+        """1 or 3 where the file says that samples are C×H×W of so many channels, else None."""
         shape = self.shape or ()
-        return shape[0] if len(shape) == 3 and shape[0] in (1, 3) else None
+        return shape[0] if channel_axis(shape) == 0 and shape[0] in (1, 3) else None
 
     def check(self, shape: tuple[int, ...], side: str = "model") -> None:
         """Refuse samples of a shape that the model does not take.

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit import checks
+from onnxfit.image_layout import channel_axis
 
 
 class Preprocessed(torch.nn.Module):
@@ -15,7 +16,8 @@ class Preprocessed(torch.nn.Module):
     Samples, and with them gradients and perturbations, stay in the units of the data.
 
     Args:
-        module: Takes N×C×… and is given the normalised samples in the type they came in.
+        module: Takes N×C×…, or images N×H×W×C, and is given the normalised samples in the type
+            they came in.
         mean: One number, or one per channel, in the units of the samples.
         std: The same; above 0.
 
@@ -41,19 +43,20 @@ class Preprocessed(torch.nn.Module):
             self.register_buffer(name, torch.tensor([float(value) for value in values]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalise samples along axis 1 and call the module."""
+        """Normalise samples along their channels and call the module."""
         result: torch.Tensor = self.module(self.normalised(x))
         return result
 
     def normalised(self, x: torch.Tensor | NDArray[np.float32]) -> torch.Tensor:
-        """Return samples, N×C×…, as the module is given them."""
+        """Return samples, N×C×… or images N×H×W×C, as the module is given them."""
         x = torch.as_tensor(x)
         mean, std = (self._along_channels(name, x) for name in ("mean", "std"))
         return (x - mean) / std
 
     def _along_channels(self, name: str, x: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = getattr(self, name).to(x.dtype)
-        checks.per_channel(name, values, x.shape[1])
-        values = values.reshape(-1, *[1] * (x.dim() - 2))
+        axis = 1 + (channel_axis(x.shape[1:]) or 0)
+        checks.per_channel(name, values, x.shape[axis])
+        values = values.reshape(*(-1 if at == axis else 1 for at in range(x.dim())))
         # As large as a sample and laid out like it: far faster than channels that broadcast.
         return torch.empty_like(x[:1]).copy_(values) if values.numel() > 1 else values

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from onnxfit.data import Dataset
+from onnxfit.image_layout import is_picture
 from onnxfit.report.html import Exhibit, Outcome
 from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.saliency import maps_of
@@ -29,7 +30,7 @@ class Gallery:
 
     def __init__(self, targets: dict[Side, Target], data: Dataset, batch_size: int = 64) -> None:
         self._targets, self._batch_size = targets, batch_size
-        self._drawable = len(data.shape) == 3 and data.shape[0] in (1, 3)
+        self._drawable = is_picture(data.shape)
         self.universal: dict[Side, NDArray[np.float32]] = {}
         self._broken: list[Exhibit] = []
         self._others: list[Exhibit] = []

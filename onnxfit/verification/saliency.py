@@ -1,11 +1,14 @@
 """Saliency measured: whether maps tell what matters, agree, and stay what they are under attack."""
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from onnxfit.attacks.ball import by_sample, norms, unit_steps
 from onnxfit.data import Dataset
+from onnxfit.image_layout import is_picture, pixels_of
 from onnxfit.saliency.maps import Saliency, saliency_of
 from onnxfit.saliency.removal import STEPS, removal_areas, removal_order
 from onnxfit.saliency.similarity import rank_correlations
@@ -62,7 +65,7 @@ class SaliencyStudy:
 
     def __init__(self, targets: dict[Side, Target], data: Dataset, settings: Settings) -> None:
         self._targets, self._bounds, self._settings = targets, data.bounds, settings
-        self._are_images = len(data.shape) == 3 and data.shape[0] in (1, 3)
+        self._are_images = is_picture(data.shape)
         count = min(max(data.n // ONE_IN, FEWEST), MOST)
         self._rows = data.spread_rows(count if self._are_images else 0)
         self._parts: dict[Side, list[Values]] = {side: [] for side in targets}
@@ -76,7 +79,7 @@ class SaliencyStudy:
         x, y = found.x[at], found.y[at]
         # By sample, so that the size of a shard does not matter; the same for both models.
         draws = [np.random.default_rng([self._settings.seed, int(row)]) for row in rows]
-        ties = np.stack([draw.permutation(x[0, 0].size) for draw in draws])
+        ties = np.stack([draw.permutation(math.prod(pixels_of(x.shape[1:]))) for draw in draws])
         noise = np.stack([draw.standard_normal(x.shape[1:], np.float32) for draw in draws])
         for side, target in self._targets.items():
             maps = maps_of(target, x, y, self._settings.batch_size)

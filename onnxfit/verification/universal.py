@@ -14,6 +14,7 @@ from onnxfit.attacks.procedural import chessboard, perlin
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch
 from onnxfit.errors import DataError
+from onnxfit.image_layout import pixels_of
 from onnxfit.verification.result import Document
 from onnxfit.verification.suites import Threat, backward_name
 from onnxfit.verification.target import Target
@@ -83,14 +84,14 @@ def patterns(kind: Kind, shape: tuple[int, ...], threat: Threat, seed: int) -> l
 
     Args:
         kind: ``chessboard`` or ``perlin``.
-        shape: Of a sample, C×H×W.
+        shape: Of a sample, C×H×W or H×W×C.
         threat: Its eps and norm are those of the perturbations.
         seed: Of the random search.
 
     Raises:
         DataError: The samples are no images.
     """
-    side = max(shape[-2:])
+    side = max(pixels_of(shape))
     if kind == "chessboard":
         make: Callable[..., Points] = chessboard
         tried: list[Document] = [{"cell": cell} for cell in CELLS if cell == 1 or 2 * cell <= side]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxfit.attacks.universal import UniversalPerturbation
 from onnxfit.data import Batch
+from onnxfit.image_layout import channel_axis
 from onnxfit.verification.campaign import Campaign, Side
 from onnxfit.verification.headline import conclusion, percent, points, words
 from onnxfit.verification.progress import Begin
@@ -183,7 +184,7 @@ class _Bench:
         )
         self._attacks = with_surrogates(attack) if jumps else [attack]
         self._patterns: dict[Kind, list[Candidate]] = {}
-        if len(campaign.data.shape) == 3:
+        if channel_axis(campaign.data.shape) is not None:
             self._patterns = {
                 kind: patterns(kind, campaign.data.shape, threat, settings.seed)
                 for kind in KINDS

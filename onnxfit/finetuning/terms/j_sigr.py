@@ -1,5 +1,6 @@
 """The Jacobian and the input gradient where it should not be."""
 
+from collections.abc import Callable
 from math import ceil
 
 import torch
@@ -10,6 +11,7 @@ from onnxfit.finetuning.terms.jacobian import squared_norm
 from onnxfit.finetuning.terms.term import Batch, Term
 from onnxfit.saliency.occlusion import ROUNDING, patches_of, rises
 from onnxfit.twin.gradients import gradient_of
+from onnxfit.twin.image_layout import channels_first
 from onnxfit.twin.ops.batch_normalization import learning_statistics
 
 # Patches of an image along each side; other samples have the square of it as runs of values.
@@ -30,8 +32,8 @@ class SelectiveInputGradient(Term):
     what the prediction rests on, and nowhere else. A reconstruction of J-SIGR (Liu et al. 2022,
     arXiv 2207.13036).
 
-    Images, n×C×H×W, have a grid of at most 7×7 patches, across all channels; other samples at most
-    49 runs of their flattened values. Where nothing drops, M is 0 everywhere.
+    Images, C×H×W or H×W×C, have a grid of at most 7×7 patches, across all channels; other samples
+    at most 49 runs of their flattened values. Where nothing drops, M is 0 everywhere.
     """
 
     name = "j-sigr"
@@ -44,7 +46,8 @@ class SelectiveInputGradient(Term):
             ModelError: The logits do not depend on the samples.
         """
         labels = of_label(batch.logits, batch.y)
-        gradient = _as_images(gradient_of(labels.sum(), batch.x, create_graph=True))
+        gradient = gradient_of(labels.sum(), batch.x, create_graph=True)
+        _, gradient = _images(batch.model, gradient)
         elsewhere = gradient.masked_fill(important(batch), 0.0)
         return squared_norm(batch, 1) + elsewhere.square().sum() / len(batch.x)
 
@@ -57,14 +60,14 @@ def important(batch: Batch) -> torch.Tensor:
     Returns:
         M, n×1×H×W booleans; n×1×1×D for samples of D values that are no images.
     """
-    images = _as_images(batch.x.detach())
+    model, images = _images(batch.model, batch.x.detach())
     height, width = images.shape[2:]
     sides = ceil(height / _GRID), ceil(width / (_GRID if batch.x.dim() == 4 else _GRID**2))
     with learning_statistics(0.0):
         with torch.no_grad():
             logits = batch.model(batch.x)
         drops = rises(
-            lambda points: batch.model(points.reshape(-1, *batch.x.shape[1:])),
+            model,
             images,
             batch.y,
             patches_of((height, width), sides, sides),
@@ -82,6 +85,10 @@ def _fall(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -of_label(logits, labels)
 
 
-def _as_images(x: torch.Tensor) -> torch.Tensor:
-    """Return images as they are, and other samples as images of one row."""
-    return x if x.dim() == 4 else x.reshape(len(x), 1, 1, -1)
+def _images(
+    model: torch.nn.Module, x: torch.Tensor
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """Return samples as images, n×C×H×W, others as images of one row; and what takes them so."""
+    if x.dim() == 4:
+        return channels_first(model, x)
+    return lambda rows: model(rows.reshape(-1, *x.shape[1:])), x.reshape(len(x), 1, 1, -1)

@@ -1,0 +1,51 @@
+"""Where a sample that is an image has its channels: this module alone decides."""
+
+from collections.abc import Sequence
+from math import inf
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Number = TypeVar("Number", bound=np.generic)
+
+IMAGES = "C×H×W or H×W×C"
+
+
+def channel_axis(shape: Sequence[int | None]) -> int | None:
+    """Return which axis of a sample holds its channels: 0, 2, or None of what is no image.
+
+    A sample is C×H×W where it has three axes and the first is 1 or 3 long, or shorter than both
+    others. Else it is H×W×C where the last is shorter than both others.
+
+    Args:
+        shape: Of one sample; None for a length that is open, which counts as a long one.
+    """
+    if len(shape) != 3 or 0 in shape:
+        return None
+    first, middle, last = (inf if length is None else length for length in shape)
+    if first in (1, 3) or first < min(middle, last):
+        return 0
+    return 2 if last < min(first, middle) else None
+
+
+def channel_count(shape: Sequence[int]) -> int:
+    """Return how many channels a sample has; where it is no image, how long its first axis is."""
+    return shape[channel_axis(shape) or 0]
+
+
+def is_picture(shape: Sequence[int]) -> bool:
+    """Tell whether a sample can be drawn: whether it is an image of one or three channels."""
+    return channel_axis(shape) is not None and channel_count(shape) in (1, 3)
+
+
+def pixels_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the height and width of an image by its shape, C×H×W or H×W×C."""
+    axis = channel_axis(shape)
+    return tuple(length for at, length in enumerate(shape) if at != axis)
+
+
+def channels_first(image: NDArray[Number]) -> NDArray[Number]:
+    """Return an image, C×H×W or H×W×C, as C×H×W."""
+    turned: NDArray[Any] = np.moveaxis(image, channel_axis(image.shape) or 0, 0)
+    return turned
