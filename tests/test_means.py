@@ -34,6 +34,15 @@ def test_a_mean_is_over_the_values_that_are_numbers() -> None:
     assert {"mean": None, "ci95": None, "n": 0} == mean_record(np.array([math.nan]))
 
 
+def test_an_interval_is_cut_off_where_no_value_can_be() -> None:
+    """On either side alone, too."""
+    values = np.array([0.1, 0.9, 0.9])
+    low, high = student(values)
+    assert low < 0 < 1 < high
+    assert [0.0, 1.0] == mean_record(values, within=(0.0, 1.0))["ci95"]
+    assert [0.0, high] == mean_record(values, within=(0.0, math.inf))["ci95"]
+
+
 def test_a_larger_confidence_is_a_wider_interval() -> None:
     """As it is asked for."""
     values = np.array([1.0, 2.0, 4.0])

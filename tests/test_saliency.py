@@ -202,14 +202,16 @@ def test_similarity_is_that_of_the_order() -> None:
 def test_images_with_their_channels_last() -> None:
     """Both maps and both areas are those of the same images with their channels first."""
     weights = RNG.normal(size=(3, SIDE, SIDE + 3)).astype(np.float32)
-    model, x = Linear((0.1 * weights).flatten().tolist()), RNG.random((4, *weights.shape))
+    model = Linear((0.1 * weights).flatten().tolist())
     turned = Turned(model, last=False)
-    x = x.astype(np.float32)
+    x = RNG.random((4, *weights.shape), np.float32)
     other = np.ascontiguousarray(np.moveaxis(x, 1, -1))
     labels = np.array([0, 1, 0, 1])
     expected = saliency_of(model, model, x, labels)
     found = saliency_of(turned, turned, other, labels)
     for one, same in zip(expected, found, strict=True):
+        assert one is not None
+        assert same is not None
         np.testing.assert_allclose(one, same, rtol=1e-4, atol=1e-6)
     ties = np.tile(np.arange(SIDE * (SIDE + 3)), (4, 1))
     order = removal_order(expected.occlusion, ties)

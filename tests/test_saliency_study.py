@@ -23,10 +23,12 @@ from onnxfit.verification.saliency import (  # noqa: E402
     FEWEST,
     MEASURES,
     MOST,
+    RANGES,
     SaliencyStudy,
     maps_of,
 )
 from onnxfit.verification.settings import Settings  # noqa: E402
+from onnxfit.verification.statistics import Interval  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
 N = 60
@@ -102,9 +104,11 @@ def test_differences_are_paired_and_hold_together(
     """Their mean is that of the models' means, and their intervals are wider than one alone."""
     confidences = set()
 
-    def note(values: NDArray[np.float64], confidence: float = 0.95) -> dict[str, Any]:
+    def note(
+        values: NDArray[np.float64], confidence: float = 0.95, within: Interval = (-1.0, 1.0)
+    ) -> dict[str, Any]:
         confidences.add(confidence)
-        return mean_record(values, confidence)
+        return mean_record(values, confidence, within)
 
     monkeypatch.setattr("onnxfit.verification.saliency.mean_record", note)
     found = study(pair, digits)
@@ -129,6 +133,23 @@ def test_a_model_with_its_channels_last(pair: dict[Side, Target], digits: Datase
         assert same == pytest.approx(found["model"][name]["mean"], abs=1e-4), name
     shown = study({"model": turned}, data, gallery=True)
     assert (8, 8) == shown[0].model.saliency[0].occlusion.shape
+
+
+def test_intervals_stay_where_values_are(pair: dict[Side, Target], digits: Dataset) -> None:
+    """Of two samples alone they would be wider than an area or a correlation can be."""
+    x, y = digits.spread(2)
+    found = study(pair, from_arrays(x, y), broken=np.ones(2, bool))
+    widest = 0
+    for name, (low, high) in RANGES.items():
+        for side, ends in {
+            "model": (low, high),
+            "baseline": (low, high),
+            "difference": (low - high, high - low),
+        }.items():
+            interval = found[side][name]["ci95"]
+            assert ends[0] <= interval[0] <= interval[1] <= ends[1], (side, name)
+            widest += ends == tuple(interval)
+    assert widest > 0
 
 
 @pytest.mark.parametrize("shard", [1, 7])

@@ -9,17 +9,27 @@ from onnxfit.verification.result import Document
 from onnxfit.verification.statistics import Interval
 
 
-def mean_record(values: NDArray[np.float64], confidence: float = 0.95) -> Document:
+def mean_record(
+    values: NDArray[np.float64], confidence: float = 0.95, within: Interval = (-math.inf, math.inf)
+) -> Document:
     """Return the mean of the values that are numbers, its interval and how many there are.
+
+    Args:
+        values: The values; NaN and infinity are left out.
+        confidence: Of the interval.
+        within: What values there can be. The interval is cut off at these, where no mean is, so
+            that it holds the mean as often.
 
     Returns:
         ``mean``, None where there is no value; ``ci95``, None for fewer than two; ``n``.
     """
     found = values[np.isfinite(values)]
-    interval = student(found, confidence) if len(found) > 1 else None
+    interval = None
+    if len(found) > 1:
+        interval = [min(max(end, within[0]), within[1]) for end in student(found, confidence)]
     return {
         "mean": float(found.mean()) if len(found) else None,
-        "ci95": None if interval is None else list(interval),
+        "ci95": interval,
         "n": len(found),
     }
 

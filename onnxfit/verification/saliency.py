@@ -16,6 +16,7 @@ from onnxfit.verification.campaign import Campaign, Found, Side
 from onnxfit.verification.means import mean_record
 from onnxfit.verification.result import Document
 from onnxfit.verification.settings import Settings
+from onnxfit.verification.statistics import Interval
 from onnxfit.verification.target import Target
 
 # Samples that are looked at: one in so many, but no fewer and no more than these.
@@ -23,21 +24,24 @@ ONE_IN, FEWEST, MOST = 10, 4, 32
 
 NO_IMAGES = "the samples are no images of one or three channels"
 
-MEASURES = (
-    "deletion_gradient",
-    "deletion_occlusion",
-    "deletion_random",
-    "insertion_gradient",
-    "insertion_occlusion",
-    "insertion_random",
-    "gain_gradient",
-    "gain_occlusion",
-    "agreement",
-    "stability_gradient",
-    "noise_gradient",
-    "stability_occlusion",
-    "noise_occlusion",
-)
+AREA, GAIN, CORRELATION = (0.0, 1.0), (-2.0, 2.0), (-1.0, 1.0)
+# What is measured, and between what it lies.
+RANGES: dict[str, Interval] = {
+    "deletion_gradient": AREA,
+    "deletion_occlusion": AREA,
+    "deletion_random": AREA,
+    "insertion_gradient": AREA,
+    "insertion_occlusion": AREA,
+    "insertion_random": AREA,
+    "gain_gradient": GAIN,
+    "gain_occlusion": GAIN,
+    "agreement": CORRELATION,
+    "stability_gradient": CORRELATION,
+    "noise_gradient": CORRELATION,
+    "stability_occlusion": CORRELATION,
+    "noise_occlusion": CORRELATION,
+}
+MEASURES = tuple(RANGES)
 
 Values = dict[str, NDArray[np.float64]]
 
@@ -103,14 +107,20 @@ class SaliencyStudy:
             for side, parts in self._parts.items()
         }
         records: Document = {
-            side: {name: mean_record(found) for name, found in measured.items()}
+            side: {
+                name: mean_record(found, within=RANGES[name]) for name, found in measured.items()
+            }
             for side, measured in values.items()
         }
         if "baseline" in values:
             together = 1 - 0.05 / len(MEASURES)
             records["difference"] = {
-                name: mean_record(values["model"][name] - values["baseline"][name], together)
-                for name in MEASURES
+                name: mean_record(
+                    values["model"][name] - values["baseline"][name],
+                    together,
+                    (low - high, high - low),
+                )
+                for name, (low, high) in RANGES.items()
             }
         return {"n": len(self._rows), "reason": None, "steps": STEPS, **records}
 
