@@ -7,6 +7,12 @@ from typing import Any
 
 import click
 
+from onnxfit.cli_attack_transfer import (
+    SourceOptions,
+    source_options,
+    source_pairs,
+    source_warnings,
+)
 from onnxfit.cli_attack_universal import (
     UNIVERSAL,
     check_options,
@@ -27,7 +33,6 @@ from onnxfit.cli_options import (
     with_options,
 )
 from onnxfit.cli_output import print_json, print_pairs, progress, share_text
-from onnxfit.errors import ModelError
 
 # Written out, so that --help need not import torch; a test compares them with the catalogue.
 ATTACKS = (
@@ -105,19 +110,13 @@ def threat_options(verb: Any, *, quantize: bool = True, paper: bool = False) -> 
 @click.option(
     "--backward",
     type=click.Choice(BACKWARDS),
-    help="Slope of a JumpReLU in the backward pass: all of them one after the other, and the "
-    "surrogate networks of an interpolated or denoised model, the default for such models, or "
-    "one.",
+    help="Slope of a JumpReLU in the backward pass, of a transfer in its sources: all of them one "
+    "after the other, and the surrogate networks of an interpolated or denoised model, the default "
+    "for such models, or one.",
 )
 @click.option("--tau", callback=positive, metavar="SHARE", help="Width of the smooth gate.")
 @click.option("--eot", type=click.IntRange(min=1), metavar="N", help="Average N gradients.")
-@click.option(
-    "--source",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="MODEL",
-    help="Model that a transfer starts from; several make an ensemble.",
-)
+@source_options
 @click.option(
     "-o",
     "--output",
@@ -137,7 +136,7 @@ def attack(
     goal: int | None,
     made_on: Path | None,
     backward: str | None,
-    source: Sequence[Path],
+    source: SourceOptions,
     output: Path | None,
     resume: bool,
     force: bool,
@@ -151,24 +150,21 @@ def attack(
     from onnxfit.verification.target import Target, classes_of
 
     check_options(name, goal, made_on, resume=resume)
-    if (name == "transfer") != bool(source):
-        raise click.UsageError("--source goes with --attack transfer, which needs one.")
+    source.check(name)
     if output is not None:
         read = [data.path] if made_on is None else [data.path, made_on]
-        check_output([model, *read, *source], output, force)
+        check_output([model, *read, *source.paths], output, force)
         check_target(output)
         for folder in filter(Path.is_dir, read):
             check_outside(output, folder)
     elif resume:
         raise click.UsageError("--resume needs the OUT of the interrupted run.")
-    normalisation: dict[str, Any] = {"mean": data.mean, "std": data.std, "device": device}
-    target = Target(model, **normalisation)
+    target = Target(model, mean=data.mean, std=data.std, device=device)
     dataset = data.open(target.classifier.channels)
     target.classifier.check(dataset.shape)
-    classes_of(target, dataset)
+    opened = source.open(target, dataset, classes_of(target, dataset), data)
     settings["quantize"] = settings["quantize"] or None
     how: dict[str, Any]
-    opened = _sources(source, target, normalisation)
     if name in UNIVERSAL:
         run: Any = universal_attack.run
         attacks, how = prepared(name, {**settings, "backward": backward}, data, target, goal)
@@ -211,7 +207,7 @@ def attack(
         print_json(document)
     else:
         _print(document)
-    for sentence in _missed(document, target):
+    for sentence in (*_missed(document, target), *source_warnings(opened, attacks)):
         click.echo(sentence, err=True)
 
 
@@ -231,17 +227,6 @@ def _missed(document: dict[str, Any], target: Any) -> Iterator[str]:
         yield UNFOLLOWED.format("model")
 
 
-def _sources(paths: Sequence[Path], target: Any, normalisation: dict[str, Any]) -> list[Any]:
-    """Open the models that a transfer starts from."""
-    from onnxfit.verification.target import Target
-
-    sources = [Target(path, **normalisation) for path in paths]
-    for path, each in zip(paths, sources, strict=True):
-        if each.classifier.shape != target.classifier.shape:
-            raise ModelError(f"{path} takes samples of another shape than the model")
-    return sources
-
-
 def _attacks(
     name: str,
     settings: dict[str, Any],
@@ -253,14 +238,15 @@ def _attacks(
     """Make the attack, with each backward pass that was asked for."""
     from onnxfit.attacks.attack import BudgetAttack, GradientAttack
     from onnxfit.attacks.catalogue import CATALOGUE, make_attack
+    from onnxfit.attacks.transfer import Transfer
     from onnxfit.verification.single_attack import tries_all, with_surrogates
 
     kind = CATALOGUE[name][0]
     if settings["eps"] is None and issubclass(kind, BudgetAttack):
         settings["eps"] = 8 / 255
     if sources:
-        settings["source"] = [each.twin for each in sources]
-    if backward == "all" and not issubclass(kind, GradientAttack):
+        settings["source"] = [each.module for each in sources]
+    if backward == "all" and not issubclass(kind, GradientAttack | Transfer):
         raise click.UsageError(f"the attack {name} has no setting backward")
     if backward not in (None, "all"):
         settings["backward"] = backward
@@ -268,7 +254,9 @@ def _attacks(
         chosen = make_attack(name, {**settings, "bounds": data.bounds, "seed": data.seed})
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    every = backward == "all" or (target.is_hardened and tries_all(chosen, backward))
+    followed = [each.target for each in sources] or [target]
+    hardened = any(each.is_hardened for each in followed)
+    every = backward == "all" or (hardened and tries_all(chosen, backward))
     return with_surrogates(chosen) if every else [chosen]
 
 
@@ -306,6 +294,7 @@ def _print(document: dict[str, Any]) -> None:
         )
     if universal:
         pairs |= universal_pairs(document)
+    pairs |= dict(source_pairs(document))
     print_pairs(pairs)
     if universal:
         print_tried(document)

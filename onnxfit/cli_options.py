@@ -104,22 +104,24 @@ def required_output(text: str) -> Callable[..., Any]:
     )
 
 
-def _numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[float, ...]:
+def numbers(_: click.Context, __: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read finite numbers with commas between them."""
     return tuple(parse_number(part.strip()) for part in text.split(","))
 
 
 def _bounds(ctx: click.Context, option: click.Parameter, text: str) -> tuple[float, float]:
-    numbers = _numbers(ctx, option, text)
-    if len(numbers) != 2 or numbers[0] >= numbers[1]:
+    found = numbers(ctx, option, text)
+    if len(found) != 2 or found[0] >= found[1]:
         raise click.BadParameter(f"{text!r} is not two numbers, the smaller one first.")
-    return numbers[0], numbers[1]
+    return found[0], found[1]
 
 
-def _positive(ctx: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
-    numbers = _numbers(ctx, option, text)
-    if min(numbers) <= 0:
+def positive_numbers(ctx: click.Context, option: click.Parameter, text: str) -> tuple[float, ...]:
+    """Read finite numbers above 0 with commas between them."""
+    found = numbers(ctx, option, text)
+    if min(found) <= 0:
         raise click.BadParameter(f"{text!r} holds a number that is not above 0.")
-    return numbers
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +158,22 @@ class DataOptions:
 
         data = open_data(self.path, limit=self.limit, bounds=self.bounds, channels=channels)
         channels = channel_count(data.shape)
-        for option, numbers in (("--mean", self.mean), ("--std", self.std)):
-            if len(numbers) not in (1, channels):
-                raise click.UsageError(
-                    f"{option} has {len(numbers)} numbers; the samples have {channels} "
-                    "channels, so give 1 or that many."
-                )
+        for option, given in (("--mean", self.mean), ("--std", self.std)):
+            check_channels(option, given, channels)
         return data
+
+
+def check_channels(option: str, given: Sequence[float], channels: int) -> None:
+    """Check that an option has one number for all channels of the samples, or one for each.
+
+    Raises:
+        click.UsageError: It has others.
+    """
+    if len(given) not in (1, channels):
+        raise click.UsageError(
+            f"{option} has {len(given)} numbers; the samples have {channels} channels, so give 1 "
+            "or that many."
+        )
 
 
 # In what units samples are, and what a model wants them in.
@@ -177,7 +188,7 @@ _UNITS = (
     ),
     click.option(
         "--mean",
-        callback=_numbers,
+        callback=numbers,
         default="0",
         show_default=True,
         metavar="M,…",
@@ -185,7 +196,7 @@ _UNITS = (
     ),
     click.option(
         "--std",
-        callback=_positive,
+        callback=positive_numbers,
         default="1",
         show_default=True,
         metavar="S,…",

@@ -45,6 +45,16 @@ def pixels_of(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(length for at, length in enumerate(shape) if at != axis)
 
 
+def other_layout(shape: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the shape of an image in the other layout; None where it would not be known there."""
+    axis = channel_axis(shape)
+    if axis is None:
+        return None
+    pixels, channels = pixels_of(shape), shape[axis]
+    other = (*pixels, channels) if axis == 0 else (channels, *pixels)
+    return other if channel_axis(other) == 2 - axis else None
+
+
 def channels_first(image: NDArray[Number]) -> NDArray[Number]:
     """Return an image, C×H×W or H×W×C, as C×H×W."""
     turned: NDArray[Any] = np.moveaxis(image, channel_axis(image.shape) or 0, 0)

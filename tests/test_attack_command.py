@@ -1,12 +1,14 @@
 """The verb ``attack``: one attack, replayed on the file."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from command import Command, document_of
-from support import MODELS
+from support import MODELS, with_channels_last
 
 import onnxfit
 from onnxfit.cli_attack import ATTACKS, BACKWARDS
@@ -17,6 +19,7 @@ from onnxfit.attacks.catalogue import CATALOGUE  # noqa: E402
 from onnxfit.twin import jump_relu  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
+ROBUST = MODELS / "digits_cnn_pgd.onnx"
 DIGITS, TEST = MODELS / "digits_cnn.onnx", MODELS / "digits_test.npz"
 FEW = ("--data", TEST, "--limit", "30")
 
@@ -114,6 +117,15 @@ BAD = {
         ("--attack", "pgd", "--source", DIGITS),
         "--source goes with --attack transfer, which needs one.",
     ),
+    "no source": (("--attack", "pgd", "--source-std", "1"), "--source-std goes with --source"),
+    "means": (
+        ("--attack", "transfer", "--source", DIGITS, "--source-mean", "0", "--source-mean", "1"),
+        "--source-mean is given 2 times and --source 1: give it once, or as often.",
+    ),
+    "channels": (
+        ("--attack", "transfer", "--source", DIGITS, "--source-mean", "0,1"),
+        "--source-mean has 2 numbers; the samples have 1 channels, so give 1 or that many.",
+    ),
     "norm": (("--attack", "cw", "--norm", "linf"), "expected a norm of l2, got 'linf'"),
     "resume": (("--attack", "pgd", "--resume"), "--resume needs the OUT of the interrupted run."),
     "eps": (("--attack", "pgd", "--eps", "0"), "Invalid value for '--eps': 0 is not above 0."),
@@ -139,6 +151,12 @@ def test_an_output_is_not_overwritten(tmp_path: Path, onnxfit_command: Command) 
     assert b"mine" == out.read_bytes()
 
 
+def transferred(onnxfit_command: Command, *arguments: object) -> Any:
+    """Run a transfer onto the digits network with an eps that fools many."""
+    transfer = ("--attack", "transfer", "--eps", "0.15", "--source", *arguments)
+    return onnxfit_command("attack", DIGITS, *FEW, *transfer)
+
+
 def test_sources_of_another_shape_are_refused(tmp_path: Path, onnxfit_command: Command) -> None:
     """A transfer starts from models that take the same samples."""
     text = (
@@ -147,6 +165,102 @@ def test_sources_of_another_shape_are_refused(tmp_path: Path, onnxfit_command: C
     )
     other = tmp_path / "other.onnx"
     onnx.save(onnx.parser.parse_model(text), other)
-    result = onnxfit_command("attack", DIGITS, *FEW, "--attack", "transfer", "--source", other)
-    sentence = f"{other} takes samples of another shape than the model"
+    result = transferred(onnxfit_command, other)
+    sentence = (
+        f"the source {other}'s input 'x' takes samples of shape 64; those of the data are 1×8×8"
+    )
     assert (2, "", f"Error: {sentence}\n") == result
+
+
+def test_sources_of_any_layout(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Open sizes take what fits, and a model with its channels last is given images turned."""
+    model, turned = onnx.load(ROBUST), tmp_path / "turned.onnx"
+    onnx.save(with_channels_last(model), turned)
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    onnx.save(model, tmp_path / "open.onnx")
+    found = []
+    for path in (ROBUST, tmp_path / "open.onnx", turned):
+        result = transferred(onnxfit_command, path, "--json")
+        assert 0 == result.status
+        found.append(json.loads(result.out))
+        sentence = f"The source {path} takes images with their channels last: it is given"
+        assert (path == turned) == (sentence in result.err)
+        assert (path == turned) == found[-1]["sources"][0]["turned"]
+    assert [found[0]["deployed_success"]] * 3 == [each["deployed_success"] for each in found]
+    assert found[0]["deployed_success"] > 0
+
+
+def normalised(mean: float, std: float) -> onnx.ModelProto:
+    """Return the robust network as it takes samples less ``mean``, divided by ``std``."""
+    model = onnx.load(ROBUST)
+    (given,) = model.graph.input
+    for name, value in (("mean", mean), ("std", std)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([value]), name))
+    model.graph.node.insert(0, onnx.helper.make_node("Add", ["widened", "mean"], [given.name]))
+    model.graph.node.insert(0, onnx.helper.make_node("Mul", ["given", "std"], ["widened"]))
+    given.name = "given"
+    return model
+
+
+def test_sources_have_their_own_normalisation(tmp_path: Path, onnxfit_command: Command) -> None:
+    """Once for all or once for each, in order; by default the model's."""
+    scaled = tmp_path / "scaled.onnx"
+    onnx.save(normalised(0.5, 0.25), scaled)
+    expected = json.loads(transferred(onnxfit_command, ROBUST, "--json").out)
+    own = ("--source-mean", "0.5", "--source-std", "0.25", "--json")
+    found = json.loads(transferred(onnxfit_command, scaled, *own).out)
+    assert found["deployed_success"] == expected["deployed_success"] > 0
+    assert ([0.5], [0.25]) == (found["sources"][0]["mean"], found["sources"][0]["std"])
+    both = (ROBUST, "--source", scaled, "--source-mean", "0", "--source-mean", "0.5")
+    each = ("--source-std", "1", "--source-std", "0.25", "--json")
+    found = json.loads(transferred(onnxfit_command, *both, *each).out)
+    assert expected["deployed_success"] == found["deployed_success"]
+    assert [[0.0], [0.5]] == [source["mean"] for source in found["sources"]]
+    assert [1.0, 1.0] == [source["clean"]["accuracy"] for source in found["sources"]]
+
+
+def test_sources_that_know_nothing_are_told_of(tmp_path: Path, onnxfit_command: Command) -> None:
+    """What their points do not do says nothing; how often they are right is printed."""
+    model, path = onnx.load(ROBUST), tmp_path / "untrained.onnx"
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.ndim > 1:
+            drawn = np.random.default_rng(0).normal(0, 0.1, values.shape).astype(values.dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(drawn, tensor.name))
+    onnx.save(model, path)
+    result = transferred(onnxfit_command, path)
+    assert 0 == result.status
+    assert f"clean accuracy of {path}" in result.out
+    assert "of 30 samples, which is not significantly better than chance" in result.err
+    result = transferred(onnxfit_command, ROBUST)
+    assert "" == result.err
+    assert f"clean accuracy of {ROBUST}" in result.out
+
+
+def test_hardened_sources_are_followed_with_every_backward(
+    hardened: Path, onnxfit_command: Command
+) -> None:
+    """By default; who asks for native gradients alone is told so."""
+    found = json.loads(transferred(onnxfit_command, hardened, "--json").out)
+    slopes = [
+        (record["settings"].get("backward"), record["settings"].get("tau"))
+        for record in found["attacks"]
+    ]
+    smooth = [("smooth", tau) for tau in (0.05, 0.1, 0.2, 0.5)]
+    assert [(None, None), ("relu", 0.1), *smooth] == slopes
+    result = transferred(onnxfit_command, hardened, "--backward", "true", "--json")
+    assert f"Of the source {hardened}, which is hardened, the native gradient alone" in result.err
+    assert json.loads(result.out)["deployed_success"] < found["deployed_success"]
+
+
+def test_sources_of_other_classes_are_refused(tmp_path: Path, onnxfit_command: Command) -> None:
+    """They would be others' numbers."""
+    text = (
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,1,8,8] x) => (float[N,64] y) '
+        "{ y = Flatten(x) }"
+    )
+    other = tmp_path / "other.onnx"
+    onnx.save(onnx.parser.parse_model(text), other)
+    result = transferred(onnxfit_command, other)
+    assert (2, "", f"Error: {other} tells 64 classes apart, the model 10\n") == result

@@ -14,6 +14,7 @@ from onnxfit.image_layout import (
     channel_count,
     channels_first,
     is_picture,
+    other_layout,
     pixels_of,
 )
 
@@ -63,6 +64,10 @@ def test_what_follows_from_it() -> None:
     """How many channels and pixels there are, and whether the sample can be drawn."""
     for shape in ((3, 8, 9), (8, 9, 3)):
         assert (3, (8, 9), True) == (channel_count(shape), pixels_of(shape), is_picture(shape))
+    assert (8, 9, 3) == other_layout((3, 8, 9))
+    assert (3, 8, 9) == other_layout((8, 9, 3))
+    for shape in ((3, 2, 8), (8, 8, 8), (9,)):
+        assert other_layout(shape) is None
     assert not is_picture((8, 9, 2))
     assert not is_picture((8, 9))
     assert 8 == channel_count((8, 9))

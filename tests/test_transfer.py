@@ -13,6 +13,7 @@ from attack_support import (  # noqa: E402
     Constant,
     Counter,
     Function,
+    Jumping,
     Linear,
     digits,
     lengths,
@@ -81,6 +82,29 @@ def test_the_mean_of_several_sources_is_attacked() -> None:
     torch.testing.assert_close(x - 0.06, points)
     alone = Transfer(source=sources[0], eps=0.06)(model, x, torch.tensor([1]))
     assert 1 == int(model(alone).argmax(1))
+
+
+@pytest.mark.parametrize("backward", ["relu", "smooth", "straight-through"])
+def test_the_slopes_of_sources_may_be_others(backward: str) -> None:
+    """The native gradient does not see what is beyond the jump; settings name any other one."""
+    x, labels, sources = torch.tensor([[0.75, 0.9]]), torch.tensor([0]), (Jumping(), Jumping())
+    native = Transfer(source=sources, eps=0.1)
+    torch.testing.assert_close(torch.tensor([[0.75, 0.8]]), native(Jumping(), x, labels))
+    attack = Transfer(source=sources, eps=0.1, backward=backward, tau=0.5)
+    torch.testing.assert_close(torch.tensor([[0.85, 0.8]]), attack(Jumping(), x, labels))
+    assert ["true"] * 2 == [source.gate.backward_mode for source in sources]
+    assert (backward, 0.5) == tuple(attack.settings[name] for name in ("backward", "tau"))
+    assert native.settings.keys() == attack.settings.keys() - {"backward", "tau"}
+
+
+def test_each_source_has_its_own_scales() -> None:
+    """Also where their sites are called the same."""
+    x, labels, widths = torch.tensor([[0.75, 0.9]]), torch.tensor([0]), []
+    sources = (Jumping(0.8), Jumping(4.0))
+    for source in sources:
+        source.gate.register_forward_hook(lambda gate, *_: widths.append(gate.tau))
+    Transfer(source=sources, eps=0.1, backward="smooth", tau=0.5, steps=1)(Jumping(), x, labels)
+    assert [0.4, 1.0, 2.0] == pytest.approx(sorted(set(widths)))
 
 
 def test_restarts_are_tried_and_stop_with_success() -> None:
@@ -182,6 +206,8 @@ def test_sources_that_do_not_fit_are_refused() -> None:
         ({"restarts": 0}, "expected restarts >= 1, got 0"),
         ({"momentum": -1.0}, r"expected momentum >= 0, got -1\.0"),
         ({"step_size": 0.0}, r"expected step_size > 0, got 0\.0"),
+        ({"backward": "none"}, "expected a backward of .*, got 'none'"),
+        ({"tau": 0.0}, r"expected tau > 0, got 0\.0"),
         ({"loss": "hinge"}, "expected a loss of ce, margin or dlr, got 'hinge'"),
     ],
 )

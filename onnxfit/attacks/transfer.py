@@ -1,8 +1,9 @@
 """Points made on another model, and tried on this one."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,11 @@ from onnxfit.attacks.gradient import PGD
 from onnxfit.attacks.layout import evaluated, weights_laid_out
 from onnxfit.attacks.losses import LOSSES, Loss, margin
 from onnxfit.attacks.search import Search
+from onnxfit.attacks.surrogates import scales_of, surrogate
 from onnxfit.errors import ModelError
 from onnxfit.twin.classifier import as_logits
 from onnxfit.twin.gradients import device_of
+from onnxfit.twin.jump_relu import BACKWARDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,8 @@ class Transfer(BudgetAttack):
     Points are made on other modules by steps with momentum, all of them to the last one, and then
     given to the model. The first restart begins at the sample, each other one at a random point.
     With several modules the mean of their logits is attacked, so that points do not depend on one.
-    What the sources misclassify already is attacked all the same.
+    What the sources misclassify already is attacked all the same. The slopes of their jumps may be
+    those of a surrogate: native gradients see no jump, and make points that do too little.
 
     Attributes:
         source: A module, or several, that return logits of the same classes as the model. They
@@ -36,6 +40,8 @@ class Transfer(BudgetAttack):
         momentum: Share of the earlier steps' direction that each keeps.
         restarts: How often to start, each time with the samples that remain.
         loss: What the steps increase: ``ce``, ``margin`` or ``dlr``.
+        backward: Which slope a JumpReLU of a source has, as of :class:`GradientAttack`.
+        tau: Width of the smooth gate, as there; the scales are those of each source.
     """
 
     source: torch.nn.Module | Sequence[torch.nn.Module] = field(repr=False, compare=False)
@@ -44,6 +50,8 @@ class Transfer(BudgetAttack):
     momentum: float = 1.0
     restarts: int = 1
     loss: Loss = "ce"
+    backward: str = "true"
+    tau: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +63,8 @@ class Transfer(BudgetAttack):
         if self.step_size is not None:
             checks.above_0("step_size", self.step_size)
         checks.one_of("loss", self.loss, tuple(LOSSES))
+        checks.one_of("backward", self.backward, BACKWARDS)
+        checks.above_0("tau", self.tau)
 
     @property
     def sources(self) -> tuple[torch.nn.Module, ...]:
@@ -64,8 +74,12 @@ class Transfer(BudgetAttack):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON can hold them, with the length of a step; without the sources."""
-        names = [each.name for each in dataclasses.fields(self) if each.name != "source"]
+        """The settings as JSON can hold them, with the length of a step; without the sources.
+
+        Without the slope of their jumps where it is their own.
+        """
+        left_out = {"source"} if self.backward != "true" else {"source", "backward", "tau"}
+        names = [each.name for each in dataclasses.fields(self) if each.name not in left_out]
         settings = {name: getattr(self, name) for name in names}
         return {**settings, "step_size": self.step_size or self.eps / self.steps}
 
@@ -103,9 +117,18 @@ class Transfer(BudgetAttack):
         with evaluated(module), weights_laid_out(module, x):
             making = Search(maker, module, x, labels, None)
             making.broken[:] = False  # What the sources misclassify is attacked too.
-            with making.slopes():
+            with making.slopes(), self._slopes(x):
                 maker.descend(making, making.rows())
         return making.best.to(search.x.device)
+
+    @contextlib.contextmanager
+    def _slopes(self, x: torch.Tensor) -> Iterator[None]:
+        """Give the JumpReLUs of the sources the slope that is asked for, in a ``with`` block."""
+        with contextlib.ExitStack() as stack:
+            for source in self.sources if self.backward != "true" else ():
+                scales = scales_of(source, x) if self.backward == "smooth" else None
+                stack.enter_context(surrogate(source, self.backward, self.tau, scales))
+            yield
 
 
 class _Mean(torch.nn.Module):

@@ -89,6 +89,13 @@ class Classifier(torch.nn.Module):
         shape = self.shape or ()
         return shape[0] if channel_axis(shape) == 0 and shape[0] in (1, 3) else None
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether the model takes samples of a shape, as far as the file declares it."""
+        return self.shape is None or (
+            len(shape) == len(self.shape)
+            and all(want in (None, has) for want, has in zip(self.shape, shape, strict=True))
+        )
+
     def check(self, shape: tuple[int, ...], side: str = "model") -> None:
         """Refuse samples of a shape that the model does not take.
 
@@ -99,12 +106,7 @@ class Classifier(torch.nn.Module):
         Raises:
             DataError: The shape is not the one that the file declares.
         """
-        if self.shape is None:
-            return
-        fits = len(shape) == len(self.shape) and all(
-            expected in (None, length) for expected, length in zip(self.shape, shape, strict=True)
-        )
-        if not fits:
+        if self.shape is not None and not self.fits(shape):
             expected = "×".join("?" if length is None else str(length) for length in self.shape)
             order = self._other_order(shape)
             raise DataError(
@@ -121,7 +123,7 @@ class Classifier(torch.nn.Module):
             (*shape[1:], shape[0]): "first in the data and last",
         }
         for turned, words in orders.items():
-            if all(want in (None, has) for want, has in zip(self.shape, turned, strict=True)):
+            if self.fits(turned):
                 return f": the channels are {words} in the model"
         return ""
 

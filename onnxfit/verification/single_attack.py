@@ -23,6 +23,7 @@ from onnxfit.verification.records import robust_share, scored
 from onnxfit.verification.result import Document
 from onnxfit.verification.suites import Stage, backwards
 from onnxfit.verification.target import Target
+from onnxfit.verification.transfer_source import Source
 
 AnyAttack = TypeVar("AnyAttack", bound=Attack | UniversalPerturbation)
 
@@ -37,7 +38,7 @@ def run(
     seed: int = 0,
     batch_size: int = 64,
     resume: bool = False,
-    sources: Sequence[Target] = (),
+    sources: Sequence[Source] = (),
     networks: Sequence[str] = (),
     begin: Begin = silent,
 ) -> Document:
@@ -64,10 +65,11 @@ def run(
     """
     own = [stage_of(name, attack) for attack in attacks]
     chosen = [*own, *(stage.through(network) for network in networks for stage in own)]
+    models = [target, *(source.target for source in sources)]
     depends = {
-        "models": [(each.sha256, each.external_data) for each in (target, *sources)],
+        "models": [(each.sha256, each.external_data) for each in models],
         "data": (data.sha256, data.n, data.bounds),
-        "normalisation": (target.mean, target.std),
+        "normalisation": [(each.mean, each.std) for each in models],
         "stages": [repr(stage) for stage in chosen],
         "how": (seed, batch_size, str(target.device), versions()),
     }
@@ -121,8 +123,11 @@ def stage_of(name: str, attack: Attack) -> Stage:
 
 
 def with_surrogates(attack: AnyAttack) -> list[AnyAttack]:
-    """Return an attack with the model's own gradient first, then with every surrogate."""
-    if not isinstance(attack, GradientAttack | UniversalPerturbation):
+    """Return an attack with native gradients first, then with every surrogate.
+
+    Those of a transfer are its sources'.
+    """
+    if not isinstance(attack, GradientAttack | UniversalPerturbation | Transfer):
         return [attack]
     return [attack, *(dataclasses.replace(attack, **settings) for settings in backwards(True))]
 
