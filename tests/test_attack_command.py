@@ -196,7 +196,9 @@ def normalised(mean: float, std: float) -> onnx.ModelProto:
     model = onnx.load(ROBUST)
     (given,) = model.graph.input
     for name, value in (("mean", mean), ("std", std)):
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([value]), name))
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.array([value], np.float32), name)
+        )
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["widened", "mean"], [given.name]))
     model.graph.node.insert(0, onnx.helper.make_node("Mul", ["given", "std"], ["widened"]))
     given.name = "given"

@@ -66,8 +66,7 @@ def test_what_follows_from_it() -> None:
         assert (3, (8, 9), True) == (channel_count(shape), pixels_of(shape), is_picture(shape))
     assert (8, 9, 3) == other_layout((3, 8, 9))
     assert (3, 8, 9) == other_layout((8, 9, 3))
-    for shape in ((3, 2, 8), (8, 8, 8), (9,)):
-        assert other_layout(shape) is None
+    assert [None] * 3 == [other_layout(shape) for shape in ((3, 2, 8), (8, 8, 8), (9,))]
     assert not is_picture((8, 9, 2))
     assert not is_picture((8, 9))
     assert 8 == channel_count((8, 9))
