@@ -411,7 +411,7 @@ def test_patterns_have_their_norm(norm: Any, eps: float) -> None:
 def test_a_chessboard_by_hand() -> None:
     """Fields of one and of two pixels, the first positive; also where they do not come out even."""
     one = np.array([[1, -1, 1], [-1, 1, -1]])
-    assert (one == np.sign(chessboard((2, 2, 3), 0.1))).all()
+    assert (one == np.sign(chessboard((3, 2, 3), 0.1))).all()
     two = np.array([[1, 1, -1], [1, 1, -1], [-1, -1, 1]])
     assert (two == np.sign(chessboard((1, 3, 3), 0.1, "l2", 2)[0])).all()
     assert 0.1 / 3 == pytest.approx(chessboard((1, 3, 3), 0.1, "l2", 2)[0, 0, 0], rel=1e-4)
