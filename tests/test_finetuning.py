@@ -652,7 +652,7 @@ def test_a_weight_that_two_layers_share_stays_one() -> None:
     ("change", "message"),
     [
         ({"batch_size": 500}, r"has 300 samples, fewer than a batch of 500"),
-        ({"augment": ("flip",)}, r"augment takes images of 1 or 3 channels, the samples are 6"),
+        ({"augment": ("flip",)}, r"^augment takes images, C×H×W or H×W×C; the samples are 6$"),
     ],
 )
 def test_settings_that_do_not_fit_the_data(change: dict[str, Any], message: str) -> None:

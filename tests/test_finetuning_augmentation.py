@@ -14,6 +14,7 @@ from onnxfit.finetuning.augmentation import (  # noqa: E402
     augmented,
     cut_out,
     flipped,
+    kinds_for,
     shifted,
     smoothed,
 )
@@ -59,8 +60,19 @@ def test_images_with_their_channels_last(channels: int) -> None:
     assert torch.equal(expected, augmented(x.movedim(1, -1), kinds, seeded()))
 
 
+def test_what_is_made_of_samples() -> None:
+    """By default shifts where there are one or three channels; of any image what is asked for."""
+    for channels, expected in ((1, ("shift",)), (2, ()), (3, ("shift",)), (4, ())):
+        for shape in ((channels, 8, 9), (8, 9, channels)):
+            assert expected == kinds_for(shape, None)
+            assert ("flip", "tv") == kinds_for(shape, ["flip", "tv"])
+    assert () == kinds_for((64,), None) == kinds_for((64,), ())
+
+
 def test_what_is_no_image_is_refused() -> None:
     """With a sentence that names the layouts."""
+    with pytest.raises(DataError, match=r"^augment takes images, .* the samples are 64$"):
+        kinds_for((64,), ("flip",))
     with pytest.raises(DataError, match=r"^augment takes images, C×H×W or H×W×C; .* are 8×8×8$"):
         augmented(torch.zeros(2, 8, 8, 8), ("shift",), seeded())
 

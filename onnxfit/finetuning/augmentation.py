@@ -6,7 +6,7 @@ import torch
 
 from onnxfit.data_sources import times
 from onnxfit.errors import DataError
-from onnxfit.image_layout import IMAGES, channel_axis
+from onnxfit.image_layout import IMAGES, channel_axis, is_picture
 
 # A side of the image is shifted by at most this share of it, and cut out a square of that share.
 _SHIFT, _CUTOUT = 1 / 14, 1 / 4
@@ -73,6 +73,23 @@ KINDS: dict[str, Callable[[torch.Tensor, torch.Generator], torch.Tensor]] = {
 }
 
 
+def kinds_for(shape: Sequence[int], asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what is made of samples of a shape.
+
+    Args:
+        shape: Of one sample.
+        asked: What was asked for; by default shifts of images of one or three channels.
+
+    Raises:
+        DataError: Something was asked for, and the samples are no images.
+    """
+    if asked is None:
+        return ("shift",) if is_picture(shape) else ()
+    if asked:
+        _channels_of(shape)
+    return tuple(asked)
+
+
 def augmented(x: torch.Tensor, kinds: Sequence[str], generator: torch.Generator) -> torch.Tensor:
     """Apply kinds in their order to images; nothing leaves the range of each image.
 
@@ -84,14 +101,24 @@ def augmented(x: torch.Tensor, kinds: Sequence[str], generator: torch.Generator)
     Raises:
         DataError: The samples are no images.
     """
-    axis = channel_axis(x.shape[1:])
-    if axis is None:
-        raise DataError(f"augment takes images, {IMAGES}; the samples are {times(x.shape[1:])}")
+    axis = _channels_of(x.shape[1:])
     x = x.movedim(1 + axis, 1)
     low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
     for kind in kinds:
         x = KINDS[kind](x, generator)
     return x.clamp(low, high).movedim(1, 1 + axis)
+
+
+def _channels_of(shape: Sequence[int]) -> int:
+    """Return which axis of an image holds its channels.
+
+    Raises:
+        DataError: The shape is that of no image.
+    """
+    axis = channel_axis(shape)
+    if axis is None:
+        raise DataError(f"augment takes images, {IMAGES}; the samples are {times(tuple(shape))}")
+    return axis
 
 
 def _chosen(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from onnx import ModelProto
 from onnxfit import passes
 from onnxfit.data import Bounds, Dataset
 from onnxfit.errors import DataError
+from onnxfit.finetuning.augmentation import kinds_for
 from onnxfit.finetuning.checkpoint import Checkpoint
 from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.document import LESS_ROBUST, Document, describe, is_less_robust, summary
@@ -149,18 +149,8 @@ class Finetuner:
             )
         passes.refuse(target.model, "restore it, fine-tune, and apply it again")
         self._fixed = choose_weights(target, statistics=settings.update_statistics)
-        self._augment = self._kinds(train.shape)
+        self._augment = kinds_for(train.shape, settings.augment)
         self._seen = int(among(validation.batches(_READ), train).sum())
-
-    def _kinds(self, shape: tuple[int, ...]) -> Sequence[str]:
-        """Return what is made of samples of a shape."""
-        images = len(shape) == 3 and shape[0] in (1, 3)
-        if self._settings.augment is None:
-            return ("shift",) if images else ()
-        if self._settings.augment and not images:
-            size = "×".join(map(str, shape))
-            raise DataError(f"augment takes images of 1 or 3 channels, the samples are {size}")
-        return tuple(self._settings.augment)
 
     def run(self, checkpoint: Path | None = None, *, resume: bool = False) -> Finetuned:
         """Train, choose, write back and describe.
