@@ -465,9 +465,10 @@ share their samples, so that their counts are not independent.
 """
 
 REFINED_NOTE = """\
-The same splits with the product's refinement after the race, a strength for each site, which
-changes are judged on 256 samples. Compared on the test half with the choice before it. ResNet-20
-with its 19 sites was not run.
+The same splits with the product's refinement after the race: a strength for each site, changes
+judged on 256 samples under the attacks of the race, what they come to kept where it is better under
+all attacks. Compared on the test half with the choice before it. ResNet-20 with its 19 sites was
+not run.
 """
 
 
