@@ -121,6 +121,7 @@ def calibrate(
     from onnxfit.report.calibration_terminal import print_calibration
     from onnxfit.verification.report_folder import check_folder
 
+    _check_testable(require_gain, options)
     output = output or model.parent / f"{stem(model)}.jump.onnx"
     inputs = [model, data.path]
     check_output(inputs, output, force)
@@ -161,6 +162,17 @@ def calibrate(
         stays = f"; {output} stays as it was" if output.exists() else ""
         click.echo(f"No model was written: no jump helps beyond noise{stays}.", err=True)
         sys.exit(NO_GAIN)
+
+
+def _check_testable(require_gain: bool, options: dict[str, Any]) -> None:
+    """Refuse to ask for a gain that no sample would be left to show."""
+    from onnxfit.calibration.refinement import JUDGED_ON
+
+    if require_gain and options["refine"] and options["attack_limit"] <= JUDGED_ON:
+        raise click.UsageError(
+            f"--refine with --require-gain needs an --attack-limit above {JUDGED_ON}: so many "
+            "samples make the refinement, and others tell whether anything was gained."
+        )
 
 
 @contextlib.contextmanager

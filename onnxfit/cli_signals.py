@@ -2,16 +2,20 @@
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+ONCE_MORE = "What was found so far is being written; once more ends at once."
+
 
 @contextlib.contextmanager
 def interrupted_once() -> Iterator[None]:
-    """Ignore all but the first Ctrl-C or SIGTERM, in a ``with`` block that saves what it has.
+    """Pass over a second Ctrl-C or SIGTERM, in a ``with`` block that saves what it has.
 
-    A signal that is ignored before, or whose handler Python does not know, stays as it is.
+    The first one does what it did before, and so does the third, in case what is saved hangs. A
+    signal that is ignored before, or whose handler Python does not know, stays as it is.
     """
     main = threading.current_thread() is threading.main_thread()
     ending: dict[int, Callable[[int, FrameType | None], object]] = {}
@@ -19,11 +23,16 @@ def interrupted_once() -> Iterator[None]:
         handler = signal.getsignal(number)
         if callable(handler):
             ending[number] = handler
+    count = 0
 
     def end(which: int, frame: FrameType | None) -> None:
-        for each in ending:
-            signal.signal(each, signal.SIG_IGN)
-        ending[which](which, frame)
+        nonlocal count
+        count += 1
+        if count == 2:
+            # Not by click, whose lock the interrupted code may hold.
+            sys.stderr.write(f"{ONCE_MORE}\n")
+        else:
+            ending[which](which, frame)
 
     try:
         for which in ending:

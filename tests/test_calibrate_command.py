@@ -314,6 +314,7 @@ BAD_INPUT: tuple[Callable[[Path], tuple[tuple[object, ...], str]], ...] = (
     too_few,
     no_folder_for_the_output,
     no_folder_for_the_report,
+    a_report_that_cannot_be_written,
     no_folder_for_the_cache,
     report_in_the_data,
     output_in_the_data,
@@ -362,6 +363,21 @@ def test_bad_models(
     assert ran.err.startswith(f"Error: {sentence.format(path)}")
     assert 1 == ran.err.count("\n")
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_gain_that_no_sample_could_show_is_not_asked_for(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """A refinement takes the first attacked samples for itself; that is told at once."""
+    asked = ("--refine", "--require-gain", "--attack-limit", "256")
+    ran = onnxfit_command("calibrate", DIGITS, *FEW, *asked, "-o", tmp_path / "o.onnx")
+    sentence = (
+        "--refine with --require-gain needs an --attack-limit above 256: so many samples make the "
+        "refinement, and others tell whether anything was gained."
+    )
+    assert (2, "") == ran[:2]
+    assert ran.err.endswith(f"Error: {sentence}\n")
+    assert [] == list(tmp_path.iterdir())
 
 
 def test_the_cache_of_another_run_is_refused(tmp_path: Path, onnxfit_command: Command) -> None:

@@ -16,6 +16,7 @@ from support import MODELS
 torch = pytest.importorskip("torch")
 
 from onnxfit import cli_finetune  # noqa: E402
+from onnxfit.cli_signals import ONCE_MORE, interrupted_once  # noqa: E402
 from onnxfit.finetuning import finetuner  # noqa: E402
 from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
 from onnxfit.finetuning.course import Course  # noqa: E402
@@ -152,11 +153,24 @@ def test_a_second_signal_does_not_lose_the_best(
     out = tmp_path / "out.onnx"
     loose = ("--max-drop", "1")
     ran = onnxfit_command("finetune", DIGITS, *DATA, *QUICK, *GENTLE, *loose, "-o", out)
-    words = {"SIGINT": (130, "Interrupted.\n"), "SIGTERM": (143, "Terminated.\n")}
-    assert words[numbers[0]] == (ran.status, ran.err)
+    status, word = {"SIGINT": (130, "Interrupted"), "SIGTERM": (143, "Terminated")}[numbers[0]]
+    assert (status, f"{ONCE_MORE}\n{word}.\n") == (ran.status, ran.err)
     assert f"wrote {out}" in ran.out
     onnx.checker.check_model(str(out), full_check=True)
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_a_third_signal_ends_what_hangs() -> None:
+    """Only the second one is passed over; what was there before is there again afterwards."""
+    before, ended = signal.getsignal(signal.SIGINT), 0
+    with interrupted_once():
+        for _ in range(4):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                ended += 1
+    assert 3 == ended
+    assert before == signal.getsignal(signal.SIGINT)
 
 
 def test_ctrl_c_while_the_result_is_written(

@@ -14,7 +14,7 @@ from onnxfit.errors import DataError
 from onnxfit.json_values import fingerprint
 
 # Of what is kept: another number where older files would be misread.
-FORMAT = 2
+FORMAT = 3
 # Seconds to wait for another process that uses the file.
 PATIENCE = 1.0
 # Of a pass over all samples, what is done is kept after so many.

@@ -172,7 +172,8 @@ class Measurements:
         measured anew, a candidate would be tried on points that were found only later.
         """
         plan = self.plan
-        answer = f"{plan.search}-{next(self._calls)}-answer"
+        asked = hashlib.sha256("".join(key_of(plan.jumps_of(c)) for c in candidates).encode())
+        answer = f"{plan.search}-{next(self._calls)}-{asked.hexdigest()}-answer"
         if (kept := self._cache.get(answer)) is not None:
             return {
                 candidate: {kind: kept[f"{kind}{number}"] for kind in _KINDS}

@@ -136,13 +136,16 @@ class Course:
     def _compare(self, worth: Worth) -> None:
         """Keep the weights of the module if they are better than the best so far."""
         best = self.best
-        peak = worth if best is None or worth.robust.sum() > best.peak.robust.sum() else best.peak
-        if best is None or worth.is_better_than(best.worth, peak):
+        rises = best is None or worth.robust.sum() > best.peak.robust.sum()
+        peak = worth if best is None or rises else best.peak
+        better = best is None or worth.is_better_than(best.worth, peak)
+        if best is None or better:
             weights = {name: w.detach().clone() for name, w in self.trainer.kept.items()}
             self.best = Best(weights, worth, peak)
-            self._since = 0
         else:
             self.best = best._replace(peak=peak)
+        if better or rises:
+            self._since = 0
 
     def load(self, best: Best) -> None:
         """Give the module the best weights."""

@@ -45,8 +45,8 @@ class Worth:
     def is_better_than(self, other: "Worth", most_robust: "Worth") -> bool:
         """Whether these weights are to be kept rather than others, all on the same samples.
 
-        Of those that cannot be told from the most robust ones, the best have the highest clean
-        accuracy; of equal ones the most robust are better.
+        First those that are not less robust than the most robust ones, beyond noise; then those of
+        higher clean accuracy; then the more robust.
 
         Args:
             other: What the others are worth.
