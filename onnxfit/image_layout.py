@@ -10,33 +10,42 @@ from numpy.typing import NDArray
 Number = TypeVar("Number", bound=np.generic)
 
 IMAGES = "C×H×W or H×W×C"
+# The sides of a picture differ by at most this factor: those of a signal or a sequence by more.
+_LONGEST = 4
 
 
 def channel_axis(shape: Sequence[int | None]) -> int | None:
-    """Return which axis of a sample holds its channels: 0, 2, or None of what is no image.
+    """Return which axis of a sample holds its channels: 0, 2, or None without three axes.
 
-    A sample is C×H×W where it has three axes and the first is 1 or 3 long, or shorter than both
-    others. Else it is H×W×C where the last is shorter than both others.
+    Three axes are C×H×W, as ONNX classifiers have them, unless the last one is 1, 3 or 4 long and
+    shorter than both others, and the first one is not 1 or 3 long: then they are H×W×C.
 
     Args:
-        shape: Of one sample; None for a length that is open, which counts as a long one.
+        shape: Of one sample; None for a length that is open, which counts as a long one. What has
+            no values has no channels either.
     """
     if len(shape) != 3 or 0 in shape:
         return None
     first, middle, last = (inf if length is None else length for length in shape)
-    if first in (1, 3) or first < min(middle, last):
-        return 0
-    return 2 if last < min(first, middle) else None
+    return 2 if last in (1, 3, 4) and last < min(first, middle) and first not in (1, 3) else 0
 
 
 def channel_count(shape: Sequence[int]) -> int:
-    """Return how many channels a sample has; where it is no image, how long its first axis is."""
+    """Return how many channels a sample has; without three axes, how long its first one is."""
     return shape[channel_axis(shape) or 0]
 
 
-def is_picture(shape: Sequence[int]) -> bool:
-    """Tell whether a sample can be drawn: whether it is an image of one or three channels."""
+def is_drawable(shape: Sequence[int]) -> bool:
+    """Tell whether a sample can be drawn: whether it has three axes, and one or three channels."""
     return channel_axis(shape) is not None and channel_count(shape) in (1, 3)
+
+
+def is_picture(shape: Sequence[int]) -> bool:
+    """Tell whether a sample is taken for a picture where nobody says so.
+
+    It can be drawn, and its sides differ by at most a factor of 4.
+    """
+    return is_drawable(shape) and max(pixels_of(shape)) <= _LONGEST * min(pixels_of(shape))
 
 
 def pixels_of(shape: Sequence[int]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from onnxfit.image_layout import (
     channel_axis,
     channel_count,
     channels_first,
+    is_drawable,
     is_picture,
     other_layout,
     pixels_of,
@@ -38,15 +39,22 @@ from onnxfit.twin import image_layout  # noqa: E402
         ((4, 8, 9), 0),
         ((13, 64, 64), 0),
         ((1, None, None), 0),
+        ((16, 32, 8), 0),
+        ((10, 28, 8), 0),
+        ((64, 8, 8), 0),
+        ((4, 4, 4), 0),
+        ((8, 9, 2), 0),
+        ((8, 3, 8), 0),
+        ((16, 1, 1), 0),
+        ((3, 32, 1), 0),
+        ((None, None, None), 0),
         ((28, 28, 1), 2),
         ((32, 30, 3), 2),
-        ((8, 9, 2), 2),
         ((8, 9, 4), 2),
+        ((12, 5000, 1), 2),
+        ((50, 6, 3), 2),
         ((None, None, 3), 2),
-        ((16, 1, 1), None),
-        ((8, 8, 8), None),
-        ((8, 3, 8), None),
-        ((None, None, None), None),
+        ((12, None, 1), 2),
         ((1, 0, 8), None),
         ((8, 8), None),
         ((64,), None),
@@ -56,7 +64,7 @@ from onnxfit.twin import image_layout  # noqa: E402
     ids=str,
 )
 def test_where_the_channels_are(shape: tuple[Any, ...], expected: int | None) -> None:
-    """The first axis is asked before the last one."""
+    """They are first, but for images whose last axis is as short as theirs."""
     assert expected == channel_axis(shape)
 
 
@@ -67,9 +75,30 @@ def test_what_follows_from_it() -> None:
     assert (8, 9, 3) == other_layout((3, 8, 9))
     assert (3, 8, 9) == other_layout((8, 9, 3))
     assert [None] * 3 == [other_layout(shape) for shape in ((3, 2, 8), (8, 8, 8), (9,))]
-    assert not is_picture((8, 9, 2))
-    assert not is_picture((8, 9))
-    assert 8 == channel_count((8, 9))
+    assert [8, 16] == [channel_count(shape) for shape in ((8, 9), (16, 32, 8))]
+
+
+@pytest.mark.parametrize(
+    ("shape", "drawable", "picture"),
+    [
+        ((1, 28, 7), True, True),
+        ((1, 7, 28), True, True),
+        ((1, 7, 29), True, False),
+        ((3, 32, 30), True, True),
+        ((30, 120, 3), True, True),
+        ((30, 121, 3), True, False),
+        ((12, 5000, 1), True, False),
+        ((1, 12, 5000), True, False),
+        ((50, 6, 3), True, False),
+        ((8, 9, 2), False, False),
+        ((4, 8, 9), False, False),
+        ((8, 9), False, False),
+    ],
+    ids=str,
+)
+def test_what_is_a_picture(shape: tuple[int, ...], drawable: bool, picture: bool) -> None:
+    """Signals and sequences can be drawn, but are no pictures: their sides differ too much."""
+    assert (drawable, picture) == (is_drawable(shape), is_picture(shape))
 
 
 def test_images_are_turned() -> None:
@@ -121,3 +150,5 @@ def test_numbers_by_channel_on_the_command_line(tmp_path: Path) -> None:
     assert (8, 9, 3) == options.open().shape
     with pytest.raises(click.UsageError, match="the samples have 3 channels"):
         replace(options, mean=(0.0,) * 8).open()
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 16, 32, 8), np.float32), y=[0, 1])
+    assert (16, 32, 8) == replace(options, mean=(0.0,) * 16).open().shape

@@ -1,9 +1,12 @@
 """Pictures of images beside their saliency maps."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from onnxfit.saliency.folder import picture
+from onnxfit.data import from_arrays
+from onnxfit.saliency.folder import picture, writing
 
 
 def test_a_picture_with_the_channels_last() -> None:
@@ -12,6 +15,17 @@ def test_a_picture_with_the_channels_last() -> None:
     sample, gradient = generator.random((2, 3, 9, 7)).astype(np.float32)
     turned = [np.moveaxis(each, 0, 2) for each in (sample, gradient)]
     np.testing.assert_array_equal(picture(sample, gradient), picture(*turned))
+
+
+@pytest.mark.parametrize("shape", [(12, 50, 1), (1, 5, 21)])
+def test_long_samples_are_drawn(shape: tuple[int, ...], tmp_path: Path) -> None:
+    """Who asks for maps of signals has them."""
+    pytest.importorskip("PIL.Image")
+    x, y = np.zeros((1, *shape), np.float32), np.array([3])
+    with writing(tmp_path / "maps", from_arrays(x, y)) as maps:
+        maps.draw(x, x, y, y)
+        maps.publish()
+    assert ["00000-label3-predicted3.png"] == [path.name for path in (tmp_path / "maps").iterdir()]
 
 
 def test_a_picture_is_the_image_beside_its_map() -> None:

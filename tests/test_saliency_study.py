@@ -262,7 +262,7 @@ def test_how_many_samples_are_looked_at(n: int, expected: int) -> None:
     assert expected == len(looking._rows)
 
 
-@pytest.mark.parametrize("shape", [(16,), (2, 4, 4), (4, 4)])
+@pytest.mark.parametrize("shape", [(16,), (2, 4, 4), (4, 4), (12, 50, 1), (1, 5, 21)])
 def test_samples_that_are_no_images(shape: tuple[int, ...]) -> None:
     """A reason stands in place of the figures."""
     data = from_arrays(np.zeros((8, *shape), np.float32), np.zeros(8, np.int64))

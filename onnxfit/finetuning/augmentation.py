@@ -78,10 +78,11 @@ def kinds_for(shape: Sequence[int], asked: Sequence[str] | None) -> tuple[str, .
 
     Args:
         shape: Of one sample.
-        asked: What was asked for; by default shifts of images of one or three channels.
+        asked: What was asked for, of any samples of three axes; by default shifts of pictures, see
+            :func:`onnxfit.image_layout.is_picture`.
 
     Raises:
-        DataError: Something was asked for, and the samples are no images.
+        DataError: Something was asked for, and the samples do not have three axes.
     """
     if asked is None:
         return ("shift",) if is_picture(shape) else ()
@@ -99,7 +100,7 @@ def augmented(x: torch.Tensor, kinds: Sequence[str], generator: torch.Generator)
         generator: Of the random numbers, on the CPU.
 
     Raises:
-        DataError: The samples are no images.
+        DataError: The samples do not have three axes.
     """
     axis = _channels_of(x.shape[1:])
     x = x.movedim(1 + axis, 1)
@@ -113,7 +114,7 @@ def _channels_of(shape: Sequence[int]) -> int:
     """Return which axis of an image holds its channels.
 
     Raises:
-        DataError: The shape is that of no image.
+        DataError: The shape does not have three axes.
     """
     axis = channel_axis(shape)
     if axis is None:

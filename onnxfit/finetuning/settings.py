@@ -30,7 +30,7 @@ class Settings:
         steps: Of the search for adversarial points in each step of the training.
         projections: Random projections of the Jacobian for each sample; 0 for all of it.
         augment: What is made of the training samples: ``shift``, ``flip``, ``cutout``, ``tv``;
-            None for ``shift`` where the samples are images of one or three channels.
+            None for ``shift`` where the samples are pictures.
         patience: Checks without progress after which the training ends; None to make all epochs.
         update_statistics: Whether the mean and variance of a BatchNorm follow the training data.
         validation_limit: Validation samples that are attacked at a check.

@@ -23,7 +23,7 @@ _NEGATIVE, _NEUTRAL, _POSITIVE = np.array([[0, 114, 178], [247, 247, 247], [213,
 
 
 def drawable(sample: Array) -> bool:
-    """Tell whether a sample is an image of one or three channels."""
+    """Tell whether a sample is drawn: see :func:`onnxfit.image_layout.is_picture`."""
     return is_picture(sample.shape)
 
 

@@ -13,7 +13,7 @@ from onnxfit.data import Bounds, Dataset
 from onnxfit.data_sources import times
 from onnxfit.errors import DataError
 from onnxfit.image_folder import pillow
-from onnxfit.image_layout import IMAGES, channels_first, is_picture
+from onnxfit.image_layout import IMAGES, channels_first, is_drawable
 from onnxfit.saliency.shading import shades, strength
 
 MIN_HEIGHT = 128
@@ -119,7 +119,7 @@ def writing(folder: Path, data: Dataset) -> Iterator[Maps]:
         ModuleNotFoundError: Pillow is not installed.
     """
     pillow()
-    if not is_picture(data.shape):
+    if not is_drawable(data.shape):
         raise DataError(
             f"saliency maps are for images, {IMAGES}, of 1 or 3 channels; "
             f"the samples of {data.path} are {times(data.shape)}"
