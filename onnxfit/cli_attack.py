@@ -256,7 +256,8 @@ def _attacks(
         raise click.UsageError(str(error)) from error
     followed = [each.target for each in sources] or [target]
     hardened = any(each.is_hardened for each in followed)
-    every = backward == "all" or (hardened and tries_all(chosen, backward))
+    # Without jumps all slopes make the same points.
+    every = tries_all(chosen, backward) and (hardened or (backward == "all" and not sources))
     return with_surrogates(chosen) if every else [chosen]
 
 

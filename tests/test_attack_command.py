@@ -245,15 +245,20 @@ def test_hardened_sources_are_followed_with_every_backward(
 ) -> None:
     """By default; who asks for native gradients alone is told so."""
     found = json.loads(transferred(onnxfit_command, hardened, "--json").out)
-    slopes = [
-        (record["settings"].get("backward"), record["settings"].get("tau"))
-        for record in found["attacks"]
-    ]
-    smooth = [("smooth", tau) for tau in (0.05, 0.1, 0.2, 0.5)]
-    assert [(None, None), ("relu", 0.1), *smooth] == slopes
+    smooth = [f"smooth {tau}" for tau in (0.05, 0.1, 0.2, 0.5)]
+    assert ["true", "relu", *smooth] == [record["backward"] for record in found["attacks"]]
     result = transferred(onnxfit_command, hardened, "--backward", "true", "--json")
     assert f"Of the source {hardened}, which is hardened, the native gradient alone" in result.err
     assert json.loads(result.out)["deployed_success"] < found["deployed_success"]
+
+
+def test_sources_without_jumps_have_one_slope(hardened: Path, onnxfit_command: Command) -> None:
+    """The others would make the same points; one hardened source is enough for all of them."""
+    every = ("--backward", "all", "--json")
+    found = json.loads(transferred(onnxfit_command, ROBUST, *every).out)
+    assert ["true"] == [record["backward"] for record in found["attacks"]]
+    found = json.loads(transferred(onnxfit_command, ROBUST, "--source", hardened, *every).out)
+    assert 6 == len(found["attacks"])
 
 
 def test_sources_of_other_classes_are_refused(tmp_path: Path, onnxfit_command: Command) -> None:

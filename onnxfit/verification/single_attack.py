@@ -113,9 +113,9 @@ def run(
 
 
 def stage_of(name: str, attack: Attack) -> Stage:
-    """Return an attack as a stage: on the twin where it has gradients, else on the file."""
+    """Return an attack as a stage: on the twin where it follows gradients, else on the file."""
     if isinstance(attack, Transfer):
-        return Stage(name=name, attack=attack, family="black-box", transfer=True)
+        return Stage(name=name, attack=attack, family="black-box")
     if not isinstance(attack, GradientAttack):
         return Stage(name=name, attack=attack, family="black-box", deployed=True)
     family: Any = "native" if attack.backward == "true" else "surrogate"

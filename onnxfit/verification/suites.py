@@ -41,7 +41,8 @@ class Stage:
         deployed: Whether it runs on the file in ONNX Runtime, not on the twin.
         everyone: Whether it is given samples that earlier attacks broke as well, so that it can
             be compared with others.
-        transfer: Whether it attacks another model, and the points are tried on this one.
+        transfer: Whether it attacks the other model of the two that are compared, with that one's
+            own gradients, and the points are tried on this one.
     """
 
     name: str
@@ -57,8 +58,9 @@ class Stage:
         """What reports call the backward pass: ``true``, ``relu``, ``smooth τ`` or ``none``.
 
         Through a surrogate network it is the network's name, and ``, smooth τ`` where that is so.
+        Of a transfer from sources that were asked for it is theirs.
         """
-        if self.family == "black-box" or not isinstance(self.attack, GradientAttack):
+        if self.transfer or not isinstance(self.attack, GradientAttack | Transfer):
             return "none"
         name = backward_name(self.attack)
         if self.network is None:
@@ -82,7 +84,7 @@ class Stage:
         return dataclasses.replace(self.attack, **changes)
 
 
-def backward_name(attack: GradientAttack | UniversalPerturbation) -> str:
+def backward_name(attack: GradientAttack | UniversalPerturbation | Transfer) -> str:
     """Return what reports call the backward pass that an attack follows."""
     return f"smooth {attack.tau:g}" if attack.backward == "smooth" else attack.backward
 
