@@ -15,7 +15,7 @@ from onnxfit.cli_options import (
     positive_numbers,
     with_options,
 )
-from onnxfit.cli_output import share_text
+from onnxfit.cli_output import progress, share_text
 
 Numbers = tuple[float, ...]
 
@@ -70,7 +70,7 @@ class SourceOptions:
             for option, given in (("--source-mean", mean), ("--source-std", std)):
                 check_channels(option, given, channels)
             source = Source(path, dataset, classes, mean=mean, std=std, device=target.device)
-            source.score(data.batch_size)
+            source.score(data.batch_size, progress)
             sources.append(source)
         return sources
 
@@ -130,8 +130,10 @@ def source_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 def source_pairs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what is printed of each source."""
     for record in document["sources"]:
-        clean = record["clean"]
-        yield f"clean accuracy of {record['path']}", share_text(clean["accuracy"], clean["ci95"])
+        clean, n = record["clean"], record["n"]
+        some = "" if n == document["data"]["n"] else f", of {n} samples"
+        share = share_text(clean["accuracy"], clean["ci95"])
+        yield f"clean accuracy of {record['path']}", share + some
 
 
 def source_warnings(sources: Sequence[Any], attacks: Sequence[Any]) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """The verb ``attack``: one attack, replayed on the file."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from command import Command, document_of
 from support import MODELS, with_channels_last
 
 import onnxfit
+from onnxfit import cli_attack_transfer
 from onnxfit.cli_attack import ATTACKS, BACKWARDS
 
 torch = pytest.importorskip("torch")
 
 from onnxfit.attacks.catalogue import CATALOGUE  # noqa: E402
 from onnxfit.twin import jump_relu  # noqa: E402
+from onnxfit.verification import transfer_source  # noqa: E402
+from onnxfit.verification.progress import Advance, nobody  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 
 ROBUST = MODELS / "digits_cnn_pgd.onnx"
@@ -250,6 +255,24 @@ def test_hardened_sources_are_followed_with_every_backward(
     result = transferred(onnxfit_command, hardened, "--backward", "true", "--json")
     assert f"Of the source {hardened}, which is hardened, the native gradient alone" in result.err
     assert json.loads(result.out)["deployed_success"] < found["deployed_success"]
+
+
+def test_sources_are_scored_on_some_samples(
+    onnxfit_command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is printed says on how many, and a bar shows how far it is."""
+    begun: list[tuple[float, str]] = []
+
+    @contextmanager
+    def begin(total: float, what: str) -> Iterator[Advance]:
+        begun.append((total, what))
+        yield nobody
+
+    assert "samples" not in transferred(onnxfit_command, ROBUST).out.rsplit("clean accuracy")[-1]
+    monkeypatch.setattr(transfer_source, "MOST", 12)
+    monkeypatch.setattr(cli_attack_transfer, "progress", begin)
+    assert "of 12 samples\n" in transferred(onnxfit_command, ROBUST).out
+    assert [(12, "clean accuracy of a source")] == begun
 
 
 def test_sources_without_jumps_have_one_slope(hardened: Path, onnxfit_command: Command) -> None:

@@ -1,5 +1,7 @@
 """Models that a transfer starts from: which samples they take, and when they know nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ torch = pytest.importorskip("torch")
 import onnxfit  # noqa: E402
 from onnxfit.data import Dataset, from_arrays, open_data  # noqa: E402
 from onnxfit.errors import DataError, ModelError  # noqa: E402
+from onnxfit.verification.progress import Advance  # noqa: E402
 from onnxfit.verification.target import Target  # noqa: E402
 from onnxfit.verification.transfer_source import Source  # noqa: E402
 
@@ -85,6 +88,31 @@ def test_what_is_better_than_chance(labels: list[int], right: int, expected: boo
     assert expected == source.better_than_chance == source.record()["better_than_chance"]
     told = any("not significantly better" in each for each in source.warnings(native=False))
     assert told == (not expected)
+
+
+def test_some_samples_say_what_a_source_is_worth() -> None:
+    """A thousand, spread evenly over the data; how far it is is shown."""
+    x, y = open_data(MODELS / "digits_test.npz", limit=350).spread(350)
+    # Every other one has a wrong label.
+    wrong = np.arange(1400) % 2 == 0
+    data = from_arrays(np.tile(x, (4, 1, 1, 1)), (np.tile(y, 4) + wrong) % 10)
+    begun, done = [], []
+
+    @contextmanager
+    def begin(total: float, what: str) -> Iterator[Advance]:
+        begun.append((total, what))
+        yield lambda count, /, total=None, what="": done.append(count)
+
+    source = Source(DIGITS, data, 10)
+    source.score(64, begin)
+    rows = np.unique(np.linspace(0, 1399, 1000).round().astype(int))
+    given, labels = data.spread(1400)
+    right = Target(DIGITS).predictions(given) == labels
+    assert right[rows].sum() == source.correct != right.sum()
+    record = source.record()
+    assert (1000, source.correct / 1000) == (record["n"], record["clean"]["accuracy"])
+    assert [(1000, "clean accuracy of a source")] == begun
+    assert 1000 == sum(done) > max(done)
 
 
 def test_what_is_not_followed_is_told(tmp_path: Path) -> None:

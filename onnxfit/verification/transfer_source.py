@@ -11,10 +11,14 @@ from onnxfit.data import Dataset
 from onnxfit.errors import ModelError
 from onnxfit.image_layout import channel_axis, other_layout
 from onnxfit.twin.image_layout import Turned
+from onnxfit.verification.progress import Begin, silent
 from onnxfit.verification.records import accuracy_share
 from onnxfit.verification.result import Document
 from onnxfit.verification.statistics import lower_limit
 from onnxfit.verification.target import Target
+
+# Samples that say what a source is worth, spread evenly.
+MOST = 1000
 
 TURNED = "The source {} takes images with their channels {}: it is given the samples turned."
 NO_BETTER = (
@@ -43,7 +47,8 @@ class Source:
         target: The model.
         turned: Whether samples are turned for it.
         module: From samples, N×… in the data's units, to logits, N×C; with gradients.
-        correct: How many samples ``module`` classifies correctly; 0 before :meth:`score`.
+        rows: The numbers of the samples that it is scored on, at most 1,000.
+        correct: How many of these ``module`` classifies correctly; 0 before :meth:`score`.
 
     Raises:
         DataError: It takes other samples.
@@ -77,14 +82,21 @@ class Source:
         found = self._logits(next(data.batches(1)).x).shape[1]
         if found != classes:
             raise ModelError(f"{model} tells {found} classes apart, the model {classes}")
-        self.correct = 0
+        self.rows, self.correct = data.spread_rows(MOST), 0
 
-    def score(self, batch_size: int) -> None:
-        """Count the samples that it classifies correctly."""
-        self.correct = sum(
-            int((self._logits(x).argmax(1).cpu().numpy() == y).sum())
-            for x, y in self._data.batches(batch_size)
-        )
+    def score(self, batch_size: int, begin: Begin = silent) -> None:
+        """Count the samples that it classifies correctly.
+
+        Args:
+            batch_size: Samples that are read at a time.
+            begin: Shows how far it is.
+        """
+        self.correct = 0
+        with begin(len(self.rows), "clean accuracy of a source") as advance:
+            for x, y in self._data.some(self.rows, batch_size):
+                if len(x):
+                    self.correct += int((self._logits(x).argmax(1).cpu().numpy() == y).sum())
+                    advance(len(x))
 
     def _logits(self, x: NDArray[np.float32]) -> torch.Tensor:
         """Return the logits of samples."""
@@ -99,8 +111,8 @@ class Source:
         By the exact limit (95 %, one-sided). Chance is 1/C, or always the same answer, the best
         one, where there are samples of several classes.
         """
-        n = self._data.n
-        shares = np.bincount(self._data.labels) / n
+        n = len(self.rows)
+        shares = np.bincount(self._data.labels[self.rows]) / n
         chance = max([1 / self._classes, *shares[shares < 1]])
         return bool(lower_limit(self.correct, n) > chance)
 
@@ -110,7 +122,7 @@ class Source:
         Args:
             native: Whether points were made with its native gradient alone.
         """
-        path, n = self.target.path, self._data.n
+        path, n = self.target.path, len(self.rows)
         if self.turned:
             yield TURNED.format(path, "last" if self._last else "first")
         if not self.better_than_chance:
@@ -128,6 +140,7 @@ class Source:
             "std": list(self.target.std),
             "turned": self.turned,
             "hardened": self.target.is_hardened,
-            "clean": accuracy_share(self.correct, self._data.n),
+            "n": len(self.rows),
+            "clean": accuracy_share(self.correct, len(self.rows)),
             "better_than_chance": self.better_than_chance,
         }
