@@ -568,7 +568,8 @@ def test_samples_that_are_no_images() -> None:
     vector = Exhibit(0, 1, np.zeros(5, np.float32), Outcome(1))
     page = Page(render(document(), [vector]))
     assert [] == page.all("img")
-    assert "The samples are no images of one or three channels" in page.text
+    said = "The samples are no images of one or three channels, at most 4 times as long as wide"
+    assert said in page.text
     assert "No examples were given to this report." in Page(render(document())).text
 
 

@@ -23,6 +23,7 @@ from onnxfit.verification.saliency import (  # noqa: E402
     FEWEST,
     MEASURES,
     MOST,
+    NO_IMAGES,
     RANGES,
     SaliencyStudy,
     maps_of,
@@ -266,7 +267,7 @@ def test_how_many_samples_are_looked_at(n: int, expected: int) -> None:
 def test_samples_that_are_no_images(shape: tuple[int, ...]) -> None:
     """A reason stands in place of the figures."""
     data = from_arrays(np.zeros((8, *shape), np.float32), np.zeros(8, np.int64))
-    expected = {"n": 0, "reason": "the samples are no images of one or three channels"}
+    expected = {"n": 0, "reason": NO_IMAGES}
     assert expected == SaliencyStudy({"model": Target(linear())}, data, Settings()).record()
 
 

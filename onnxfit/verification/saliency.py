@@ -22,7 +22,7 @@ from onnxfit.verification.target import Target
 # Samples that are looked at: one in so many, but no fewer and no more than these.
 ONE_IN, FEWEST, MOST = 10, 4, 32
 
-NO_IMAGES = "the samples are no images of one or three channels"
+NO_IMAGES = "the samples are no images of one or three channels, at most 4 times as long as wide"
 
 AREA, GAIN, CORRELATION = (0.0, 1.0), (-2.0, 2.0), (-1.0, 1.0)
 # What is measured, and between what it lies.
