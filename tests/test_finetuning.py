@@ -619,8 +619,8 @@ def test_statistics_are_learnt_as_by_pytorch() -> None:
         torch.testing.assert_close(twin(x), wanted)
         torch.testing.assert_close(twin.m, module.running_mean)
         torch.testing.assert_close(twin.v, module.running_var)
-        twin.requires_grad_(False)
-        after = twin(x)
+        with learning_statistics(0.0):
+            after = twin(x)
     torch.testing.assert_close(twin.m, module.running_mean, rtol=0, atol=0)
     assert (before != after).any()
     torch.testing.assert_close(twin(x), after, rtol=0, atol=0)
@@ -642,6 +642,27 @@ def test_replaced_patches_are_no_samples_to_learn_of() -> None:
         before = model.twin.m.clone()
         with learning_statistics():
             compute(batch)
+        assert (before != model.twin.m).any()
+        found.append(torch.stack([model.twin.m, model.twin.v]))
+    assert torch.equal(*found)
+
+
+def test_points_of_a_search_are_no_samples_to_learn_of() -> None:
+    """The statistics follow the worst points at the end of a search, not those on the way."""
+    x, y = (torch.from_numpy(array) for array in blobs(50, 0))
+    found = []
+    for steps in (1, 4):
+        model = Classifier(with_batch_norm())
+        batch = Batch(
+            model=model,
+            x=x,
+            y=y,
+            threat=Threat(eps=0.0, steps=steps),
+            generator=torch.Generator().manual_seed(0),
+        )
+        before = model.twin.m.clone()
+        with learning_statistics():
+            Adversarial()(batch)
         assert (before != model.twin.m).any()
         found.append(torch.stack([model.twin.m, model.twin.v]))
     assert torch.equal(*found)

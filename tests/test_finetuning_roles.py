@@ -79,9 +79,9 @@ def values(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
-def moved(model: onnx.ModelProto, shape: tuple[int, ...] = (6,)) -> set[str]:
+def moved(model: onnx.ModelProto, shape: tuple[int, ...] = (6,), **settings: Any) -> set[str]:
     """Fine-tune; return the names of the tensors whose values changed."""
-    found = tuned(model, shape)
+    found = tuned(model, shape, **settings)
     assert found.model is not None
     before, after = tensors_of(model), tensors_of(found.model)
     return {name for (scope, name) in before if before[scope, name] != after[scope, name]}
@@ -284,6 +284,24 @@ def test_a_statistic_stays_where_exporters_share_it() -> None:
     message = "is a statistic of a BatchNormalization and has another use as well"
     with pytest.raises(ModelError, match=message):
         tuned(model, (3, 4, 4), update_statistics=True)
+
+
+def test_statistics_follow_where_the_scale_stays() -> None:
+    """A BatchNorm learns them whether or not its scale is trained."""
+    body = """
+        shape = Constant<value = int64[4] {1, 3, 1, 1}>()
+        unit = Reshape(scale, shape)
+        z = Mul(x, unit)
+        h = Conv(z, w1)
+        n = BatchNormalization(h, scale, shift, mean, var)
+        a = Relu(n)
+        f = Flatten(a)
+        logits = Gemm<transB = 1>(f, w2, b2)
+    """
+    norm = {"scale": np.ones(3), "shift": np.zeros(3), "mean": (3,), "var": np.full(3, 2.0)}
+    tensors = {"w1": (3, 3, 3, 3), **norm, "w2": (3, 12), "b2": (3,)}
+    model = model_of(body, tensors, image="float[N, 3, 4, 4] x")
+    assert {*tensors} - {"scale"} == moved(model, (3, 4, 4), update_statistics=True)
 
 
 @pytest.mark.parametrize("kind", ["float16", "double"])

@@ -21,8 +21,8 @@ _learning = 0.0
 def learning_statistics(share: float = 0.1) -> Iterator[None]:
     """Let BatchNorms in inference form normalise by the batch, in a ``with`` block.
 
-    Their mean and variance, buffers of the twin, move towards those of each batch. Where their
-    scale is a constant, as in a search for adversarial points, they stay as they are.
+    Their mean and variance, buffers of the twin, move towards those of each batch, whether or not
+    their scale is trained. A search for adversarial points has a block of its own, with 0.
 
     Args:
         share: How far, up to 1; 0 for the inference form inside a block that learns.
@@ -103,8 +103,7 @@ def batch_norm(
         return batch_norm(x.unsqueeze(1), scale, bias, mean, var, eps).squeeze(1)
     if mean.requires_grad or var.requires_grad:  # The file has one tensor for mean and bias.
         return given_statistics(x, scale, bias, mean, var, eps)
-    share = _learning if scale.requires_grad else 0.0
-    return functional.batch_norm(x, mean, var, scale, bias, share > 0, share, eps)
+    return functional.batch_norm(x, mean, var, scale, bias, _learning > 0, _learning, eps)
 
 
 def mixed_batch_norm(
