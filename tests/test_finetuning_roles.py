@@ -304,6 +304,26 @@ def test_statistics_follow_where_the_scale_stays() -> None:
     assert {*tensors} - {"scale"} == moved(model, (3, 4, 4), update_statistics=True)
 
 
+def test_statistics_follow_beside_an_infinity() -> None:
+    """One in the file, in the place of what is left out, is no statistic that diverged."""
+    body = """
+        zero = Constant<value_float = 0.0>()
+        h = Conv(x, w1)
+        n = BatchNormalization(h, scale, shift, mean, var)
+        positive = Greater(n, zero)
+        z = Where(positive, n, low)
+        q = MaxPool<kernel_shape = [2, 2]>(z)
+        a = Relu(q)
+        f = Flatten(a)
+        logits = Gemm<transB = 1>(f, w2, b2)
+    """
+    norm = {"scale": np.ones(3), "shift": np.zeros(3), "mean": (3,), "var": np.full(3, 2.0)}
+    tensors = {"w1": (3, 3, 3, 3), **norm, "w2": (3, 3), "b2": (3,)}
+    low = {"low": np.float32(-np.inf)}
+    model = model_of(body, {**tensors, **low}, image="float[N, 3, 4, 4] x")
+    assert {*tensors} == moved(model, (3, 4, 4), update_statistics=True)
+
+
 @pytest.mark.parametrize("kind", ["float16", "double"])
 def test_a_weight_of_another_type_is_named(kind: str) -> None:
     """Also where the model computes in float32; numbers that no training moves may be of any."""

@@ -18,6 +18,7 @@ from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.terms import TERMS
 from onnxfit.finetuning.terms.jacobian import Jacobian
 from onnxfit.finetuning.terms.term import Batch, Term, Threat
+from onnxfit.finetuning.weights import statistics_of
 from onnxfit.twin.jump_relu import has_jumps, jump_relus
 from onnxfit.twin.ops.batch_normalization import learning_statistics
 from onnxfit.twin.precision import full_precision
@@ -74,7 +75,7 @@ class Trainer:
                 weight.data = weight.data.to(memory_format=torch.channels_last)
         self.kept: dict[str, torch.Tensor] = dict(self.weights)
         if settings.update_statistics:
-            self.kept |= {n: b for n, b in model.named_buffers() if b.dtype == torch.float32}
+            self.kept |= statistics_of(model)
         self._averages = {name: value.detach().clone() for name, value in self.kept.items()}
         self._optimizer = torch.optim.AdamW(
             self.weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay

@@ -7,6 +7,7 @@ from onnx import ModelProto, SparseTensorProto, TensorProto
 
 from onnxfit.errors import ModelError
 from onnxfit.finetuning.roles import Place, roles_of
+from onnxfit.twin.classifier import Classifier
 from onnxfit.twin.write_back import tensors_of
 from onnxfit.verification.target import Target
 
@@ -54,6 +55,22 @@ def choose_weights(target: Target, *, statistics: bool) -> list[str]:
     for place, parameter in parameters.items():
         parameter.requires_grad_(place in trained)
     return [_named(place) for place in parameters if place not in trained]
+
+
+def statistics_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers of a module that BatchNorms of its classifiers read as mean or variance.
+
+    Returns:
+        They themselves, by their names in the module.
+    """
+    names: set[str] = set()
+    for name, part in module.named_modules():
+        if isinstance(part, Classifier):
+            statistics = roles_of(part.model).statistics
+            prefix = f"{name}.twin" if name else "twin"
+            places = part.twin.weight_names.items()
+            names |= {f"{prefix}.{path}" for path, place in places if place in statistics}
+    return {name: buffer for name, buffer in module.named_buffers() if name in names}
 
 
 def _check_stored(model: ModelProto, trained: Collection[Place]) -> None:
