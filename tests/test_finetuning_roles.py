@@ -13,7 +13,9 @@ torch = pytest.importorskip("torch")
 from onnxfit.errors import ModelError  # noqa: E402
 from onnxfit.finetuning.finetuner import finetune  # noqa: E402
 from onnxfit.finetuning.roles import roles_of  # noqa: E402
+from onnxfit.finetuning.weights import choose_weights  # noqa: E402
 from onnxfit.twin.write_back import tensors_of  # noqa: E402
+from onnxfit.verification.target import Target  # noqa: E402
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17{domains}]>\n'
 # A LayerNorm as exporters write it out, of a layer's 8 values.
@@ -85,6 +87,20 @@ def moved(model: onnx.ModelProto, shape: tuple[int, ...] = (6,), **settings: Any
     assert found.model is not None
     before, after = tensors_of(model), tensors_of(found.model)
     return {name for (scope, name) in before if before[scope, name] != after[scope, name]}
+
+
+def untrained(model: onnx.ModelProto) -> list[str]:
+    """Return the names of what layers read as weights and no training moves."""
+    return choose_weights(Target(model), statistics=False).untrained
+
+
+def with_stored(body: str, stored: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+    """Make a model of two layers with tensors of other types."""
+    model = model_of(body, {**LAYERS, **stored})
+    for tensor in model.graph.initializer:
+        if tensor.name in stored:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(stored[tensor.name], tensor.name))
+    return model
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -265,6 +281,177 @@ def test_a_mask_stays() -> None:
     mask = np.where(np.arange(8) < 6, 0.0, -np.inf)
     assert {*LAYERS} == moved(model_of(body, {**LAYERS, "mask": mask}))
     assert {*LAYERS, "mask"} == moved(model_of(body, {**LAYERS, "mask": np.arange(8)}))
+
+
+def test_weights_are_found_through_several_operands() -> None:
+    """All that carry values are trained, not what chooses among them, nor a single limit."""
+    body = """
+        zero = Constant<value_float = 0.0>()
+        pruned = Greater(score, zero)
+        first = Where(pruned, w1, other)
+        bias = Max(b1, least)
+        h = Gemm<transB = 1>(x, first, bias)
+        a = Relu(h)
+        large = Abs(w2)
+        kept = Greater(large, zero)
+        second = Where(kept, w2, zero)
+        rows = Constant<value = int64[1] {0}>()
+        last = ScatterElements<axis = 0>(b2, rows, one)
+        logits = Gemm<transB = 1>(a, second, last)
+    """
+    more = {"other": (8, 6), "least": (8,), "one": (1,)}
+    model = model_of(body, {**LAYERS, **more, "score": (8, 6)})
+    assert {*LAYERS, *more} == moved(model)
+    assert [] == untrained(model)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "2 of the tensors that they read keep their values, {}: 'pick', 'v0'."),
+        (4, "5 of the tensors that they read keep their values, {}: 'pick', 'v0', 'v1', …."),
+    ],
+)
+def test_layers_that_are_not_trained_are_told(count: int, told: str) -> None:
+    """In the warnings, with the number of tensors and the first names, not only as a list."""
+    turns = [f"g{i} = Gemm(h{i}, w1, v{i}) h{i + 1} = Max(g{i}, v{i})" for i in range(count)]
+    body = f"h0 = Gemm(x, w1) {' '.join(turns)} logits = Gemm<transB = 1>(h{count}, pick, b2)"
+    shifts = {f"v{i}": (6,) for i in range(count)}
+    tensors = {"w1": (6, 6), **shifts, "pick": np.eye(3, 6), "b2": (3,)}
+    model = model_of(body, tensors)
+    assert ["pick", *shifts] == untrained(model)
+    why = "as masks or because something else makes them constants"
+    (found,) = [text for text in tuned(model).document["warnings"] if "not trained" in text]
+    assert found.endswith(told.format(why))
+
+
+WRITTEN_OUT = """
+    h = Conv(x, w1)
+    c = Sub(h, mean)
+    e = Add(var, epsilon)
+    s = Sqrt(e)
+    n = Div(c, s)
+    g = Mul(n, gamma)
+    k = Add(g, beta)
+"""
+BY_RECIPROCAL = """
+    h = Conv(x, w1)
+    c = Sub(h, mean)
+    e = Add(var, epsilon)
+    s = Sqrt(e)
+    r = Reciprocal(s)
+    f = Mul(r, gamma)
+    g = Mul(c, f)
+    k = Add(g, beta)
+"""
+BEFOREHAND = """
+    h = Conv(x, w1)
+    e = Add(var, epsilon)
+    half = Constant<value_float = -0.5>()
+    s = Pow(e, half)
+    f = Mul(gamma, s)
+    m = Mul(mean, f)
+    b = Sub(beta, m)
+    g = Mul(h, f)
+    k = Add(g, b)
+"""
+NEGATED = BEFOREHAND.replace("b = Sub(beta, m)", "o = Neg(m) b = Add(beta, o)")
+
+
+@pytest.mark.parametrize("norm", [WRITTEN_OUT, BY_RECIPROCAL, BEFOREHAND, NEGATED])
+def test_a_batch_norm_that_was_written_out(norm: str) -> None:
+    """Its mean and variance stay; its scale and shift are trained as those of the operator."""
+    body = norm + "a = Relu(k) f2 = Flatten(a) logits = Gemm<transB = 1>(f2, w2, b2)"
+    shape = (1, 3, 1, 1)
+    statistics = {"mean": shape, "var": np.full(shape, 0.01), "epsilon": np.full(1, 1e-5)}
+    trained = {"w1": (3, 3, 3, 3), "gamma": np.ones(shape), "beta": shape, "w2": (3, 12)}
+    tensors = {**statistics, **trained, "b2": (3,)}
+    model = model_of(body, tensors, image="float[N, 3, 4, 4] x")
+    assert {*trained, "b2"} == moved(model, (3, 4, 4))
+    assert [] == untrained(model)
+
+
+def test_a_weight_that_is_normalised() -> None:
+    """Direction and length are trained though the norm is a root, of a layer and of a scale."""
+    norm = """
+        {0}p = Mul({0}, {0})
+        {0}q = ReduceSum<keepdims = 1>({0}p)
+        {0}n = Sqrt({0}q)
+        {0}u = Div({0}, {0}n)
+    """
+    body = (
+        norm.replace("{0}", "w1")
+        + norm.replace("{0}", "gamma")
+        + """
+        w = Mul(length, w1u)
+        h = Gemm<transB = 1>(x, w, b1)
+        g = Mul(h, gammau)
+        size = Exp(w2)
+        logits = Gemm<transB = 1>(g, size, b2)
+    """
+    )
+    tensors = {**LAYERS, "length": (8, 1), "gamma": (8,)}
+    assert {*tensors} == moved(model_of(body, tensors))
+
+
+@pytest.mark.parametrize("low", [-1e4, float(np.finfo(np.float32).min)])
+def test_masks_of_numbers_stay(low: float) -> None:
+    """Of 0 and 1 wherever they are read, of 0 and what hides a score; other numbers do not."""
+    body = """
+        w = Mul(w1, pruned)
+        h = Gemm<transB = 1>(x, w, b1)
+        m = Add(h, hidden)
+        k = Add(m, small)
+        s = Mul(k, same)
+        p = Softmax(s)
+        logits = Gemm<transB = 1>(p, w2, b2)
+    """
+    choose = np.arange(8) < 5
+    masks = {
+        "pruned": np.random.default_rng(1).random((8, 6)) > 0.3,
+        "hidden": np.where(choose, 0.0, low),
+    }
+    biases = {"small": np.where(choose, 0.0, -4.0), "same": np.ones(8)}
+    model = model_of(body, {**LAYERS, **masks, **biases})
+    assert {*LAYERS, *biases} == moved(model)
+    assert [] == untrained(model)
+
+
+def test_narrow_integers_that_are_no_weights() -> None:
+    """A table or a mask in 8 bits is none, and the rest is trained; what a layer reads is one."""
+    body = """
+        c = Cast<to = 1>(keep)
+        h = Gemm<transB = 1>(x, w1, b1)
+        m = Mul(h, c)
+        a = Relu(m)
+        d = Cast<to = 1>(mask)
+        w = Mul(w2, d)
+        logits = Gemm<transB = 1>(a, w, b2)
+    """
+    stored = {"keep": np.full((1, 8), 3, np.uint8), "mask": np.eye(3, 8, dtype=np.uint8)}
+    model = with_stored(body, stored)
+    assert {*LAYERS} == moved(model)
+    stored["mask"] *= 2
+    with pytest.raises(ModelError, match=r"^the weight 'mask' is quantised: fine-tune the model"):
+        tuned(with_stored(body, stored))
+
+
+def test_all_that_keeps_its_value_is_named() -> None:
+    """Floating-point tensors that are no parameters of the twin too, as statistics and limits."""
+    body = """
+        h = Conv(x, w1)
+        n = BatchNormalization(h, scale, shift, mean, var)
+        least = Constant<value = float {0.0}>()
+        a = Clip(n, least, most)
+        f = Flatten(a)
+        logits = Gemm<transB = 1>(f, w2, b2)
+    """
+    norm = {"scale": np.ones(3), "shift": np.zeros(3), "mean": (3,), "var": np.full(3, 2.0)}
+    tensors = {"w1": (3, 3, 3, 3), **norm, "most": np.float32(6), "w2": (3, 12), "b2": (3,)}
+    model = model_of(body, tensors, image="float[N, 3, 4, 4] x")
+    for update, fixed in ((False, ["least", "mean", "most", "var"]), (True, ["least", "most"])):
+        document = tuned(model, (3, 4, 4), update_statistics=update, jump=0.1).document
+        assert fixed == document["fixed"]
 
 
 def test_a_statistic_stays_where_exporters_share_it() -> None:

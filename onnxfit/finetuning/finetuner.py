@@ -37,6 +37,12 @@ SEEN = (
     "{} of the {} validation samples are training samples as well: what the weights are worth on "
     "other data is not known."
 )
+UNTRAINED = (
+    "Layers have weights that are not trained: {} of the tensors that they read keep their values, "
+    "as masks or because something else makes them constants: {}."
+)
+# How many of them are named.
+_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +154,7 @@ class Finetuner:
                 f"{train.path} has {train.n} samples, fewer than a batch of {settings.batch_size}"
             )
         passes.refuse(target.model, "restore it, fine-tune, and apply it again")
-        self._fixed = choose_weights(target, statistics=settings.update_statistics)
+        self._choice = choose_weights(target, statistics=settings.update_statistics)
         self._augment = kinds_for(train.shape, settings.augment)
         self._seen = int(among(validation.batches(_READ), train).sum())
 
@@ -178,7 +184,7 @@ class Finetuner:
         document = describe(course, self._settings, self._given, self._train, self._validation)
         document["run"], document["stopped"] = run, stopped
         document["epochs"] = course.trainer.epoch
-        document["augment"], document["fixed"] = list(self._augment), self._fixed
+        document["augment"], document["fixed"] = list(self._augment), self._choice.fixed
         complaints = [] if kept.complaint is None else [kept.complaint]
         warnings = self._given.warnings("model", some)
         if is_less_robust(document["difference"]):
@@ -235,8 +241,12 @@ class Finetuner:
         )
 
     def _warnings(self) -> list[str]:
-        """Return what a reader should know of the data, in sentences."""
+        """Return what a reader should know of the data and the layers, in sentences."""
         train, validation, found = self._train, self._validation, []
+        if untrained := self._choice.untrained:
+            names = [repr(name) for name in untrained[:_NAMED]]
+            names += ["…"] * (len(untrained) > _NAMED)
+            found.append(UNTRAINED.format(len(untrained), ", ".join(names)))
         if self._seen:
             found.append(SEEN.format(self._seen, validation.n))
         if self._settings.max_drop * validation.n < 1:

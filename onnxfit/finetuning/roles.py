@@ -5,62 +5,32 @@ of the pixels as ``[1, 3, 1, 1]`` beside a bias of the same shape.
 """
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxfit.element_types import function_scope, subgraph_scope
+from onnxfit.finetuning.operators import (
+    BENDING,
+    CARRIED,
+    COMBINING,
+    COMPARING,
+    DESCRIBING,
+    JOINING,
+    LAYERS,
+    LOOKING_UP,
+    MOVING,
+    PLACING,
+    TAKING_AWAY,
+)
 from onnxfit.op import is_our_function
 from onnxfit.rewrites import unrewritten
 from onnxfit.twin.write_back import tensors_of
 
 # A tensor: the graph or function that holds it, and its name.
 Place = tuple[str, str]
-
-_MICROSOFT, _BLOCKED = "com.microsoft", "com.microsoft.nchwc"
-_CONV, _PRODUCT = (1, 2), (0, 1)
-# Layers, by domain and operator: which inputs are weights where the file fixes them.
-_LAYERS: dict[tuple[str, str], tuple[int, ...]] = {
-    **dict.fromkeys((("", "Conv"), ("", "ConvTranspose"), (_BLOCKED, "Conv")), _CONV),
-    (_MICROSOFT, "FusedConv"): _CONV,
-    ("", "CausalConvWithState"): _CONV,
-    ("", "DeformConv"): (1, 3),
-    ("", "MatMul"): _PRODUCT,
-    **dict.fromkeys(((_MICROSOFT, "FusedMatMul"), (_MICROSOFT, "TransposeMatMul")), _PRODUCT),
-    **dict.fromkeys((("", "Gemm"), (_MICROSOFT, "FusedGemm")), (0, 1, 2)),
-    ("", "Einsum"): tuple(range(8)),
-    ("", "BatchNormalization"): (1, 2),
-    ("", "InstanceNormalization"): (1, 2),
-    ("", "GroupNormalization"): (1, 2),
-    ("", "LayerNormalization"): (1, 2),
-    ("", "RMSNormalization"): (1,),
-    ("", "SimplifiedLayerNormalization"): (1,),
-    (_MICROSOFT, "SkipLayerNormalization"): (1, 2, 3, 4),
-    (_MICROSOFT, "SkipSimplifiedLayerNormalization"): (1, 2, 3),
-    (_MICROSOFT, "EmbedLayerNormalization"): (2, 3, 4, 5, 6),
-    ("", "PRelu"): (1,),
-    (_MICROSOFT, "BiasGelu"): (1,),
-    (_MICROSOFT, "FastGelu"): (1,),
-    **dict.fromkeys((("", "RNN"), ("", "GRU"), ("", "LSTM")), (1, 2, 3, 5, 6, 7)),
-    ("", "Attention"): (0, 1, 2),
-    ("", "LinearAttention"): (0, 1, 2),
-    (_MICROSOFT, "Attention"): (1, 2),
-    (_MICROSOFT, "MultiHeadAttention"): (0, 1, 2, 3),
-}
-# They take elements of the first input to another place or type; the others say where.
-_MOVING = {
-    *("Cast", "CastLike", "Compress", "DepthToSpace", "DequantizeLinear", "Dropout", "Expand"),
-    *("Flatten", "Identity", "Pad", "QuantizeLinear", "ReorderInput", "ReorderOutput", "Reshape"),
-    *("Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu"),
-    *("Unsqueeze", "Upsample"),
-}
-# They read of a value what no training changes: its shape and type.
-_DESCRIBING = {"EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size"}
-_LOOKING_UP = {"Gather", "GatherElements", "GatherND"}
-# They put what the file fixes beside what is computed, element by element.
-_JOINING = {"Add", "Concat", "Div", "Mul", "Sub", "Sum"}
 
 
 @dataclass(frozen=True)
@@ -69,12 +39,14 @@ class _Value:
 
     Attributes:
         tensors: Those of the file that it is made of alone, where no sample changes it.
+        parts: Of these, what is in it as it is, as a summand or as a factor.
         several: These have more than one element, before they are broadcast.
         varies: It depends on the samples.
         behind: It depends on what a layer made of them.
     """
 
     tensors: frozenset[Place] = frozenset()
+    parts: frozenset[Place] = frozenset()
     several: bool = False
     varies: bool = False
     behind: bool = False
@@ -90,26 +62,36 @@ class Roles:
     Attributes:
         weights: What a training may move.
         statistics: What a BatchNorm reads as mean or variance.
+        operands: For each value that a layer reads as a weight, what it is made of.
     """
 
     weights: frozenset[Place]
     statistics: frozenset[Place]
+    operands: frozenset[frozenset[Place]]
 
 
 def roles_of(model: ModelProto) -> Roles:
     """Say which tensors of a model a training may move.
 
-    Weights are the operands of layers, also reshaped, cast, or computed of several tensors; and
-    what has more than one element and is added to, subtracted from, multiplied with, or put beside
-    something behind a layer: biases, scales, the gamma and beta of a decomposed norm. What else
-    reads a tensor makes it a constant, whatever reads it besides: the statistics of a BatchNorm,
-    exponents, epsilons, limits, and all that is done to samples before the first layer.
+    Weights are the operands of layers, also reshaped, cast, or computed of several tensors in any
+    way: of a weight that is normalised by its own length, direction and length are trained. And
+    what has more than one element and is added to, multiplied with, or put beside something behind
+    a layer: biases, scales, the gamma and beta of a decomposed norm. What is subtracted there or
+    divided by is a constant, the mean or deviation of a BatchNorm that was written out. Where it is
+    computed before, as in ``gamma / Sqrt(var + eps)`` and ``beta - mean * scale``, only summands
+    and factors are weights; what goes through a root, a power, a logarithm or their inverses, or is
+    subtracted or divided by, is none for that, and stays unless another reader makes it a weight:
+    gamma is in what is subtracted from beta.
+
+    What else reads a tensor makes it a constant, whatever reads it besides: the statistics of a
+    BatchNorm, exponents, epsilons, limits, and all that is done to samples before the first layer.
     """
     found = unrewritten(model)
     walk = _Walk(found)
     given = [_Value(varies=True)] * len(found.graph.input)
     walk.body(found.graph, ChainMap(), "", given)
-    return Roles(frozenset(walk.weights - walk.constants), frozenset(walk.statistics))
+    weights = frozenset(walk.weights - walk.constants)
+    return Roles(weights, frozenset(walk.statistics), frozenset(walk.operands))
 
 
 class _Walk:
@@ -119,12 +101,14 @@ class _Walk:
         weights: What a layer reads, or what is joined to something behind one.
         constants: What anything else reads.
         statistics: Of these, what a BatchNorm reads.
+        operands: For each value that a layer reads as a weight, what it is made of.
     """
 
     def __init__(self, model: ModelProto) -> None:
         self.weights: set[Place] = set()
         self.constants: set[Place] = set()
         self.statistics: set[Place] = set()
+        self.operands: set[frozenset[Place]] = set()
         self._functions = {
             (f.domain, f.name, f.overload): f for f in model.functions if not is_our_function(f)
         }
@@ -210,43 +194,67 @@ class _Walk:
         return [_Value(varies=True, behind=output.behind) for output in outputs]
 
     def _operator(self, node: NodeProto, inputs: list[_Value]) -> _Value:
-        if not inputs or node.op_type in _DESCRIBING:
+        if not inputs or node.op_type in DESCRIBING:
             return _Value()
         if node.op_type == "CastLike":
             inputs = inputs[:1]
         domain = "" if node.domain == "ai.onnx" else node.domain
-        weights = _LAYERS.get((domain, node.op_type))
-        if node.op_type in _LOOKING_UP and inputs[1].varies and not inputs[0].varies:
+        weights = LAYERS.get((domain, node.op_type))
+        if node.op_type in LOOKING_UP and inputs[1].varies and not inputs[0].varies:
             weights = (0,)
         varies = any(value.varies for value in inputs)
         if weights is not None:
-            for index, value in enumerate(inputs):
-                (self.weights if index in weights else self.constants).update(value.tensors)
+            self._layer(inputs, weights)
             if node.op_type == "BatchNormalization":
                 self.statistics.update(*(value.tensors for value in inputs[3:]))
             return _Value(varies=varies, behind=varies)
-        if node.op_type in _JOINING:
-            return self._joined(inputs, appended=node.op_type == "Concat")
-        passed = node.op_type in (*_MOVING, *_LOOKING_UP) or not varies
+        if not varies:
+            return self._computed(node.op_type, inputs)
+        behind = any(value.behind for value in inputs)
+        if node.op_type in JOINING and behind:
+            self._joined(inputs)
+            return _Value(varies=True, behind=True)
+        passed = node.op_type in (*MOVING, *LOOKING_UP)
         for value in inputs[passed:]:
             self._fix(value)
-        behind = any(value.behind for value in inputs)
         return inputs[0] if passed else _Value(varies=True, behind=behind)
 
-    def _joined(self, inputs: list[_Value], *, appended: bool) -> _Value:
-        """Return what comes of values that are joined, ``appended`` or element by element."""
-        varies = any(value.varies for value in inputs)
-        behind = any(value.behind for value in inputs)
-        kept: set[Place] = set()
+    def _layer(self, inputs: list[_Value], weights: Collection[int]) -> None:
+        """Read the inputs of a layer, some of which are weights where the file fixes them."""
+        for index, value in enumerate(inputs):
+            if index not in weights:
+                self._fix(value)
+            elif value.tensors:
+                self.weights |= value.tensors
+                self.operands.add(value.tensors)
+
+    def _joined(self, inputs: list[_Value]) -> None:
+        """Read what is put beside something behind a layer."""
         for value in inputs:
-            if value.several or (appended and not varies):
-                kept |= value.tensors
+            if value.several:
+                self.weights |= value.parts
             else:
                 self._fix(value)
-        if not varies:
-            return _Value(frozenset(kept), several=bool(kept))
-        (self.weights if behind else self.constants).update(kept)
-        return _Value(varies=True, behind=behind)
+
+    def _computed(self, op_type: str, inputs: list[_Value]) -> _Value:
+        """Return what an operator that is no layer makes of values that the file fixes."""
+        if op_type in COMPARING:
+            return _Value()
+        if op_type not in COMBINING:
+            for value in inputs[1:]:
+                self._fix(value)
+            return replace(inputs[0], parts=frozenset()) if op_type in BENDING else inputs[0]
+        kept: list[_Value] = []
+        for index, value in enumerate(inputs):
+            carried = index in CARRIED.get(op_type, (index,))
+            if not carried or not (value.several or op_type in PLACING):
+                self._fix(value)
+            elif op_type in TAKING_AWAY and index:
+                kept.append(replace(value, parts=frozenset()))
+            else:
+                kept.append(value)
+        made = _made_of(kept)
+        return replace(made, several=bool(made.tensors))
 
     def _either(self, values: Sequence[_Value]) -> _Value:
         """Return what is known of a value that is one of several."""
@@ -254,8 +262,7 @@ class _Walk:
             for value in values:
                 self._fix(value)
             return _Value(varies=True, behind=any(value.behind for value in values))
-        tensors = frozenset().union(*(value.tensors for value in values))
-        return _Value(tensors, several=any(value.several for value in values))
+        return _made_of(values)
 
     def _stored(self, place: Place) -> _Value:
         """Return the value that a tensor of the file is; a Constant of strings is none."""
@@ -263,7 +270,15 @@ class _Walk:
         if tensor is None:
             return _Value()
         shape = [len(tensor.floats)] if isinstance(tensor, AttributeProto) else tensor.dims
-        return _Value(frozenset({place}), several=prod(shape) > 1)
+        own = frozenset({place})
+        return _Value(own, own, several=prod(shape) > 1)
 
     def _fix(self, value: _Value) -> None:
         self.constants |= value.tensors
+
+
+def _made_of(values: Sequence[_Value]) -> _Value:
+    """Return a value that the file fixes and in which all that is in others is."""
+    tensors: frozenset[Place] = frozenset().union(*(value.tensors for value in values))
+    parts: frozenset[Place] = frozenset().union(*(value.parts for value in values))
+    return _Value(tensors, parts, several=any(value.several for value in values))
