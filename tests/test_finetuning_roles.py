@@ -94,9 +94,11 @@ def untrained(model: onnx.ModelProto) -> list[str]:
     return choose_weights(Target(model), statistics=False).untrained
 
 
-def with_stored(body: str, stored: dict[str, NDArray[Any]]) -> onnx.ModelProto:
-    """Make a model of two layers with tensors of other types."""
-    model = model_of(body, {**LAYERS, **stored})
+def with_stored(
+    body: str, stored: dict[str, NDArray[Any]], tensors: dict[str, Any]
+) -> onnx.ModelProto:
+    """Make a model that has tensors of other types as well."""
+    model = model_of(body, {**tensors, **stored})
     for tensor in model.graph.initializer:
         if tensor.name in stored:
             tensor.CopyFrom(onnx.numpy_helper.from_array(stored[tensor.name], tensor.name))
@@ -429,11 +431,11 @@ def test_narrow_integers_that_are_no_weights() -> None:
         logits = Gemm<transB = 1>(a, w, b2)
     """
     stored = {"keep": np.full((1, 8), 3, np.uint8), "mask": np.eye(3, 8, dtype=np.uint8)}
-    model = with_stored(body, stored)
+    model = with_stored(body, stored, LAYERS)
     assert {*LAYERS} == moved(model)
     stored["mask"] *= 2
     with pytest.raises(ModelError, match=r"^the weight 'mask' is quantised: fine-tune the model"):
-        tuned(with_stored(body, stored))
+        tuned(with_stored(body, stored, LAYERS))
 
 
 def test_all_that_keeps_its_value_is_named() -> None:
@@ -489,6 +491,21 @@ def test_statistics_follow_where_the_scale_stays() -> None:
     tensors = {"w1": (3, 3, 3, 3), **norm, "w2": (3, 12), "b2": (3,)}
     model = model_of(body, tensors, image="float[N, 3, 4, 4] x")
     assert {*tensors} - {"scale"} == moved(model, (3, 4, 4), update_statistics=True)
+
+
+def test_statistics_of_another_type_do_not_follow() -> None:
+    """They are refused by name before the training, which would leave them as they are."""
+    body = """
+        h = Gemm<transB = 1>(x, w1, b1)
+        n = BatchNormalization(h, scale, shift, mean, var)
+        logits = Gemm<transB = 1>(n, w2, b2)
+    """
+    norm = {"scale": np.ones(8), "shift": np.zeros(8)}
+    statistics = {"mean": np.full(8, 0.5, np.float16), "var": np.full(8, 2, np.float16)}
+    model = with_stored(body, statistics, {**LAYERS, **norm})
+    assert {*LAYERS, *norm} == moved(model)
+    with pytest.raises(ModelError, match=r"^the statistic 'mean' is not float32: fine-tune the m"):
+        tuned(model, update_statistics=True)
 
 
 def test_statistics_follow_beside_an_infinity() -> None:

@@ -51,7 +51,7 @@ def choose_weights(target: Target, *, statistics: bool) -> Choice:
 
     Raises:
         ModelError: It has no weights, one is quantised or sparse, or not all are float32; or it has
-            no BatchNorm, or one whose statistics are a weight as well.
+            no BatchNorm, or one whose statistics are a weight as well or not float32.
     """
     twin = target.classifier.twin
     roles = roles_of(target.classifier.model)
@@ -70,7 +70,7 @@ def choose_weights(target: Target, *, statistics: bool) -> Choice:
     if target.classifier.dtype != torch.float32:
         raise ModelError(f"the input of the model is {_type(target.classifier.dtype)}: {_CONVERT}")
     if statistics:
-        _check_statistics(roles.statistics, parameters)
+        _check_statistics(target.model, roles.statistics, parameters)
     for place, parameter in parameters.items():
         parameter.requires_grad_(place in trained)
     untrained = [read & parameters.keys() for read in roles.operands if not read & trained.keys()]
@@ -144,13 +144,20 @@ def _check_stored(target: Target, roles: Roles, trained: Collection[Place]) -> N
             )
 
 
-def _check_statistics(statistics: Collection[Place], parameters: Collection[Place]) -> None:
+def _check_statistics(
+    model: ModelProto, statistics: Collection[Place], parameters: Collection[Place]
+) -> None:
     """Refuse statistics that cannot follow the data."""
     if not statistics:
         raise ModelError(
             "the model has no BatchNormalization whose statistics could be updated; what was "
             "folded into the layer before has none"
         )
+    for place, tensor in tensors_of(model).items():
+        # What is converted for each batch learns nothing of it.
+        number = getattr(tensor, "data_type", TensorProto.FLOAT)
+        if place in statistics and number != TensorProto.FLOAT:
+            raise ModelError(f"the statistic {_named(place)!r} is not float32: {_CONVERT}")
     for place in parameters:
         if place in statistics:
             raise ModelError(
