@@ -38,8 +38,8 @@ SEEN = (
     "other data is not known."
 )
 UNTRAINED = (
-    "Layers have weights that are not trained: {} of the tensors that they read keep their values, "
-    "as masks or because something else makes them constants: {}."
+    "Not all weights of layers are trained: as masks, or because something else makes them "
+    "constants, {} kept their values, {}."
 )
 # How many of them are named.
 _NAMED = 3
