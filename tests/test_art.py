@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ import pytest
 from support import MODELS, ROOT
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("art", reason="the Adversarial Robustness Toolbox is not installed")
+# It writes a file in the home folder when it is imported, and two workers of pytest that do so at
+# the same time fail.
+with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as home:
+    patch.setenv("HOME", home)
+    pytest.importorskip("art", reason="the Adversarial Robustness Toolbox is not installed")
 
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch  # noqa: E402
 from art.estimators.classification import PyTorchClassifier  # noqa: E402
