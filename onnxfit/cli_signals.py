@@ -29,10 +29,16 @@ def interrupted_once() -> Iterator[None]:
         nonlocal count
         count += 1
         if count == 2:
-            # Not by click, whose lock the interrupted code may hold.
-            sys.stderr.write(f"{ONCE_MORE}\n")
-        else:
+            # A stream that is closed, or being written to, must not cost what is saved.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                sys.stderr.write(f"{ONCE_MORE}\n")
+                sys.stderr.flush()
+            return
+        try:
             ending[which](which, frame)
+        finally:
+            # It may have put another in this one's place.
+            signal.signal(which, end)
 
     try:
         for which in ending:

@@ -1,9 +1,12 @@
 """The verb ``finetune`` as a user runs it."""
 
 import dataclasses
+import io
+import itertools
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from support import MODELS
 
 torch = pytest.importorskip("torch")
 
-from onnxfit import cli_finetune  # noqa: E402
+from onnxfit import cli, cli_finetune  # noqa: E402
 from onnxfit.cli_signals import ONCE_MORE, interrupted_once  # noqa: E402
 from onnxfit.finetuning import finetuner  # noqa: E402
 from onnxfit.finetuning.augmentation import KINDS  # noqa: E402
@@ -125,9 +128,7 @@ def test_ctrl_c_before_anything_was_kept(
         assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    "numbers", [("SIGINT", "SIGINT"), ("SIGINT", "SIGTERM"), ("SIGTERM", "SIGINT")]
-)
+@pytest.mark.parametrize("numbers", list(itertools.product(("SIGINT", "SIGTERM"), repeat=2)))
 def test_a_second_signal_does_not_lose_the_best(
     numbers: tuple[str, str],
     tmp_path: Path,
@@ -160,13 +161,19 @@ def test_a_second_signal_does_not_lose_the_best(
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-def test_a_third_signal_ends_what_hangs() -> None:
-    """Only the second one is passed over; what was there before is there again afterwards."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_third_signal_ends_what_hangs(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the second one is passed over, though nobody can be told; it is as before afterwards."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
     before, ended = signal.getsignal(signal.SIGINT), 0
-    with interrupted_once():
+    with cli._ending_cleanly(), interrupted_once():
         for _ in range(4):
             try:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             except KeyboardInterrupt:
                 ended += 1
     assert 3 == ended

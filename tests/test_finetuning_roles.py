@@ -554,3 +554,27 @@ def test_a_weight_of_another_type_is_named(kind: str) -> None:
     wide = model_of(cast, {**LAYERS, "w2": (8, 3)}, image=f"{kind}[N, 6] x")
     with pytest.raises(ModelError, match=f"^the input of the model is {word}: fine-tune the mod"):
         tuned(wide)
+
+
+def test_what_a_computed_mean_is_subtracted_from() -> None:
+    """The shift of a LayerNorm may stand before its mean, as Keras writes it."""
+    body = """
+        h = MatMul(x, w1)
+        m = ReduceMean<axes = [1]>(h)
+        c = Sub(h, m)
+        q = Mul(c, c)
+        v = ReduceMean<axes = [1]>(q)
+        e = Add(v, epsilon)
+        s = Sqrt(e)
+        r = Reciprocal(s)
+        i = Mul(r, gamma)
+        hi = Mul(h, i)
+        mi = Mul(m, i)
+        o = Sub(beta, mi)
+        k = Add(hi, o)
+        a = Relu(k)
+        logits = MatMul(a, w2)
+    """
+    trained = {"w1": (6, 8), "gamma": np.ones(8), "beta": (8,), "w2": (8, 3)}
+    model = model_of(body, {**trained, "epsilon": np.full(1, 1e-5)})
+    assert {("", name) for name in trained} == roles_of(model).weights

@@ -25,10 +25,10 @@ LAYERS: dict[tuple[str, str], tuple[int, ...]] = {
     (_MICROSOFT, "BiasGelu"): (1,),
     (_MICROSOFT, "FastGelu"): (1,),
     **dict.fromkeys((("", "RNN"), ("", "GRU"), ("", "LSTM")), (1, 2, 3, 5, 6, 7)),
-    ("", "Attention"): (0, 1, 2),
+    ("", "Attention"): (0, 1, 2, 3),
     ("", "LinearAttention"): (0, 1, 2),
-    (_MICROSOFT, "Attention"): (1, 2),
-    (_MICROSOFT, "MultiHeadAttention"): (0, 1, 2, 3),
+    (_MICROSOFT, "Attention"): (1, 2, 5),
+    (_MICROSOFT, "MultiHeadAttention"): (0, 1, 2, 3, 5),
     # Quantised: known, so that they can be refused.
     **dict.fromkeys((("", "ConvInteger"), (_MICROSOFT, "DynamicQuantizeMatMul")), (1,)),
     **dict.fromkeys((("", "MatMulInteger"), (_MICROSOFT, "MatMulIntegerToFloat")), _PRODUCT),
@@ -46,12 +46,12 @@ MOVING = {
 # They read of a value what no training changes: its shape and type.
 DESCRIBING = {"EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size"}
 LOOKING_UP = {"Gather", "GatherElements", "GatherND"}
-# They put what the file fixes beside what is computed, as biases and scales.
-JOINING = {"Add", "Concat", "Mul", "Sum"}
+# They put what the file fixes beside what is computed, as biases and scales, or subtract from it.
+JOINING = {"Add", "Concat", "Mul", "Sub", "Sum"}
 # Of values that the file fixes they make one of all, in which each has elements of its own, or
 # which is computed element by element; of some operators only these inputs are in it.
 PLACING = {"Concat", "ScatterElements", "ScatterND", "SequenceConstruct"}
-COMBINING = {*PLACING, *JOINING, "Div", "Max", "Mean", "Min", "Sub", "Where"}
+COMBINING = {*PLACING, *JOINING, "Div", "Max", "Mean", "Min", "Where"}
 CARRIED = {"ScatterElements": (0, 2), "ScatterND": (0, 2), "Where": (1, 2)}
 # What goes through these is no longer a summand or factor, only what these are computed of.
 BENDING = {"Exp", "Log", "Neg", "Pow", "Reciprocal", "Sqrt"}

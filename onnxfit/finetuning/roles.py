@@ -212,7 +212,7 @@ class _Walk:
             return self._computed(node.op_type, inputs)
         behind = any(value.behind for value in inputs)
         if node.op_type in JOINING and behind:
-            self._joined(inputs)
+            self._joined(node.op_type, inputs)
             return _Value(varies=True, behind=True)
         passed = node.op_type in (*MOVING, *LOOKING_UP)
         for value in inputs[passed:]:
@@ -228,10 +228,10 @@ class _Walk:
                 self.weights |= value.tensors
                 self.operands.add(value.tensors)
 
-    def _joined(self, inputs: list[_Value]) -> None:
+    def _joined(self, op_type: str, inputs: list[_Value]) -> None:
         """Read what is put beside something behind a layer."""
-        for value in inputs:
-            if value.several:
+        for index, value in enumerate(inputs):
+            if value.several and not (op_type in TAKING_AWAY and index):
                 self.weights |= value.parts
             else:
                 self._fix(value)
