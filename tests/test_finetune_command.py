@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,15 @@ def test_ctrl_c_before_anything_was_kept(
         assert not out.exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise, also where these tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("numbers", list(itertools.product(("SIGINT", "SIGTERM"), repeat=2)))
 def test_a_second_signal_does_not_lose_the_best(
     numbers: tuple[str, str],
@@ -161,6 +171,7 @@ def test_a_second_signal_does_not_lose_the_best(
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_third_signal_ends_what_hangs(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
