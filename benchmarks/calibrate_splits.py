@@ -254,7 +254,7 @@ class Split:
         winner = race.run()
         if self.validation.table.settings.objective == "paper":
             return winner
-        return confirmed(race, winner, self.validation.under_all_attacks())
+        return confirmed(winner, race.smallest, self.validation.under_all_attacks())
 
     @cached_property
     def exhaustive(self) -> float:
@@ -272,8 +272,8 @@ class Split:
     def refined(self) -> Refined:
         """What the product's refinement makes of its choice."""
         walked, start = self.walked, (self.raced,) * self.validation.table.sites
-        right = {c: int(self.validation.judged(c).sum()) for c in (start, walked.strengths)}
-        if right[walked.strengths] > right[start]:
+        judge = self.validation.under_all_attacks()
+        if confirmed(walked.strengths, start, judge) == walked.strengths:
             return walked
         return dataclasses.replace(walked, strengths=start, taken=0)
 

@@ -1,8 +1,7 @@
 """Transfer in the verb ``attack``: the models that it starts from, and what is told of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import wraps
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import click
 from onnxfit.cli_options import (
     DataOptions,
     check_channels,
+    gathered,
     numbers,
     positive_numbers,
-    with_options,
 )
 from onnxfit.cli_output import progress, share_text
 
@@ -117,14 +116,7 @@ _OPTIONS = (
 
 def source_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb the options of the models a transfer starts from, as one argument: ``source``."""
-    names = [field.name for field in fields(SourceOptions)]
-
-    @wraps(verb)
-    def with_source(*args: Any, **options: Any) -> Any:
-        source = SourceOptions(**{name: options.pop(name) for name in names})
-        return verb(*args, source=source, **options)
-
-    return with_options(with_source, _OPTIONS)
+    return gathered(verb, "source", SourceOptions, _OPTIONS)
 
 
 def source_pairs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -240,19 +240,33 @@ _OPTIONS = (
 
 def data_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb the options of its data, which it gets as one argument: ``data``."""
-    names = [field.name for field in fields(DataOptions)]
-
-    @functools.wraps(verb)
-    def with_data(*args: Any, **options: Any) -> Any:
-        data = DataOptions(**{name: options.pop(name) for name in names})
-        return verb(*args, data=data, **options)
-
-    return with_options(with_data, _OPTIONS)
+    return gathered(verb, "data", DataOptions, _OPTIONS)
 
 
 def units_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Give a verb ``bounds``, ``mean`` and ``std``."""
     return with_options(verb, _UNITS)
+
+
+def gathered(
+    verb: Callable[..., Any], name: str, kind: type, options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Give a verb options, which it gets as one argument.
+
+    Args:
+        verb: The verb.
+        name: Of the argument.
+        kind: Of the argument: a dataclass whose fields the options set.
+        options: In the order of the help.
+    """
+    names = [field.name for field in fields(kind)]
+
+    @functools.wraps(verb)
+    def with_argument(*args: Any, **given: Any) -> Any:
+        value = kind(**{field: given.pop(field) for field in names})
+        return verb(*args, **{name: value}, **given)
+
+    return with_options(with_argument, options)
 
 
 def with_options(

@@ -238,7 +238,7 @@ def test_a_winner_must_beat_the_smallest_under_all_attacks(right: int, expected:
     winner = race.run()
     assert STRENGTHS[9] == winner
     everything = Table({STRENGTHS[0]: np.arange(n) < 150, winner: np.arange(n) < right})
-    assert expected == confirmed(race, winner, everything)
+    assert expected == confirmed(winner, race.smallest, everything)
     assert {STRENGTHS[0]: n, winner: n} == everything.asked
 
 

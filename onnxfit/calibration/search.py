@@ -59,7 +59,7 @@ class Search:
         doubted = winner != race.smallest and self.settings.objective != "paper"
         if doubted:
             self._next("confirmation", self.at_most.confirmation)
-            chosen = confirmed(race, winner, measured.with_all_attacks())
+            chosen = confirmed(winner, race.smallest, measured.with_all_attacks())
         else:
             chosen = winner
         refined = self._refined(chosen, strengths[edge], measured) if self.settings.refine else None
@@ -123,11 +123,7 @@ class Search:
         return race, heats
 
     def _refined(self, chosen: float, edge: float, measured: Attacked) -> Refined:
-        """Look for a strength of each site, and keep them if they are better under all attacks.
-
-        Single changes are judged by few attacks and samples: many of them together may win by what
-        they hide from these alone.
-        """
+        """Look for a strength of each site, and keep them if they are better under all attacks."""
         self._next("refinement", self.at_most.refinement)
         start = (chosen,) * self.sites
         highest = math.inf if self.settings.scale == "shared" else 1.0
@@ -135,7 +131,6 @@ class Search:
         if not refined.taken:
             return refined
         judge = measured if self.settings.objective == "paper" else measured.with_all_attacks()
-        found = judge.robust([start, refined.strengths], measured.attacked)
-        if int(found[refined.strengths].sum()) > int(found[start].sum()):
+        if confirmed(refined.strengths, start, judge) == refined.strengths:
             return refined
         return dataclasses.replace(refined, strengths=start, taken=0)

@@ -6,7 +6,7 @@ A *strength* is one number that sets the jumps of all sites; 0 is the network be
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnxfit.verification.statistics import SHARE_OF_GAINED, drop_limit, paired_difference
 
 Mask = NDArray[np.bool_]
+# A strength, or one for each site.
+Candidate = TypeVar("Candidate")
 
 # Samples of the first heat of a race; each heat has twice as many as the one before.
 FIRST_HEAT = 64
@@ -200,18 +202,19 @@ class Race:
         return paired_difference(more, fewer, len(best), self.confidence)[1] >= 0
 
 
-def confirmed(race: Race, winner: float, everything: Measured) -> float:
-    """Return the winner of a race if under all attacks it beats the smallest that raced, else that.
+def confirmed(candidate: Candidate, instead: Candidate, everything: Measured) -> Candidate:
+    """Return a candidate if under all attacks it beats another one, else that.
 
-    A race has few attacks. A larger jump may win by what it hides from these alone.
+    A race has few attacks, and so has a refinement. A candidate may be ahead by what it hides from
+    these alone.
 
     Args:
-        race: It is over.
-        winner: What it returned.
+        candidate: The winner of a race, or refined strengths.
+        instead: The smallest strength that raced, or what the refinement began with.
         everything: Tells which samples stay right under all attacks.
     """
-    found = everything.robust([race.smallest, winner], everything.attacked)
-    return winner if found[winner].sum() > found[race.smallest].sum() else race.smallest
+    found = everything.robust([instead, candidate], everything.attacked)
+    return candidate if found[candidate].sum() > found[instead].sum() else instead
 
 
 def first_candidates(count: int, attacked: int) -> tuple[set[int], int]:

@@ -8,7 +8,7 @@ from onnxfit.finetuning.course import Course
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.validation import LOSSES, STEPS, Mask, Worth
 from onnxfit.verification.records import accuracy_share, only
-from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar, paired_difference
+from onnxfit.verification.statistics import mcnemar, paired_difference
 from onnxfit.verification.target import Target
 
 SCHEMA_VERSION = 1
@@ -56,14 +56,6 @@ def describe(
         "difference": difference,
         "history": list(course.records),
     }
-
-
-def is_less_robust(difference: Document | None) -> bool:
-    """Tell whether the worst case fell by more than chance, by McNemar's test."""
-    if difference is None:
-        return False
-    robust = difference["robust"]
-    return bool(robust["accuracy"] < 0 and robust["p_value"] < SIGNIFICANCE)
 
 
 def summary(document: Document) -> Document:
@@ -125,4 +117,4 @@ def _headline(
         f"changes by {100 * clean['accuracy']:+.2f} points ({lowest:+.2f} to {highest:+.2f}). The "
         "same data chose the weights: verify the file on other data."
     )
-    return f"{LESS_ROBUST} {outcome}" if is_less_robust(difference) else outcome
+    return f"{LESS_ROBUST} {outcome}" if after.is_less_robust_than(before) else outcome

@@ -15,7 +15,7 @@ from onnxfit.errors import DataError
 from onnxfit.finetuning.augmentation import kinds_for
 from onnxfit.finetuning.checkpoint import Checkpoint
 from onnxfit.finetuning.course import Course
-from onnxfit.finetuning.document import LESS_ROBUST, Document, describe, is_less_robust, summary
+from onnxfit.finetuning.document import LESS_ROBUST, Document, describe, summary
 from onnxfit.finetuning.settings import Settings
 from onnxfit.finetuning.trainer import Diverged
 from onnxfit.finetuning.weights import choose_weights
@@ -187,7 +187,7 @@ class Finetuner:
         document["augment"], document["fixed"] = list(self._augment), self._choice.fixed
         complaints = [] if kept.complaint is None else [kept.complaint]
         warnings = self._given.warnings("model", some)
-        if is_less_robust(document["difference"]):
+        if course.best is not None and course.best.worth.is_less_robust_than(course.before):
             warnings.append(LESS_ROBUST)
         document["warnings"] = [*warnings, *self._warnings(), *complaints]
         document["environment"] = {

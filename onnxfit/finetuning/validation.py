@@ -13,6 +13,7 @@ from onnxfit.attacks.search import Search
 from onnxfit.attacks.surrogates import TAUS
 from onnxfit.finetuning.settings import Settings
 from onnxfit.twin.jump_relu import has_jumps
+from onnxfit.verification.records import only
 from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar
 
 Mask = NDArray[np.bool_]
@@ -38,8 +39,7 @@ class Worth:
 
     def is_less_robust_than(self, other: "Worth") -> bool:
         """Whether fewer samples stay right than of another network, beyond noise (McNemar)."""
-        gained = int((self.robust & ~other.robust).sum())
-        lost = int((other.robust & ~self.robust).sum())
+        gained, lost = only(self.robust, other.robust)
         return gained < lost and mcnemar(gained, lost) < SIGNIFICANCE
 
     def is_better_than(self, other: "Worth", most_robust: "Worth") -> bool:
