@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from finetune_cases import MAX_DROP, NETWORKS, TRIED, Network
 from finetune_claims import SOURCES, claims, compared, judged, rate, size
-from paper_report import percent, points, table
 from paper_results import RESULTS, Record, Results
+from tables import percent, points, table
 
 from onnxfit.verification.statistics import paired_difference
 

@@ -1,69 +1,78 @@
 """What do interpolation and denoising buy under attacks that know of them?
 
-Each network is attacked as it is, with the kernel in place of its head, with its images denoised,
-with half of their pixels dropped, and with several of these. Every column is an attack by itself,
-on all samples that were right; the last is the worst case over them. Points are judged by the file
-in ONNX Runtime.
+Each network is attacked as it is, with interpolation in place of its head, with its images
+denoised, with half of their pixels dropped, and with several of these, by the attacks of
+``onnxfit verify --suite standard``. Those of each column attack all samples that were right, the
+one after the other, each what is left; the worst case is over all columns. Points are judged by the
+file in ONNX Runtime.
 
-    python benchmarks/interpolation_tv.py [--samples 200] [--steps 50] [--queries 2000]
-        [--only KEY …] [--write]
+    python benchmarks/interpolation_tv.py measure [--only digits ...]
+    python benchmarks/interpolation_tv.py report
+
+``measure`` writes each row into benchmarks/results/interpolation-tv.json as soon as it is done, and
+does not repeat it for the same files. ``report`` writes interpolation-tv.md beside it, and the
+table of docs/robustness.md.
 """
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import interpolation_tv_report
 import numpy as np
 import torch
-from environment import provenance
+from environment import clean_commit
 from images import CIFAR10_EXACT, CIFAR10_TRAIN, DIGITS_TEST, DIGITS_VAL, MNIST, Samples
-from numpy.typing import NDArray
+from interpolation_tv_report import (
+    BLACK_BOX,
+    FEATURES,
+    GATES,
+    IFGSM,
+    NATIVE,
+    OWN_HEAD,
+    PAST,
+    STORE,
+    TRANSFER,
+)
 from onnx import ModelProto
+from stored_runs import Record, StoredRuns
 from trained_networks import RESNET20, RESNET_2B, Model, digits, lenet
 
 import onnxfit
-from onnxfit.attacks import APGD, BIM, Square, TargetedAPGD, Transfer
-from onnxfit.data import Dataset, from_arrays
+from onnxfit.attacks import BIM
+from onnxfit.data import from_arrays, sha256_of
+from onnxfit.passes.interpolation import Kind
 from onnxfit.verification.campaign import Campaign
-from onnxfit.verification.headline import percent, points
-from onnxfit.verification.statistics import mcnemar, paired_difference, wilson
-from onnxfit.verification.suites import Stage, few_backwards
+from onnxfit.verification.environment import versions
+from onnxfit.verification.gate import EOT
+from onnxfit.verification.suites import Stage, Threat, stages
 from onnxfit.verification.target import Target
 
-RESULT = Path(__file__).parent / "results" / "interpolation-tv.md"
-OWN_HEAD = "own head"
-PAST_DENOISING = "past denoising"
-FAMILIES = (
-    "IFGSM",
-    "native",
-    "smooth gates",
-    OWN_HEAD,
-    "features",
-    PAST_DENOISING,
-    "Square",
-    "transfer",
-)
-# The first row, which the others are compared with.
-PLAIN = "the network"
-# Iterations, the share of pixels kept, and which.
-STEPS, KEEP, SEED = 50, 0.5, 0
-CLAIM = (
-    "Wang et al. (2018, arXiv 1809.08516) report, of an adversarially trained ResNet-20 on "
-    "CIFAR-10 under IFGSM, about 46 % robust accuracy with the linear output and about 69 % with "
-    "the interpolating one, with which it was trained. Nothing is trained here."
-)
-WORDS = (
-    "`IFGSM` and `native` (APGD-CE, APGD-T) follow the gradient of the row's own output, `smooth "
-    "gates` the same with smooth gates in the place of jumps. `own head` follows the last layer "
-    "that the kernel replaced, `features` the smooth kernel over all templates (Sitawarin and "
-    "Wagner, 2019), both with smooth gates, too, where there is a jump. `past denoising` passes "
-    "the denoising over in the gradient (BPDA, Athalye et al., 2018). `transfer` starts from the "
-    "network as it is. *Half dropped* keeps the same half of the pixels in every run (`--tv-keep "
-    f"{KEEP:g} --tv-seed {SEED}`), without which no run could be repeated. Difference: worst case "
-    "against the network as it is, paired, with its 95 % interval and the exact test."
-)
+# The share of pixels kept, and which.
+KEEP, SEED = 0.5, 0
+
+Make = Callable[["Case"], ModelProto | Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How far the attacks go, of which ``standard`` takes 100 steps and 5000 queries.
+
+    Attributes:
+        samples: How many are attacked.
+        steps: Of attacks along gradients.
+        queries: Of Square; HopSkipJump takes a fifth.
+        denoising: Iterations of the denoising, by default 50.
+    """
+
+    samples: int = 200
+    steps: int = 100
+    queries: int = 5000
+    denoising: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +87,8 @@ class Case:
         eps: For linf, in pixels from 0 to 1.
         jump: Of the hardened row.
         weight: Of the total variation.
+        effort: How far the attacks go.
+        rows: The names of the forms that it is attacked in; the first is the network as it is.
     """
 
     title: str
@@ -87,26 +98,43 @@ class Case:
     eps: float
     jump: float
     weight: float
+    effort: Effort
+    rows: tuple[str, ...]
 
     @property
-    def rows(self) -> dict[str, Target]:
-        """The models that are attacked, by what stands for them in the table."""
-        path, normalised = self.model.path, self.model.normalisation
+    def samples(self) -> Samples:
+        """Those that are attacked."""
+        return self.test.first(self.effort.samples)
+
+    def interpolated(self, model: ModelProto | Path, kind: Kind = "kernel") -> ModelProto:
+        """Return a form of the network with interpolation in place of its head."""
         templates = from_arrays(*self.templates.read())
-        hard = onnxfit.retrofit(path, self.jump)
-        smooth = onnxfit.denoise(path, self.weight, steps=STEPS, **normalised)
-        dropped = onnxfit.denoise(
-            path, self.weight, steps=STEPS, keep=KEEP, seed=SEED, **normalised
+        return onnxfit.interpolate(model, templates, kind=kind, **self.model.normalisation)
+
+    def denoised(self, **mask: Any) -> ModelProto:
+        """Return the network behind a denoising."""
+        steps = self.effort.denoising
+        return onnxfit.denoise(
+            self.model.path, self.weight, steps=steps, **mask, **self.model.normalisation
         )
-        models: dict[str, ModelProto | Path] = {
-            PLAIN: path,
-            "kernel": onnxfit.interpolate(path, templates, **normalised),
-            f"kernel, jump {self.jump:g}": onnxfit.interpolate(hard, templates, **normalised),
-            f"denoised, weight {self.weight:g}": smooth,
-            "denoised, half dropped": dropped,
-            "denoised, kernel": onnxfit.interpolate(smooth, templates, **normalised),
-        }
-        return {name: Target(model, **normalised) for name, model in models.items()}
+
+    def target(self, row: str) -> Target:
+        """Return the model of a row."""
+        return Target(ROWS[row](self), **self.model.normalisation)
+
+
+PLAIN = "the network"
+ROWS: Mapping[str, Make] = {
+    PLAIN: lambda case: case.model.path,
+    "kernel": lambda case: case.interpolated(case.model.path),
+    "WNLL": lambda case: case.interpolated(case.model.path, "wnll"),
+    "kernel, jump": lambda case: case.interpolated(onnxfit.retrofit(case.model.path, case.jump)),
+    "denoised": lambda case: case.denoised(),
+    "denoised, half dropped": lambda case: case.denoised(keep=KEEP, seed=SEED),
+    "denoised, half drawn": lambda case: case.denoised(keep=KEEP),
+    "denoised, kernel": lambda case: case.interpolated(case.denoised()),
+}
+ONCE = tuple(row for row in ROWS if row != "denoised, half drawn")
 
 
 def _digits(name: str, title: str, eps: float) -> Case:
@@ -118,6 +146,8 @@ def _digits(name: str, title: str, eps: float) -> Case:
         eps=eps,
         jump=0.3,
         weight=0.03,
+        effort=Effort(),
+        rows=tuple(ROWS),
     )
 
 
@@ -130,6 +160,8 @@ def _cifar10(title: str, model: Model, eps: float, jump: float) -> Case:
         eps=eps,
         jump=jump,
         weight=0.02,
+        effort=Effort(samples=100, steps=20, queries=1000, denoising=20),
+        rows=ONCE,
     )
 
 
@@ -144,138 +176,136 @@ CASES = {
         eps=0.1,
         jump=1.0,
         weight=0.1,
+        effort=Effort(samples=100, steps=50, queries=2000, denoising=20),
+        rows=ONCE,
     ),
     "resnet20": _cifar10("ResNet-20, CIFAR-10", RESNET20, 0.5 / 255, 0.05),
     "resnet2b": _cifar10("ResNet-2B, CIFAR-10, adversarially trained", RESNET_2B, 2 / 255, 0.1),
 }
 
 
-def families(target: Target, eps: float, steps: int, queries: int) -> dict[str, list[Stage]]:
-    """Return the attacks of each column on a model; those that it has no use for are left out."""
-    few = few_backwards(target.is_hardened)
-    own: list[dict[str, Any]] = [{"eps": eps, "steps": steps, **settings} for settings in few]
+def columns(target: Target, case: Case, *, drawn: bool) -> dict[str, list[Stage]]:
+    """Return the attacks on a model, those of each column in their order.
 
-    def white_box(settings: Sequence[dict[str, Any]]) -> list[Stage]:
-        auto = [Stage(name="apgd-ce", attack=APGD(**s), family="surrogate") for s in settings]
-        targeted = TargetedAPGD(**settings[0])
-        return [*auto, Stage(name="apgd-t", attack=targeted, family="surrogate")]
-
-    square = Square(eps=eps, queries=queries)
-    moved = Transfer(eps=eps, steps=steps, source=torch.nn.Identity())
-    found = {
-        "IFGSM": [Stage(name="ifgsm", attack=BIM(**own[0]), family="native")],
-        "native": white_box(own[:1]),
-        "Square": [Stage(name="square", attack=square, family="black-box", deployed=True)],
-    }
-    if target.is_hardened:
-        found["smooth gates"] = white_box(own[1:])
-    for network in target.networks:
-        column = found.setdefault(_column(network), [])
-        column += [stage.through(network) for stage in white_box(own)]
-    if target.networks:
-        found["transfer"] = [
-            Stage(name="transfer", attack=moved, family="black-box", transfer=True)
-        ]
+    Args:
+        target: The model.
+        case: How far they go.
+        drawn: Whether it draws a mask at each run, so that gradients are averaged.
+    """
+    effort = case.effort
+    threat = Threat(eps=case.eps, eot=EOT if drawn else 1)
+    ifgsm = BIM(eps=case.eps, steps=effort.steps, eot=threat.eot)
+    found = {IFGSM: [Stage(name="ifgsm", attack=ifgsm, family="native")]}
+    jumps, networks = target.is_hardened, tuple(target.networks)
+    for stage in stages(
+        "standard",
+        threat,
+        jumps=jumps,
+        transfer=bool(networks),
+        steps=effort.steps,
+        networks=networks,
+        hardened=jumps,
+    ):
+        attack: Any = stage.attack
+        if stage.name in ("square", "hop-skip-jump"):
+            queries = effort.queries // (1 if stage.name == "square" else 5)
+            attack = dataclasses.replace(attack, queries=queries)
+        limited = dataclasses.replace(stage, attack=attack, everyone=False)
+        found.setdefault(_column(stage), []).append(limited)
     return found
 
 
-def _column(network: str) -> str:
-    """Return the column of the attacks through a surrogate network."""
-    if PAST_DENOISING in network:
-        return PAST_DENOISING
-    return OWN_HEAD if network == OWN_HEAD else "features"
+def _column(stage: Stage) -> str:
+    """Return the column that an attack belongs to."""
+    if stage.network is None:
+        if stage.transfer:
+            return TRANSFER
+        return {"native": NATIVE, "surrogate": GATES, "black-box": BLACK_BOX}[stage.family]
+    if PAST in stage.network:
+        return PAST
+    return OWN_HEAD if stage.network == OWN_HEAD else FEATURES
 
 
-class Row:
-    """What is measured of one model.
-
-    Args:
-        name: Of the row.
-        target: The model.
-        source: What transferred points are made on.
-        data: The samples.
-        stages: The attacks of each column.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        target: Target,
-        source: Target,
-        data: Dataset,
-        stages: dict[str, list[Stage]],
-    ) -> None:
-        self.name = name
-        self.robust: dict[str, NDArray[np.bool_]] = {}
-        for column, attacks in stages.items():
-            campaign = Campaign(
-                {"model": target}, data, attacks, sources={"model": source.twin}, batch_size=100
-            )
-            for _ in campaign.run():
-                pass
-            self.correct = campaign.scores["model"].correct
-            self.robust[column] = campaign.scores["model"].robust()
-        self.worst = np.logical_and.reduce(list(self.robust.values()))
-
-    def cells(self, first: "Row") -> list[str]:
-        """Return the row of the table; ``first`` is that of the network as it is."""
-        shares = [percent(self.robust[f].mean()) if f in self.robust else "–" for f in FAMILIES]
-        n, worst = len(self.worst), int(self.worst.sum())
-        low, high = wilson(worst, n)
-        cells = [self.name, percent(self.correct.mean()), *shares]
-        cells.append(f"**{percent(worst / n)}** ({percent(low)} to {percent(high)})")
-        return [*cells, self._difference(first)]
-
-    def _difference(self, first: "Row") -> str:
-        if first is self:
-            return "–"
-        more = int((self.worst & ~first.worst).sum())
-        less = int((first.worst & ~self.worst).sum())
-        n = len(self.worst)
-        low, high = map(points, paired_difference(more, less, n))
-        return f"{points((more - less) / n)} ({low} to {high}), p = {mcnemar(more, less):.2g}"
+def measured(case: Case, row: str, commit: str) -> Record:
+    """Attack a network in one form; return what is kept of it."""
+    began = time.perf_counter()
+    target, source = case.target(row), case.target(PLAIN)
+    data = from_arrays(*case.samples.read())
+    correct, robust = None, {}
+    for column, attacks in columns(target, case, drawn=row == "denoised, half drawn").items():
+        campaign = Campaign(
+            {"model": target}, data, attacks, sources={"model": source.twin}, batch_size=100
+        )
+        for _ in campaign.run():
+            pass
+        if correct is None:
+            correct = _written(campaign.scores["model"].correct)
+        robust[column] = _written(campaign.scores["model"].robust())
+    return {
+        "correct": correct,
+        "robust": robust,
+        "sha256": target.sha256,
+        "eps": case.eps,
+        "jump": case.jump,
+        "weight": case.weight,
+        **dataclasses.asdict(case.effort),
+        "templates": str(case.templates),
+        "attacked": str(case.samples),
+        **files(case),
+        "commit": commit,
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
 
 
-def table(case: Case, options: argparse.Namespace) -> list[str]:
-    """Attack a network in all forms; return the lines of its section."""
-    test = case.test.first(options.samples)
-    data = from_arrays(*test.read())
-    head = ["model", "clean", *FAMILIES, "worst case", "difference"]
-    lines = [
-        f"## {case.title}",
-        "",
-        f"{case.model.path.name}, ℓ∞ eps {case.eps:.4g}; templates {case.templates}; "
-        f"attacked {test}.",
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
-    rows: list[Row] = []
-    targets = case.rows
-    for name, target in targets.items():
-        stages = families(target, case.eps, options.steps, options.queries)
-        rows.append(Row(name, target, targets[PLAIN], data, stages))
-        lines.append(f"| {' | '.join(rows[-1].cells(rows[0]))} |")
-        print(lines[-1], flush=True)
-    return [*lines, ""]
+def _written(mask: Any) -> str:
+    """Return booleans as a digit for each sample."""
+    return "".join(map(str, np.asarray(mask, int)))
+
+
+def files(case: Case) -> dict[str, str]:
+    """Return the hashes of what a network's rows are made of."""
+    paths = {
+        "model": case.model.path,
+        "templates": case.templates.path,
+        "attacked": case.test.path,
+    }
+    return {f"{name}_sha256": sha256_of(path) for name, path in paths.items()}
+
+
+def measure(only: list[str]) -> Iterator[str]:
+    """Attack what is not in the store for the files as they are; yield a line for each row."""
+    torch.set_num_threads(1)
+    store = StoredRuns(STORE)
+    commit = clean_commit("onnxfit", "models", "benchmarks", ":!benchmarks/results")
+    for key in only:
+        case = CASES[key]
+        if not case.model.path.exists():
+            continue
+        for row in case.rows:
+            name = f"{key}/{row}"
+            if files(case).items() <= store.runs.get(name, {}).items():
+                continue
+            record = measured(case, row, commit)
+            store.add(name, record)
+            shares = {column: mask.count("1") for column, mask in record["robust"].items()}
+            yield f"{name}: {record['correct'].count('1')} {shares} {record['seconds']:.0f} s"
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--samples", type=int, default=200, help="of each network")
-    parser.add_argument("--steps", type=int, default=50, help="of attacks along gradients")
-    parser.add_argument("--queries", type=int, default=2000, help="of Square")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="KEY")
-    parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
+    """Measure, or report what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("measure")
+    verb.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="KEY")
+    verbs.add_parser("report")
     options = parser.parse_args()
-    lines = ["# Interpolation over templates and less total variation under attack", ""]
-    lines += [*provenance(torch.get_num_threads()), "", WORDS, "", CLAIM, ""]
-    for key in options.only:
-        lines += table(CASES[key], options)
-    print("\n".join(lines))
-    if options.write:
-        RESULT.write_text("\n".join(lines), encoding="utf-8")
+    if options.verb == "measure":
+        for line in measure(options.only):
+            print(line, flush=True)
+    else:
+        titles = {key: (case.title, case.rows) for key, case in CASES.items()}
+        interpolation_tv_report.write(StoredRuns(STORE), titles)
 
 
 if __name__ == "__main__":

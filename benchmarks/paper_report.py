@@ -1,7 +1,7 @@
 """The tables and plots of what ``jump_relu_paper.py`` measured, and the page that shows them."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import matplotlib.style
 import numpy as np
@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paper_cases import NETWORKS, Network
 from paper_results import RESULTS, Record, Results
+from tables import filled, percent, points, table
 from trained_networks import ROOT
 
 from onnxfit.verification.statistics import SIGNIFICANCE, Interval, paired_difference, wilson
 
 TABLES, PLOTS = RESULTS / "paper.md", RESULTS / "paper.svg"
 PAGE = ROOT / "docs" / "robustness.md"
+SCRIPT = "jump_relu_paper.py"
 
 ATTACKS = {
     "ifgsm": "IFGSM",
@@ -34,7 +36,7 @@ def write(results: Results) -> None:
     made = {
         TABLES: "\n".join([*document(results), ""]),
         PLOTS: plots(results),
-        PAGE: filled(PAGE.read_text(encoding="utf-8"), blocks(results)),
+        PAGE: filled(PAGE.read_text(encoding="utf-8"), blocks(results), SCRIPT),
     }
     for path, text in made.items():
         path.write_text(text, encoding="utf-8")
@@ -43,22 +45,6 @@ def write(results: Results) -> None:
 def blocks(results: Results) -> dict[str, list[str]]:
     """Return the lines of each table of the page, by its name there."""
     return {"grid": summary(results), "survivors": survivors(results)}
-
-
-def filled(text: str, found: Mapping[str, Sequence[str]]) -> str:
-    """Put lines between the marks of a page that name them.
-
-    Raises:
-        ValueError: A mark is missing.
-    """
-    for name, lines in found.items():
-        begin, end = f"<!-- {name}: written by jump_relu_paper.py report -->", f"<!-- /{name} -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"{PAGE.name} has no marks for {name!r}")
-        before, rest = text.split(begin)
-        _, after = rest.split(end)
-        text = f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}"
-    return text
 
 
 # ---- what the figures allow to say ----
@@ -81,18 +67,6 @@ def conclusion(runs: Sequence[Record], comparisons: int) -> str:
 # ---- cells ----
 
 
-def percent(share: float, n: int) -> str:
-    """Write a share with its 95 % interval."""
-    low, high = (100 * limit for limit in wilson(round(share * n), n))
-    return f"{100 * share:.1f} % ({low:.1f} to {high:.1f})"
-
-
-def points(difference: float, limits: Interval) -> str:
-    """Write a difference in points, with an interval."""
-    low, high = (100 * limit for limit in limits)
-    return f"{100 * difference:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
 def difference(run: Record, comparisons: int) -> str:
     """Write the paired difference of the worst cases."""
     return points(run["difference"]["robust_accuracy"], interval(run, comparisons))
@@ -106,14 +80,6 @@ def native_difference(run: Record) -> str:
 def from_to(run: Record, name: str) -> str:
     """Write a share before hardening and after."""
     return f"{100 * run['before'][name]:.1f} → {100 * run['hardened'][name]:.1f} %"
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yield the lines of a table."""
-    yield "| " + " | ".join(header) + " |"
-    yield "|---" * len(header) + "|"
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
 
 
 def eps(network: Network) -> str:

@@ -1,38 +1,21 @@
 """What is kept of every run of ``jump_relu_paper.py``, in one file."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from paper_cases import Network
+from stored_runs import Record, StoredRuns
 
 RESULTS = Path(__file__).parent / "results"
 STORE = RESULTS / "paper.json"
 
-Record = Mapping[str, Any]
+__all__ = ["RESULTS", "STORE", "Record", "Results"]
 
 
-class Results:
-    """Records of runs by key, in a file that holds all of them at any time.
-
-    Attributes:
-        runs: The records.
-    """
+class Results(StoredRuns):
+    """Records of runs, and how to find those of a network."""
 
     def __init__(self, path: Path = STORE) -> None:
-        self._path = path
-        self.runs: dict[str, Record] = {}
-        if path.exists():
-            self.runs = json.loads(path.read_text(encoding="utf-8"))
-
-    def add(self, key: str, record: Record) -> None:
-        """Keep a record."""
-        self.runs[key] = record
-        text = json.dumps(dict(sorted(self.runs.items())), indent=1, ensure_ascii=False)
-        new = self._path.with_suffix(".new")
-        new.write_text(text + "\n", encoding="utf-8")
-        new.replace(self._path)
+        super().__init__(path)
 
     def of(self, network: Network, part: str, seed: int | None = 0) -> list[Record]:
         """Return the records of a part, as the network lists its configurations.

@@ -17,6 +17,7 @@ from images import Samples
 from jump_relu_paper import best, runs
 from paper_cases import NETWORKS, Configuration, Network
 from paper_results import STORE, Results
+from tables import filled
 from trained_networks import digits
 
 import onnxfit
@@ -109,7 +110,7 @@ def test_page_and_tables_are_of_these_runs() -> None:
     page = paper_report.PAGE.read_text(encoding="utf-8")
     tables = paper_report.TABLES.read_text(encoding="utf-8")
 
-    assert paper_report.filled(page, paper_report.blocks(RESULTS)) == page
+    assert filled(page, paper_report.blocks(RESULTS), paper_report.SCRIPT) == page
     assert "\n".join([*paper_report.document(RESULTS), ""]) == tables
     assert paper_report.plots(RESULTS) == paper_report.plots(Results(STORE))
 
@@ -302,4 +303,4 @@ def test_conclusions_hold_for_all_seeds_and_comparisons(
 def test_a_page_without_marks_is_refused() -> None:
     """Rather than written without its tables."""
     with pytest.raises(ValueError, match="has no marks for 'grid'"):
-        paper_report.filled("# A page\n", {"grid": ["a"]})
+        filled("# A page\n", {"grid": ["a"]}, paper_report.SCRIPT)

@@ -1,0 +1,163 @@
+"""The tables of what ``interpolation_tv.py`` measured, and the one of docs/robustness.md."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from stored_runs import Record, StoredRuns
+from tables import filled, percent, points, table
+from trained_networks import ROOT
+
+from onnxfit.verification.statistics import Interval, mcnemar, paired_difference
+
+RESULTS = Path(__file__).parent / "results"
+STORE, TABLES = RESULTS / "interpolation-tv.json", RESULTS / "interpolation-tv.md"
+PAGE, SCRIPT = ROOT / "docs" / "robustness.md", "interpolation_tv.py"
+
+IFGSM, NATIVE, GATES, OWN_HEAD = "IFGSM", "native", "smooth gates", "own head"
+FEATURES, PAST, BLACK_BOX, TRANSFER = "features", "past denoising", "black box", "transfer"
+COLUMNS = (IFGSM, NATIVE, GATES, OWN_HEAD, FEATURES, PAST, BLACK_BOX, TRANSFER)
+
+CLAIM = (
+    "Wang et al. (2018, arXiv 1809.08516) report, of an adversarially trained ResNet-20 on "
+    "CIFAR-10 under IFGSM, about 46 % robust accuracy with the linear output and about 69 % with "
+    "the interpolating one, with which it was trained. Nothing is trained here."
+)
+WORDS = """
+The attacks are those of `onnxfit verify --suite standard` against ℓ∞, in columns. Each column
+attacks all samples that were right, and says which share of all samples withstood it:
+
+- `IFGSM`: the attack of the paper, along the row's own gradient.
+- `native`: FGSM, APGD-CE, APGD-T and FAB-T along the row's own gradient, which goes through the
+  kernel, the sweeps of WNLL and the iterations of the denoising.
+- `smooth gates`: APGD-CE and APGD-T with a Relu and with smooth gates in the place of jumps.
+- `own head`: the same along the gradient of the last layer that interpolation replaced.
+- `features`: the same along the smooth kernels over all templates, toward those of other classes
+  (Sitawarin and Wagner, 2019).
+- `past denoising`: along any of these, with the denoising passed over in the gradient (BPDA,
+  Athalye et al., 2018).
+- `black box`: random points, Square and HopSkipJump, on the file in ONNX Runtime.
+- `transfer`: points made on the network as it is.
+
+The worst case is over all columns. Every point is judged by the file in ONNX Runtime. *Half
+dropped* keeps the same half of the pixels in every run (`--tv-keep 0.5 --tv-seed 0`), *half drawn*
+draws another one for each sample at each run: gradients are then averages of ten passes (EOT), each
+point is judged by one run, and each column begins with a run of its own, so that the worst case
+over columns counts what masks alone do, too. WNLL attacks and judges batches of 100. The difference
+of worst cases is to the network as it is, paired, with its 95 % interval and the exact test.
+"""
+
+
+def write(store: StoredRuns, titles: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Write interpolation-tv.md into benchmarks/results, and the table of the page.
+
+    Args:
+        store: What was measured.
+        titles: Title and rows of each network, by its key.
+    """
+    page = PAGE.read_text(encoding="utf-8")
+    made = {
+        TABLES: "\n".join([*document(store, titles), ""]),
+        PAGE: filled(page, {"interpolation": summary(store, titles)}, SCRIPT),
+    }
+    for path, text in made.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def document(store: StoredRuns, titles: Mapping[str, tuple[str, Sequence[str]]]) -> Iterator[str]:
+    """Yield the lines of interpolation-tv.md."""
+    yield "# Interpolation over templates and less total variation under attack"
+    yield ""
+    yield "Written by `python benchmarks/interpolation_tv.py report` from `interpolation-tv.json`,"
+    yield "which has the hashes of every file and the commit that measured it."
+    yield from WORDS.splitlines()
+    yield ""
+    yield CLAIM
+    for key, (title, names) in titles.items():
+        rows = rows_of(store, key, names)
+        if not rows:
+            continue
+        first = next(iter(rows.values()))
+        yield ""
+        yield f"## {title}"
+        yield ""
+        yield (
+            f"ℓ∞ eps {first['eps']:.4g}, {first['samples']} samples ({first['attacked']}), seed 0; "
+            f"{first['steps']} steps, {first['queries']} queries of Square and a fifth of "
+            f"HopSkipJump; templates {first['templates']}; jump {first['jump']:g}; weight "
+            f"{first['weight']:g}, {first['denoising']} iterations; commit {first['commit'][:12]}."
+        )
+        yield ""
+        header = ["model", "clean", *COLUMNS, "worst case", "difference, points", "p"]
+        yield from table(header, (cells(name, rows) for name in rows))
+
+
+def summary(store: StoredRuns, titles: Mapping[str, tuple[str, Sequence[str]]]) -> list[str]:
+    """Return the lines of the table of the page."""
+    found = []
+    for key, (title, names) in titles.items():
+        rows = rows_of(store, key, names)
+        for name, run in rows.items():
+            change = "" if name == names[0] else points(*difference(run, rows[names[0]]))
+            shares = [100 * share for share in (clean(run), share_of(run, IFGSM), worst_share(run))]
+            cut = [f"{share:.0f} %" for share in shares]
+            where = f"{title}, {run['eps']:.3g}, {run['samples']}" if name == names[0] else ""
+            found.append([where, name, *cut, change])
+    header = ["network, eps, images", "form", "clean", "IFGSM", "worst case", "difference, points"]
+    return list(table(header, found))
+
+
+def rows_of(store: StoredRuns, key: str, names: Sequence[str]) -> dict[str, Record]:
+    """Return what was measured of a network, none before the network as it is."""
+    found = {name: store.runs[f"{key}/{name}"] for name in names if f"{key}/{name}" in store.runs}
+    return found if names[0] in found else {}
+
+
+def cells(name: str, rows: Mapping[str, Record]) -> list[str]:
+    """Return a row of a network's table."""
+    run, first = rows[name], next(iter(rows.values()))
+    shares = [f"{100 * share_of(run, c):.1f} %" if c in run["robust"] else "–" for c in COLUMNS]
+    row = [name, f"{100 * clean(run):.1f} %", *shares, percent(worst_share(run), run["samples"])]
+    if run is first:
+        return [*row, "–", "–"]
+    gained, lost = discordant(run, first)
+    return [*row, points(*difference(run, first)), f"{mcnemar(gained, lost):.2g}"]
+
+
+def clean(run: Record) -> float:
+    """Return the share of samples that are right before any attack."""
+    return float(mask(run["correct"]).mean())
+
+
+def share_of(run: Record, column: str) -> float:
+    """Return the share of samples that withstand a column."""
+    return float(mask(run["robust"][column]).mean())
+
+
+def worst(run: Record) -> NDArray[np.bool_]:
+    """Return which samples withstand all columns."""
+    return np.logical_and.reduce([mask(each) for each in run["robust"].values()])
+
+
+def worst_share(run: Record) -> float:
+    """Return their share."""
+    return float(worst(run).mean())
+
+
+def discordant(run: Record, first: Record) -> tuple[int, int]:
+    """Count the samples that withstand everything with one of two models alone."""
+    one, other = worst(run), worst(first)
+    return int((one & ~other).sum()), int((other & ~one).sum())
+
+
+def difference(run: Record, first: Record) -> tuple[float, Interval]:
+    """Return the difference of two worst cases, and its interval."""
+    gained, lost = discordant(run, first)
+    n = run["samples"]
+    return (gained - lost) / n, paired_difference(gained, lost, n)
+
+
+def mask(digits: str) -> NDArray[np.bool_]:
+    """Return what the digits of a mask say of each sample."""
+    return np.array([digit == "1" for digit in digits])
