@@ -137,7 +137,7 @@ def share_of(run: Record, column: str) -> float:
 
 def worst(run: Record) -> NDArray[np.bool_]:
     """Return which samples withstand all columns."""
-    return np.logical_and.reduce([mask(each) for each in run["robust"].values()])
+    return np.all([mask(each) for each in run["robust"].values()], axis=0)
 
 
 def worst_share(run: Record) -> float:
