@@ -137,7 +137,8 @@ def share_of(run: Record, column: str) -> float:
 
 def worst(run: Record) -> NDArray[np.bool_]:
     """Return which samples withstand all columns."""
-    return np.all([mask(each) for each in run["robust"].values()], axis=0)
+    found: NDArray[np.bool_] = np.all([mask(each) for each in run["robust"].values()], axis=0)
+    return found
 
 
 def worst_share(run: Record) -> float:

@@ -112,6 +112,40 @@ void CheckUnequalShapes(const OrtCustomOp* op) {
   }
 }
 
+// The shape of a J that is an initializer is asked for once, when the kernel is made: runs do not look at it.
+template <class T>
+void CheckConstant(const OrtCustomOp* op, bool adds) {
+  const std::vector<T> x = EdgeValues<T>(48, 0);
+  const std::vector<T> j = EdgeValues<T>(2, 4);
+  Buffer<T> x_buffer(x, false), y_buffer(x, false), zeros(std::vector<T>(48), false), j_buffer(j, false);
+  OrtValue x_value{{2, 24}, x_buffer.data()};
+  OrtValue zeros_value{{2, 24}, zeros.data()};
+  const OrtValue constant{{2, 1}, j_buffer.data()};
+  OrtValue other_shape{{7, 7}, j_buffer.data()};
+  OrtKernelContext context{{&x_value}, {{}, y_buffer.data()}, nullptr};
+  if (adds) {
+    context.inputs.push_back(&zeros_value);
+  }
+  const OrtKernelInfo info{nullptr, false, 0, &constant, context.inputs.size()};
+  context.inputs.push_back(&other_shape);
+  const Kernel kernel(op, info);
+  Require(op->KernelComputeV2(kernel.node, &context) == nullptr, "compute with a constant J succeeds");
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const T value = adds ? Add(x[i], T{}) : x[i];
+    const T expected = JumpRelu(value, j[i / 24]);
+    const bool is_nan = std::isnan(Decode(expected)) && std::isnan(Decode(y_buffer.data()[i]));
+    Require(is_nan || ToBits(expected) == ToBits(y_buffer.data()[i]), "a constant J is laid out by its own shape");
+  }
+
+  for (const int call : {0, 1, 2, 3}) {
+    void* node = nullptr;
+    calls_until_failure = call;
+    const std::string message = TakeMessage(op->CreateKernelV2(op, &Api(), &info, &node), ORT_FAIL, "a failing call");
+    calls_until_failure = -1;
+    Require(message == "injected" && node == nullptr, "no kernel is made");
+  }
+}
+
 void CheckBadAttributes(const OrtCustomOp* op) {
   void* node = nullptr;
   for (const float jump : {-1.0f, -1e-30f, INFINITY, NAN}) {
@@ -187,6 +221,7 @@ void CheckOp(const OrtCustomOp* op, ONNXTensorElementDataType type) {
     }
   }
   CheckBadShapes<T>(op, adds);
+  CheckConstant<T>(op, adds);
   CheckBadAttributes(op);
   CheckFailures<T>(op, adds);
   CheckShapeInference(op, operands);

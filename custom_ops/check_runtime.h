@@ -27,11 +27,14 @@ struct OrtValue {
   check::Shape shape;
   void* data;
 };
-// The attributes of a node: `jump` where it is a float, `jump_is_integer` where somebody gave a 1, `block` if positive.
+// The attributes of a node: `jump` where it is a float, `jump_is_integer` where somebody gave a 1, `block` if positive;
+// and the one input that is an initializer, if any.
 struct OrtKernelInfo {
   const float* jump = nullptr;
   bool jump_is_integer = false;
   std::int64_t block = 0;
+  const OrtValue* constant = nullptr;
+  std::size_t constant_index = 0;
 };
 struct OrtKernelContext {
   std::vector<const OrtValue*> inputs;
@@ -115,6 +118,13 @@ inline OrtApi MakeApi() {
   Set(api, KernelInfoGetAttributeArray_float, [](const OrtKernelInfo*, const char*, float*, std::size_t*) {
     return MakeStatus(ORT_FAIL, "no list attribute");
   });
+  Set(api, KernelInfoGetConstantInput_tensor,
+      [](const OrtKernelInfo* info, std::size_t index, int* is_constant, const OrtValue** out) {
+        return Fallible([&] {
+          *is_constant = info->constant != nullptr && info->constant_index == index;
+          *out = *is_constant ? info->constant : nullptr;
+        });
+      });
   Set(api, KernelContext_GetInputCount, [](const OrtKernelContext* context, std::size_t* out) {
     return Fallible([&] { *out = context->inputs.size(); });
   });

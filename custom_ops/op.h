@@ -4,6 +4,7 @@
 #include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -40,8 +41,13 @@ void Compute(const Node<T>& node, ort::OrtKernelContext* context) {
   run.count = count;
   run.fallback = node.jump;
   run.jump = j != nullptr ? Data<const T>(api, j) : nullptr;
-  run.layout =
-      j != nullptr ? Definition::Layout(shape.view(), Shape(api, j).view(), node.block) : SameEverywhere(count);
+  if (j == nullptr) {
+    run.layout = SameEverywhere(count);
+  } else if (node.jump_shape != nullptr) {
+    run.layout = Definition::Layout(shape.view(), node.jump_shape->view(), node.block);
+  } else {
+    run.layout = Definition::Layout(shape.view(), Shape(api, j).view(), node.block);
+  }
 
   ort::OrtValue* y = nullptr;
   Check(ort::KernelContext_GetOutput(api, context, 0, shape.view().sizes, shape.rank(), &y));
@@ -115,7 +121,11 @@ struct Op : ort::OrtCustomOp {
 
     CreateKernelV2 = [](const OrtCustomOp*, const ort::OrtApi* ort_api, const ort::OrtKernelInfo* info,
                         void** node) noexcept {
-      return Guard(*ort_api, [&] { *node = new Node<T>(Definition::template Make<T>(*ort_api, info)); });
+      return Guard(*ort_api, [&] {
+        auto made = std::make_unique<Node<T>>(Definition::template Make<T>(*ort_api, info));
+        made->jump_shape = ConstantShape(*ort_api, info, kOperands);
+        *node = made.release();
+      });
     };
     KernelComputeV2 = [](void* node, ort::OrtKernelContext* context) noexcept {
       const auto& self = *static_cast<const Node<T>*>(node);

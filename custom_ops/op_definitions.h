@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -20,6 +21,7 @@ struct Node {
   const ort::OrtApi& api;
   T jump;              // Of every element, where there is no J.
   std::int64_t block;  // Of NchwcJumpReLU.
+  std::unique_ptr<const Shape> jump_shape{};  // Of a J that stays the same, so that no run has to ask for it.
 };
 
 // J is optional and broadcasts to X.

@@ -88,6 +88,15 @@ inline const ort::OrtValue* Input(const ort::OrtApi& api, const ort::OrtKernelCo
   return value;
 }
 
+// The shape of input number `index` of a node that is an initializer; null where it is not one, or not there.
+inline std::unique_ptr<const Shape> ConstantShape(const ort::OrtApi& api, const ort::OrtKernelInfo* info,
+                                                  std::size_t index) {
+  int is_constant = 0;
+  const ort::OrtValue* value = nullptr;
+  Check(ort::KernelInfoGetConstantInput_tensor(api, info, index, &is_constant, &value));
+  return is_constant != 0 ? std::make_unique<const Shape>(api, value) : nullptr;
+}
+
 template <class T>
 T* Data(const ort::OrtApi& api, const ort::OrtValue* value) {
   void* data = nullptr;

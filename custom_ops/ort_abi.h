@@ -123,6 +123,7 @@ inline constexpr Slot<99, void(OrtTensorTypeAndShapeInfo*)> ReleaseTensorTypeAnd
 inline constexpr Slot<101, void(OrtCustomOpDomain*)> ReleaseCustomOpDomain;
 inline constexpr Slot<162, OrtStatus*(const OrtKernelInfo*, const char*, float*, std::size_t*)> KernelInfoGetAttributeArray_float;
 inline constexpr Slot<193, OrtStatus*(const OrtKernelContext*, void**)> KernelContext_GetGPUComputeStream;
+inline constexpr Slot<249, OrtStatus*(const OrtKernelInfo*, std::size_t, int*, const OrtValue**)> KernelInfoGetConstantInput_tensor;
 inline constexpr Slot<268, OrtStatus*(const OrtShapeInferContext*, std::size_t, OrtTensorTypeAndShapeInfo**)> ShapeInferContext_GetInputTypeShape;
 inline constexpr Slot<270, OrtStatus*(const OrtShapeInferContext*, std::size_t, const OrtTensorTypeAndShapeInfo*)> ShapeInferContext_SetOutputTypeShape;
 inline constexpr Slot<274, OrtStatus*(const OrtKernelContext*, void (*)(void*, std::size_t), std::size_t, std::size_t, void*)> KernelContext_ParallelFor;
