@@ -22,10 +22,13 @@ TYPES = {
     "bfloat16": TensorProto.BFLOAT16,
 }
 # What one node may be: Relu, or JumpReLU with one jump or one for each channel, of which a sample
-# has 64; those of ``SHORT`` elements are the feature maps of a network's last layers.
+# has up to 64; those of ``SHORT`` elements are the feature maps of a network's last layers.
 RELU, ONE, PER_CHANNEL, SHORT = "Relu", "one jump", "a jump per channel", 49
 PER_SHORT = f"a jump per channel of {SHORT}"
 FORMS = (ONE, PER_CHANNEL, PER_SHORT)
+
+
+Kind = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,8 @@ class Node:
         type: Of its elements.
         form: Of the node.
         micros: Median time of a run, in µs.
-        ratio: The median of the rounds' times over those of float with one jump.
-        beside_relu: The same over those of Relu, of float alone.
-        noise: Half of the middle 50 % of the rounds' ratios of float with one jump in a second
-            session over the first.
+        ratio: The median of the rounds' times over those of the node that it is compared with.
+        noise: Half of the middle 50 % of the rounds' ratios of that one in a second session.
     """
 
     kib: int
@@ -50,40 +51,49 @@ class Node:
     form: str
     micros: float
     ratio: float
-    beside_relu: float | None
     noise: float
 
 
-def measured(threads: int, rounds: int, sizes: Sequence[int]) -> Iterator[Node]:
-    """Compare nodes of all types and forms on every size, all in turns."""
-    kinds = [("float", RELU), ("float", ONE)]
-    kinds += [(name, form) for name in TYPES for form in FORMS]
+def beside_relu(threads: int, rounds: int, sizes: Sequence[int]) -> Iterator[Node]:
+    """Compare the forms, of float, with Relu."""
+    kinds = [("float", form) for form in FORMS]
+    return _measured(("float", RELU), kinds, threads, rounds, sizes)
+
+
+def beside_float(rounds: int, sizes: Sequence[int]) -> Iterator[Node]:
+    """Compare all types and forms with float and one jump.
+
+    With one thread: the threads of so many sessions would wait for work in each other's way.
+    """
+    kinds = [(name, form) for name in TYPES for form in FORMS]
+    return _measured(kinds[0], kinds[1:], 1, rounds, sizes)
+
+
+def _measured(
+    first: Kind, others: Sequence[Kind], threads: int, rounds: int, sizes: Sequence[int]
+) -> Iterator[Node]:
+    """Compare nodes with the first, on every size, all in turns."""
     for kib in sizes:
-        calls = [_bound(name, form, kib << 10, threads) for name, form in kinds]
-        relu, again, first, *_ = times = (in_turns(calls, rounds) * 1e6).T
-        low, _, high = statistics.quantiles((again / first).tolist(), n=4)
-        for (name, form), own in zip(kinds[2:], times[2:], strict=True):
-            yield Node(
-                kib,
-                threads,
-                name,
-                form,
-                float(np.median(own)),
-                float(np.median(own / first)),
-                float(np.median(own / relu)) if name == "float" else None,
-                (high - low) / 2,
-            )
+        calls = [_bound(*kind, kib << 10, threads) for kind in (first, first, *others)]
+        one, again, *times = (in_turns(calls, rounds) * 1e6).T
+        low, _, high = statistics.quantiles((again / one).tolist(), n=4)
+        for kind, own in zip(others, times, strict=True):
+            median, ratio = float(np.median(own)), float(np.median(own / one))
+            yield Node(kib, threads, *kind, median, ratio, (high - low) / 2)
 
 
 def _bound(name: str, form: str, size: int, threads: int) -> Callable[[], None]:
     """Return a call that runs a node on X of a size in bytes, with buffers that stay in place."""
     code = TYPES[name]
     width = 2 if name == "bfloat16" else onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
-    row = SHORT if form == PER_SHORT else size // width // CHANNELS
-    shape = [max(size // width // CHANNELS // row, 1), CHANNELS, row]
+    shape = [1, CHANNELS, size // width // CHANNELS]
+    if form == PER_SHORT:
+        rows = size // width // SHORT
+        samples = -(-rows // CHANNELS)
+        shape = [samples, rows // samples, SHORT]
     random = np.random.default_rng(0)
     x = random.standard_normal(shape, dtype=np.float32)
-    jumps = random.random((CHANNELS, 1), dtype=np.float32)
+    jumps = random.random((shape[1], 1), dtype=np.float32)
     started = _session(form, code, shape, jumps, threads)
     binding = started.io_binding()
     binding.bind_ortvalue_input("x", _value(x, code))
