@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from finetune_cases import TRIED, Network
-from paper_report import LESS, MORE, UNDECIDED
 from paper_results import Record, Results
-from tables import table
+from tables import LESS, MORE, UNDECIDED, table
 
 from onnxfit.verification.statistics import SIGNIFICANCE, mcnemar
 

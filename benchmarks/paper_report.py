@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paper_cases import NETWORKS, Network
 from paper_results import RESULTS, Record, Results
-from tables import filled, percent, points, table
+from tables import MORE, UNDECIDED, filled, percent, points, table, verdict
 from trained_networks import ROOT
 
 from onnxfit.verification.statistics import SIGNIFICANCE, Interval, paired_difference, wilson
@@ -25,7 +25,6 @@ ATTACKS = {
     "trust-region-l2": "trust region",
     "trust-region-adaptive-l2": "adaptive trust region",
 }
-MORE, LESS, UNDECIDED = "more robust", "less robust", "undecided"
 NAMES = {"clean": "clean", "native": "native gradients alone", "worst": "worst case"}
 COLOURS = {"clean": "#d55e00", "native": "#56b4e9", "worst": "#0072b2"}
 MARKERS = {"clean": "s-", "native": "^--", "worst": "o-"}
@@ -58,10 +57,8 @@ def interval(run: Record, comparisons: int) -> Interval:
 
 def conclusion(runs: Sequence[Record], comparisons: int) -> str:
     """Say what the intervals of runs with several seeds allow to say, if all allow it."""
-    intervals = [interval(run, comparisons) for run in runs]
-    if all(low > 0 for low, _ in intervals):
-        return MORE
-    return LESS if all(high < 0 for _, high in intervals) else UNDECIDED
+    [*said] = {verdict(interval(run, comparisons)) for run in runs}
+    return said[0] if len(said) == 1 else UNDECIDED
 
 
 # ---- cells ----

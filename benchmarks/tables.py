@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from onnxfit.verification.statistics import Interval, wilson
 
+MORE, LESS, UNDECIDED = "more robust", "less robust", "undecided"
+
 
 def percent(share: float, n: int) -> str:
     """Write a share with its 95 % interval."""
@@ -15,6 +17,13 @@ def points(difference: float, limits: Interval) -> str:
     """Write a difference in points, with an interval."""
     low, high = (100 * limit for limit in limits)
     return f"{100 * difference:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def verdict(limits: Interval) -> str:
+    """Say what an interval of a difference allows to say."""
+    if limits[0] > 0:
+        return MORE
+    return LESS if limits[1] < 0 else UNDECIDED
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

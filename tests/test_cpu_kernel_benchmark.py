@@ -1,0 +1,50 @@
+"""The benchmark of the CPU kernel: what its tables say of made-up times, and every node runs."""
+
+import pytest
+from cpu_kernel import node_table, with_float, with_relu
+from cpu_kernel_sessions import FORMS, TYPES, Node, beside_float, beside_relu
+
+
+def node(kib: int, ratio: float, micros: float = 10.0) -> Node:
+    """Return what is measured of a node."""
+    return Node(kib, 1, "float", "one jump", micros, ratio, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        ([node(64, 1.0), node(256, 1.02)], "met"),
+        ([node(64, 1.03), node(256, 1.01)], "missed: 1.03"),
+        # 2 µs more than 8 are allowed below 64 KiB, and 2.5 are not.
+        ([node(16, 1.25), node(64, 1.0)], "met"),
+        ([node(16, 1.32), node(64, 1.0)], "missed: 1.32"),
+    ],
+)
+def test_a_node_may_take_as_long_as_relu(found: list[Node], verdict: str) -> None:
+    """Beyond the noise, and with 2 µs more where tensors are small."""
+    *_, row, _, _ = node_table(found, "Title:", with_relu)
+    assert row.endswith(f"| {verdict} |")
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (node(4, 1.4, 3.0), "met"),
+        (node(4, 1.7, 3.0), "missed: 1.70"),
+        (node(4096, 1.07, 1000.0), "met"),
+        (node(4096, 1.08, 1000.0), "missed: 1.08"),
+    ],
+)
+def test_types_and_forms_take_the_same_time(found: Node, verdict: str) -> None:
+    """But for 5 %, the noise and 1 µs."""
+    *_, row, _, _ = node_table([found], "Title:", with_float)
+    assert row.endswith(f"| {verdict} |")
+
+
+def test_every_node_runs() -> None:
+    """Each type and form in ONNX Runtime, on tensors of less than a sample and of several."""
+    beside = list(beside_float(2, [4, 1024]))
+    assert 2 * (len(TYPES) * len(FORMS) - 1) == len(beside)
+    assert {4, 1024} == {each.kib for each in beside}
+    assert list(FORMS) == [each.form for each in beside_relu(1, 2, [4])]
+    assert all(each.micros > 0 and each.ratio > 0 for each in beside)
