@@ -13,6 +13,8 @@ from onnxfit.runtime import Provider, quiet_options, session
 
 Array = NDArray[Any]
 
+# How far sums of float16 may be from 1.
+_SUM = 1e-3
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -109,3 +111,9 @@ class Deployed:
             return list(self.session.run(None, feed))
         except Exception as error:  # ONNX Runtime raises classes that it does not export.
             raise ModelError(f"ONNX Runtime cannot compute the model: {error}") from error
+
+
+def are_probabilities(y: Array) -> bool:
+    """Tell whether outputs, N×classes, look like probabilities: from 0 to 1, of sum 1."""
+    sums = y.sum(1, dtype=np.float64)
+    return bool(((y >= 0) & (y <= 1)).all() and (np.abs(sums - 1) < _SUM).all())

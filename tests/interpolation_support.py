@@ -8,7 +8,7 @@ import onnx.parser
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto
-from support import MODELS
+from support import MODELS, newest_opset
 
 DIGITS = MODELS / "digits_cnn.onnx"
 TEMPLATES = MODELS / "digits_val.npz"
@@ -22,7 +22,12 @@ HEADS = {
     "probabilities": "m = Gemm<transB = 1>(h, w, b)\n logits = Softmax(m)",
     "log-probabilities": "m = Gemm<transB = 1>(h, w, b)\n logits = LogSoftmax(m)",
     "passed on": "m = Gemm<transB = 1>(h, w, b)\n i = Identity(m)\n logits = Flatten(i)",
+    "logarithm": "m = Gemm<transB = 1>(h, w, b)\n p = Softmax(m)\n logits = Log(p)",
+    "turned weights": "v2 = Transpose<perm = [1, 0]>(w)\n m = MatMul(h, v2)\n logits = Add(m, b)",
+    "weights passed on": "v2 = Identity(w)\n logits = Gemm<transB = 1>(h, v2, b)",
 }
+# What files of each opset and IR version are made for.
+OPSETS = [(7, 3), (8, 3), (9, 4), (10, 5), (12, 6), (13, 7), (21, 10), (newest_opset(), 11)]
 
 
 def network(

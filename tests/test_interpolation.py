@@ -12,6 +12,7 @@ from command import Command, runner
 from interpolation_support import (
     DIGITS,
     HEADS,
+    OPSETS,
     TEMPLATES,
     C,
     D,
@@ -22,6 +23,7 @@ from interpolation_support import (
     with_output,
 )
 from numpy.typing import NDArray
+from onnx import ModelProto
 from support import MODELS
 
 import onnxfit
@@ -67,14 +69,14 @@ def test_it_is_the_kernel_of_the_nearest_features(head: str, k: int, m: int) -> 
     np.testing.assert_allclose(probabilities, wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize(("opset", "ir"), [(7, 3), (9, 4), (10, 5), (13, 7), (18, 8), (21, 10)])
+@pytest.mark.parametrize(("opset", "ir"), OPSETS)
 def test_old_and_new_files(opset: int, ir: int) -> None:
-    """The same nodes run at any opset, and in files that have initializers among the inputs."""
+    """The checker passes, also where initializers are among the inputs; results are the same."""
     data = samples(M, 2)
     wanted = computed(onnxfit.interpolate(network(), data), data[0])
     model = network(opset=opset, ir=ir)
     found = onnxfit.interpolate(model, data)
-    onnx.checker.check_model(found)
+    onnx.checker.check_model(found, full_check=True)
     np.testing.assert_allclose(computed(found, data[0]), wanted, rtol=1e-4, atol=1e-5)
     assert model == onnxfit.restore(found)
 
@@ -88,6 +90,65 @@ def test_other_types(kind: Any) -> None:
     assert kind == found.dtype
     wanted = computed(onnxfit.interpolate(network(), data), data[0])
     np.testing.assert_allclose(np.exp(found), np.exp(wanted), atol=0.02)
+
+
+INSIDE = """
+    z = Cast<to = 10>(x)
+    g = Gemm<transB = 1>(z, v, c)
+    h = Relu(g)
+    m = Gemm<transB = 1>(h, w, b)
+    p = Softmax(m)
+    logits = Cast<to = 1>(p)
+"""
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+@pytest.mark.parametrize("feature", [None, "h"])
+def test_another_type_inside(kind: Kind, feature: str | None) -> None:
+    """Where float16 is computed in, and float given and returned, so it is afterwards."""
+    model, data = network(kind=np.float16), samples(M, 2)
+    inside = onnx.parser.parse_model(
+        f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        network (float[N, 4] x) => (float[N, {C}] logits) {{ {INSIDE} }}
+        """
+    )
+    inside.graph.initializer.extend(model.graph.initializer)
+    found = onnxfit.interpolate(inside, data, kind=kind, feature=feature)
+    onnx.checker.check_model(found, full_check=True)
+    given = computed(found, data[0])
+    assert np.float32 == given.dtype
+    wanted = computed(onnxfit.interpolate(model, data, kind=kind), data[0].astype(np.float16))
+    np.testing.assert_allclose(given, np.exp(wanted), atol=0.002)
+
+
+BRANCH = f"""
+    s = ReduceSum<keepdims = 0>(h)
+    zero = Constant<value = float {{0.0}}>()
+    more = Less(zero, s)
+    m = Gemm<transB = 1>(h, w, b)
+    logits = If(more) <
+        then_branch = yes () => (float[N, {C}] t) {{ t = Softmax(m) }},
+        else_branch = no () => (float[N, {C}] e) {{ e = Softmax(m) }}
+    >
+"""
+PARTS = f"""
+    m = Gemm<transB = 1>(h, w, b)
+    e = Exp(m)
+    ones = Constant<value = float[{C}, {C}] {{{", ".join("1" * C * C)}}}>()
+    s = MatMul(e, ones)
+    logits = Div(e, s)
+"""
+
+
+@pytest.mark.parametrize("head", [BRANCH, PARTS])
+def test_what_comes_out_is_what_the_source_gives(head: str) -> None:
+    """Probabilities, also where no last Softmax of the main graph makes them."""
+    data = samples(M, 2)
+    found = onnxfit.interpolate(network(head), data, feature="h")
+    assert "probabilities" == provenance(found)["interpolation"]["gives"]
+    wanted = computed(onnxfit.interpolate(network(HEADS["probabilities"]), data), data[0])
+    np.testing.assert_array_equal(wanted, computed(found, data[0]))
 
 
 def test_features_may_be_named() -> None:
@@ -326,6 +387,14 @@ def test_node_names_that_were_dropped(kind: Kind, head: str) -> None:
         onnxfit.restore(model)
 
 
+def named_classes() -> ModelProto:
+    """Make a network that gives the class alone."""
+    model = network("m = Gemm<transB = 1>(h, w, b)\n k = ArgMax<axis = 1>(m)")
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("k", 7, ["N", 1]))
+    return model
+
+
 def test_models_that_have_no_one_head() -> None:
     """Several outputs, several inputs, and settings out of their range."""
     data = samples(M, 2)
@@ -337,6 +406,8 @@ def test_models_that_have_no_one_head() -> None:
         onnxfit.interpolate(two, data)
     with pytest.raises(ValueError, match="bandwidth_neighbour from 1 to the 5 neighbours, got 8"):
         onnxfit.interpolate(network(), data, neighbours=5)
+    with pytest.raises(ModelError, match="the output 'k' holds no floating-point numbers"):
+        onnxfit.interpolate(named_classes(), data, feature="h")
     with pytest.raises(ModelError, match="'logits' does not depend on 'side'"):
         find_head(network("side = Neg(h)\n logits = Gemm<transB = 1>(h, w, b)"), "side")
 

@@ -89,7 +89,7 @@ def interpolate_head(
         "feature": head.feature,
         "output": head.output,
         "head": renamed,
-        "gives": head.ending if head.ending != "logits" else "log-probabilities",
+        "gives": "probabilities" if templates.probabilities else "log-probabilities",
         "kind": kind,
         "neighbours": int(hood.neighbours),
         "bandwidth_neighbour": int(hood.bandwidth_neighbour),
@@ -149,7 +149,7 @@ def _subgraph(
 
     Probabilities are computed in the precision of their kind, whatever the type of the features.
     """
-    how, (features, labels, shape) = _KINDS[kind], templates
+    how, (features, labels, shape, _) = _KINDS[kind], templates
     build = Arithmetic(PREFIX, opset, how.precision)
     given = TensorProto.FLOAT if head.element_type == UNKNOWN else head.element_type
     x = build("Flatten", gs.Variable(head.feature), axis=1)
@@ -163,11 +163,11 @@ def _subgraph(
     # What is solved for may be a hair below 0.
     p = build("Add", build("Abs", p), build.constant("least", np.array(how.least, np.float32)))
     y = build("Log", p)
-    if head.ending == "probabilities":
+    if templates.probabilities:
         y = build("Softmax", y, axis=1)
     if len(shape) != 1:
         y = build("Reshape", y, build.constant("shape", np.array([-1, *shape], np.int64)))
-    y = build.cast(y, TensorProto.FLOAT, given)
+    y = build.cast(y, TensorProto.FLOAT, head.output_type)
     y.inputs[0].outputs = [gs.Variable(head.output)]
     exported: ModelProto = gs.export_onnx(build.graph, do_type_check=False)
     return exported

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from onnxfit.data import Dataset
-from onnxfit.deployed import Deployed
+from onnxfit.deployed import Deployed, are_probabilities
 from onnxfit.element_types import UNKNOWN, inputs_of
 from onnxfit.errors import DataError, ModelError
 from onnxfit.passes.head import Head
@@ -27,11 +27,13 @@ class Templates(NamedTuple):
         features: M×D.
         labels: M integers.
         shape: What the head gives for one, of as many numbers as it knows classes.
+        probabilities: Whether it gives probabilities of them.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.int64]
     shape: tuple[int, ...]
+    probabilities: bool
 
     @property
     def classes(self) -> int:
@@ -71,16 +73,17 @@ def features_of(
     middle, width = (
         np.asarray(numbers, np.float32).reshape(shape) for numbers in (units.mean, units.std)
     )
-    parts = []
+    parts, probable = [], True
     for x, _ in data.batches(BATCH):
         features, output = deployed(((x - middle) / width).astype(kind))
         if features.shape[:1] != (len(x),) or output.shape[:1] != (len(x),):
             raise ModelError(f"the value {head.feature!r} has no features for each sample")
         parts.append(features.reshape(len(x), -1).astype(np.float32))
+        probable = probable and are_probabilities(output.reshape(len(x), -1))
         advance(len(x))
     if not parts:
         raise DataError(f"{data.path} has no sample")
-    return Templates(np.concatenate(parts), data.labels, output.shape[1:])
+    return Templates(np.concatenate(parts), data.labels, output.shape[1:], probable)
 
 
 def _cut(model: ModelProto, head: Head) -> ModelProto:

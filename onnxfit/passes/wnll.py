@@ -168,6 +168,6 @@ def _sweep(build: Arithmetic, between: gs.Tensor, diagonal: gs.Tensor) -> gs.Gra
 def _is_left(build: Arithmetic, energy: gs.Tensor) -> gs.Variable:
     """Return whether what is left in the classes, 1×C, needs another sweep; a scalar."""
     above = build("Greater", build.total(energy, 1), build.literal(_CONVERGED, build.dtype))
-    found: gs.Variable = build("Reshape", above, build.literal([], np.int64))
+    found: gs.Variable = build.with_list("Squeeze", above, "axes", [0, 1], since=13)
     found.dtype, found.shape = np.dtype(np.bool_), ()
     return found

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxfit import checks, passes
 from onnxfit.data import Dataset, sha256_of
-from onnxfit.deployed import Deployed
+from onnxfit.deployed import Deployed, are_probabilities
 from onnxfit.errors import ModelError, NativeLibraryError, ParityError
 from onnxfit.external_data import external_files
 from onnxfit.files import folder_of, read_with_digest
@@ -180,8 +180,7 @@ class Target:
         """Say whether what should be logits looks like probabilities: from 0 to 1, of sum 1."""
         with torch.no_grad():
             logits = self.twin(torch.as_tensor(x).to(self.device))
-        sums = (logits.sum(1) - 1).abs()
-        return bool(((logits >= 0) & (logits <= 1)).all() and (sums < 1e-3).all())
+        return are_probabilities(logits.cpu().numpy())
 
     def record(self) -> dict[str, Any]:
         """Return what reports say of the model."""
