@@ -1,4 +1,4 @@
-"""External data: the weights that a model keeps in other files, checked and placed, never read."""
+"""External data: the weights that a model keeps in other files, checked, placed and read."""
 
 import contextlib
 import itertools
@@ -67,14 +67,24 @@ def take_inside(model: ModelProto, folder: Path, *, but: str | None = None) -> N
     """
     check_external_data(model, folder, but=but)
     for tensor in list(_external_tensors(model)):
-        fields = {entry.key: entry.value for entry in tensor.external_data}
-        if fields["location"] == but:
-            continue
-        with (folder / fields["location"]).open("rb") as file:
-            file.seek(int(fields.get("offset", "0")))
-            tensor.raw_data = file.read(int(fields.get("length", "-1")))
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
+        if _place_of(tensor)[0] != but:
+            read_inside(tensor, folder)
+
+
+def read_inside(tensor: TensorProto, folder: Path) -> None:
+    """Read the external data of a tensor into it, also where its file has several names.
+
+    Raises:
+        ModelError: It is not there, or its path leaves the model's folder.
+        OSError: It cannot be read.
+    """
+    location, offset, length = _place_of(tensor)
+    _check({location: offset + (length or 0)}, folder)
+    with (folder / location).open("rb") as file:
+        file.seek(offset)
+        tensor.raw_data = file.read(length)
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
 
 
 def take_outside(model: ModelProto, location: str, wanted: Iterable[bool]) -> list[bytes]:
@@ -169,23 +179,29 @@ def _locations(model: ModelProto) -> dict[str, int]:
     """Return the relative path of each external file and the bytes that it must have."""
     sizes: dict[str, int] = {}
     for tensor in _external_tensors(model):
-        fields = {entry.key: entry.value for entry in tensor.external_data}
-        location = fields.get("location", "")
-        pure = PurePosixPath(location.replace("\\", "/"))
-        named = bool(pure.parts) and "\0" not in location and ":" not in pure.parts[0]
-        if not named or pure.is_absolute() or ".." in pure.parts:
-            raise ModelError(
-                f"the external data of {tensor.name!r} has the path {location!r}, "
-                "which leaves the model's folder"
-            )
-        try:
-            offset, length = (int(fields.get(key, "0")) for key in ("offset", "length"))
-            if offset < 0 or length < 0:
-                raise ValueError
-        except ValueError:
-            raise ModelError(f"the external data of {tensor.name!r} has a bad offset") from None
-        sizes[location] = max(offset + length, sizes.get(location, 0))
+        location, offset, length = _place_of(tensor)
+        sizes[location] = max(offset + (length or 0), sizes.get(location, 0))
     return sizes
+
+
+def _place_of(tensor: TensorProto) -> tuple[str, int, int | None]:
+    """Return relative path, offset and length of external data; None is up to the file's end."""
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    location = fields.get("location", "")
+    pure = PurePosixPath(location.replace("\\", "/"))
+    named = bool(pure.parts) and "\0" not in location and ":" not in pure.parts[0]
+    if not named or pure.is_absolute() or ".." in pure.parts:
+        raise ModelError(
+            f"the external data of {tensor.name!r} has the path {location!r}, "
+            "which leaves the model's folder"
+        )
+    try:
+        offset, length = (int(fields.get(key, "0")) for key in ("offset", "length"))
+        if offset < 0 or length < 0:
+            raise ValueError
+    except ValueError:
+        raise ModelError(f"the external data of {tensor.name!r} has a bad offset") from None
+    return location, offset, length if "length" in fields else None
 
 
 def _external_tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -455,7 +455,10 @@ def test_wrong_inputs_are_one_sentence_that_names_the_node() -> None:
 
 
 def test_weights_in_another_file(tmp_path: Path) -> None:
-    """External data is found beside the path, or in base_dir, or missed in a sentence."""
+    """External data is found beside the path, or in base_dir, or missed in a sentence.
+
+    Its file may have two names, as after a model was written into another folder.
+    """
     model = network()
     expected = onnxfit.to_torch(model)(images())
     onnx.save(
@@ -470,6 +473,15 @@ def test_weights_in_another_file(tmp_path: Path) -> None:
     assert torch.equal(expected, onnxfit.to_torch(loaded, base_dir=tmp_path)(images()))
     with pytest.raises(ModelError, match=r"base_dir"):
         onnxfit.to_torch(loaded)
+    elsewhere = tmp_path / "other" / "m.onnx"
+    elsewhere.parent.mkdir()
+    onnxfit.save(loaded, elsewhere, base_dir=tmp_path)
+    assert elsewhere.with_name("weights.bin").samefile(tmp_path / "weights.bin")
+    for path in (elsewhere, tmp_path / "m.onnx"):
+        assert torch.equal(expected, onnxfit.to_torch(path)(images()))
+    elsewhere.with_name("weights.bin").unlink()
+    with pytest.raises(ModelError, match=r"the external data weights\.bin is not in"):
+        onnxfit.to_torch(loaded, base_dir=elsewhere.parent)
 
 
 def test_several_outputs_are_a_tuple_and_defaults_are_no_inputs() -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxfit.errors import ModelError
+from onnxfit.external_data import read_inside
 
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
@@ -90,15 +91,30 @@ def to_tensor(proto: TensorProto, folder: Path | None = None) -> Any:
     Raises:
         ModelError: The tensor has external data and no folder is known, or it cannot be read.
     """
-    if proto.data_location == TensorProto.EXTERNAL and folder is None:
+    try:
+        array = onnx.numpy_helper.to_array(_inside(proto, folder))
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise ModelError(f"the tensor {proto.name!r} cannot be read: {error}") from error
+    return from_numpy(array, proto.data_type)
+
+
+def _inside(proto: TensorProto, folder: Path | None) -> TensorProto:
+    """Return a tensor that holds its data.
+
+    Raises:
+        ModelError, OSError: As in :func:`read_inside`, or no folder is known.
+    """
+    if proto.data_location != TensorProto.EXTERNAL:
+        return proto
+    if folder is None:
         raise ModelError(
             f"the weights of {proto.name!r} are in another file; give base_dir, its folder"
         )
-    try:
-        array = onnx.numpy_helper.to_array(proto, str(folder or ""))
-    except (KeyError, TypeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"the tensor {proto.name!r} cannot be read: {error}") from error
-    return from_numpy(array, proto.data_type)
+    # onnx reads no file of two names, which hardened models in other folders have.
+    held = TensorProto()
+    held.CopyFrom(proto)
+    read_inside(held, folder)
+    return held
 
 
 def dense_tensor(sparse: onnx.SparseTensorProto, folder: Path | None) -> torch.Tensor:
