@@ -151,6 +151,19 @@ def test_what_comes_out_is_what_the_source_gives(head: str) -> None:
     np.testing.assert_array_equal(wanted, computed(found, data[0]))
 
 
+def test_features_too_large_for_distances() -> None:
+    """Squares that float32 does not hold would make every answer no number."""
+    large = "k = Constant<value = float {1e19}>()\n j = Mul(h, k)\n logits = MatMul(j, wt)"
+    with pytest.raises(
+        DataError, match=r"a template are \d\.\de\+19 long: float32 holds no squared"
+    ):
+        onnxfit.interpolate(network(large), samples(M, 2))
+    fits = network(large.replace("1e19", "1e17"))
+    found = computed(onnxfit.interpolate(fits, samples(M, 2)), samples(M, 2)[0])
+    wanted = computed(onnxfit.interpolate(network(), samples(M, 2)), samples(M, 2)[0])
+    np.testing.assert_allclose(np.exp(found), np.exp(wanted), atol=1e-5)
+
+
 def test_features_may_be_named() -> None:
     """Those of a convolution are laid out in a row; without a dense layer they must be named."""
     model = onnx.load(DIGITS)

@@ -36,6 +36,10 @@ PREFIX = f"{KEY}/"
 HEAD_PREFIX = f"{DOMAIN}.head/"
 
 
+# The squared length of features: the distance of two is at most twice as long, so 4 times that.
+_LONGEST = float(np.finfo(np.float32).max) / 8
+
+
 class _Kind(NamedTuple):
     """How probabilities are computed from features.
 
@@ -77,7 +81,8 @@ def interpolate_head(
         about: What else the record in the file tells.
 
     Raises:
-        DataError: There are fewer templates than neighbours, a class has none, a label is no class.
+        DataError: There are fewer templates than neighbours, a class has none, a label is no class,
+            features are too large.
     """
     _check(templates, hood)
     renamed = HEAD_PREFIX + head.output
@@ -140,6 +145,12 @@ def _check(templates: "Templates", hood: Neighbourhood) -> None:
     if not np.isfinite(features).all():
         at = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
         raise DataError(f"a feature of template {at} is not finite")
+    longest = float(np.square(features, dtype=np.float64).sum(1).max())
+    if longest > _LONGEST:
+        raise DataError(
+            f"the features of a template are {longest**0.5:.1e} long: float32 holds no squared "
+            "distances of such"
+        )
 
 
 def _subgraph(
