@@ -12,6 +12,7 @@ from compile_support import (
     RESIDUAL,
     Array,
     X,
+    assert_reaches,
     jump_relus,
     lookup,
     network,
@@ -40,6 +41,14 @@ def test_where_no_sum_is_fused_the_bits_are_the_hardened_models() -> None:
     assert 0 == jump_relus(compiled)
     assert all_same_bits(outputs(hard, feeds), outputs(compiled, feeds))
     assert not all_same_bits(outputs(source, feeds), outputs(compiled, feeds))
+
+
+def test_of_two_in_a_row_one_stays_where_the_layout_changes_between() -> None:
+    """ONNX Runtime takes the first one alone into the convolution, and so into its layout."""
+    source = network(HEAD + "g (float[N,3,H,W] x) => (float[N,16,P,Q] y) "
+                     "{ c = Conv(x, w3) a = Relu(c) y = Relu(a) }")  # fmt: skip
+    compiled = assert_reaches(source, {"x": X})
+    assert ["Conv", "JumpReLU", "ReorderOutput"] == [node.op_type for node in compiled.graph.node]
 
 
 @pytest.mark.parametrize("body", ["", "s = Add(d, a)"])

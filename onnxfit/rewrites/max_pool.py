@@ -21,11 +21,9 @@ from onnxfit.graph import BLOCKED_DOMAIN
 from onnxfit.lowering import REWRITE_PREFIX
 from onnxfit.op import DEFAULT_DOMAINS, DOMAIN, is_jump_relu
 from onnxfit.rewrites.jumps import constant, jump_of
-from onnxfit.rewrites.region import Region, copy_of, is_default
+from onnxfit.rewrites.region import Region, copy_of, is_default, is_reorder
 
 _POOLS = ("MaxPool", "GlobalMaxPool")
-# What leads into ONNX Runtime's blocked layout and out of it.
-_REORDERS = ("ReorderInput", "ReorderOutput")
 
 
 def pull(region: Region, slot: int) -> bool:
@@ -38,7 +36,7 @@ def pull(region: Region, slot: int) -> bool:
     if first is None or last is None:
         return False
     jump_relu, between = region.node(first), region.node(last)
-    reorders = between.op_type in _REORDERS
+    reorders = is_reorder(between)
     if not _is_constant_in_windows(region, jump_relu, pool, reordered=reorders):
         return False
     value, result, moved = jump_relu.input[0], pool.output[0], REWRITE_PREFIX + pool.output[0]
@@ -65,8 +63,7 @@ def _jump_relu_before(region: Region, slot: int) -> int | None:
     clips = is_default(node, "Clip")
     if clips and not _is_monotonic(region, node):
         return None
-    reorders = node.op_type in _REORDERS and node.domain == BLOCKED_DOMAIN
-    return region.sole(node.input[0], slot) if clips or reorders else slot
+    return region.sole(node.input[0], slot) if clips or is_reorder(node) else slot
 
 
 def _is_plain(pool: NodeProto) -> bool:

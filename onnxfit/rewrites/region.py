@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxfit.element_types import function_scope, subgraph_scope
-from onnxfit.graph import Scope
+from onnxfit.graph import BLOCKED_DOMAIN, Scope
 from onnxfit.op import DEFAULT_DOMAINS, is_our_function
 from onnxfit.rewrites.shapes import Shapes
 
@@ -91,6 +91,11 @@ class Region:
 def is_default(node: NodeProto, *op_types: str) -> bool:
     """Tell whether a node is one of some operators of ONNX's own domain."""
     return node.op_type in op_types and node.domain in DEFAULT_DOMAINS
+
+
+def is_reorder(node: NodeProto) -> bool:
+    """Tell whether a node leads into ONNX Runtime's blocked layout, or out of it."""
+    return node.op_type in ("ReorderInput", "ReorderOutput") and node.domain == BLOCKED_DOMAIN
 
 
 def copy_of(node: NodeProto, inputs: list[str], output: str) -> NodeProto:

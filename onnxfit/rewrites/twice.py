@@ -9,7 +9,7 @@ from onnx import NodeProto
 
 from onnxfit.op import is_add_jump_relu, is_jump_relu
 from onnxfit.rewrites.jumps import jump_of, with_jump_of
-from onnxfit.rewrites.region import Region, copy_of, is_default
+from onnxfit.rewrites.region import Region, copy_of, is_default, is_reorder
 
 _ARRANGE = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
@@ -20,7 +20,7 @@ def merge(region: Region, slot: int) -> bool:
     if not is_jump_relu(second):
         return False
     last = writer = region.sole(second.input[0], slot)
-    while writer is not None and is_default(region.node(writer), *_ARRANGE):
+    while writer is not None and _arranges(region.node(writer)):
         writer = region.sole(region.node(writer).input[0], writer)
     if writer is None or last is None:
         return False
@@ -36,6 +36,11 @@ def merge(region: Region, slot: int) -> bool:
         region.put(last, copy_of(arranging, list(arranging.input), result))
     region.put(writer, merged)
     return True
+
+
+def _arranges(node: NodeProto) -> bool:
+    """Tell whether a node only puts elements elsewhere; those that fill up a block are 0."""
+    return is_default(node, *_ARRANGE) or is_reorder(node)
 
 
 def _is_late(region: Region, value: str, slot: int) -> bool:
