@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -196,6 +197,12 @@ def zero(file: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
 
+def link_to_nothing(entry: Path) -> None:
+    """Let an entry be a link whose folder was deleted."""
+    shutil.rmtree(entry)
+    entry.symlink_to(entry.with_name("deleted"), target_is_directory=True)
+
+
 @pytest.mark.parametrize(
     "damage",
     {
@@ -206,6 +213,7 @@ def zero(file: Path) -> None:
         "half a list": lambda entry: (entry / "digests.json").write_text('{"model.on'),
         "an empty list": lambda entry: (entry / "digests.json").write_text("[]"),
         "no number": lambda entry: (entry / "digests.json").write_text('{"model.onnx": null}'),
+        "a link to nothing": link_to_nothing,
     }.items(),
     ids=lambda item: item[0],
 )

@@ -25,7 +25,7 @@ from onnxfit.files import folder_of, read_with_digest, save
 
 CACHE_VARIABLE = "ONNXFIT_CACHE"
 # Of what compiling makes of the same model; it counts up where that changes.
-FORMAT = 1
+FORMAT = 2
 _NAME = "model.onnx"
 # The SHA-256 of each other file of an entry, which is whole where they are as listed.
 _DIGESTS = "digests.json"
@@ -101,7 +101,7 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         else:
             # Another process may have been faster; then its file is as good.
             with contextlib.suppress(OSError):
-                if place.exists() and not _is_whole(place):
+                if os.path.lexists(place) and not _is_whole(place):
                     place.rename(made_in / "damaged")
                 folder.rename(place)
                 folder = place
