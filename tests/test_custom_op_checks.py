@@ -72,6 +72,7 @@ LIBRARY_MISTAKES = [
     Mistake("op_providers.h", "ChunkSize(run) + 1)", "ChunkSize(run))"),
     Mistake("op_definitions.h", "/ block, 1, block}", "/ block, block}"),
     Mistake("op.h", "if (!(other == shape))", "if (false)"),
+    Mistake("op.h", "info, kOperands)", "info, 1)"),
 ]
 
 

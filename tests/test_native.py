@@ -123,6 +123,43 @@ def test_input(
     np.testing.assert_array_equal(jump_relu(kind, x, j), y)
 
 
+CONSTANT = "<float[3,1,1] j = {0.25, 0.5, 0.75}>"
+BRANCH = (
+    "y = If (c) <then_branch = t () => (float[] a) { a = onnxfit.JumpReLU (x, j) }, "
+    "else_branch = e () => (float[] b) { b = onnxfit.JumpReLU (x, k) }>"
+)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nodes"),
+    [
+        ("", "y = onnxfit.JumpReLU (x, j)"),
+        (", float[] j", "y = onnxfit.JumpReLU (x, j)"),
+        (", bool c, float[] k", BRANCH),
+        (", bool c, float[] k, float[] j", BRANCH),
+    ],
+    ids=["constant", "default", "constant seen from a branch", "default seen from a branch"],
+)
+def test_initializer(inputs: str, nodes: str, library: Path) -> None:
+    """J lies along X by the shape that it has in this run, be it a constant, a default or given."""
+    model = f"{HEADER} g (float[N,3,4,5] x{inputs}) => (float[N,3,4,5] y) {CONSTANT} {{ {nodes} }}"
+    started = session(model)
+    names = {value.name for value in started.get_inputs()} | {
+        value.name for value in started.get_overridable_initializers()
+    }
+    x = np.linspace(-1, 1, 120, dtype=np.float32).reshape(2, 3, 4, 5)
+    default = np.array([0.25, 0.5, 0.75], np.float32).reshape(3, 1, 1)
+    others = [np.linspace(0, 1, size, dtype=np.float32) for size in (5, 1, 5)]
+    for given in (default, *others, default):
+        for condition in (True, False):
+            feeds = {"x": x, "c": np.array(condition), "k": given}
+            if given is not default:
+                feeds["j"] = given
+            jump = given if "j" in names or ("k" in names and not condition) else default
+            (y,) = started.run(None, {name: feeds[name] for name in feeds.keys() & names})
+            np.testing.assert_array_equal(np.where(x <= jump, 0, x), y)
+
+
 @element_types
 @pytest.mark.parametrize("jump", [kind.jump for kind in ELEMENT_TYPES], ids=hex)
 def test_scalar_input_at_each_edge(kind: ElementType, jump: int, provider: str) -> None:
