@@ -12,6 +12,7 @@ Exit status: 0 done, 1 a kernel is not as it has to be, 3 no compiler or no cuob
 
 import argparse
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "custom_ops" / "jump_relu.cu"
@@ -122,6 +124,23 @@ class Kernel:
         threads = min(REGISTERS // registers, resident) * THREADS_IN_A_BLOCK
         return threads * self.inputs * self.packs * PACK_BYTES
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Return what is written of a kernel, by the heads of the table."""
+        return {
+            "operator": self.operator,
+            "type": self.dtype,
+            "jumps": self.jumps,
+            "registers": self.registers,
+            "spills, stack, LDL, STL": self.local_bytes + self.local_accesses,
+            "LDG.128: inputs": self.inputs * self.packs,
+            "LDG.128: J": self.jump_loads,
+            "STG.128": self.wide_stores,
+            "bytes per element": self.moved,
+            "KiB in flight per multiprocessor": self.in_flight // 1024,
+            "instructions": len(self.opcodes),
+        }
+
     def faults(self) -> list[str]:
         """List what is not as it has to be."""
         checks = {
@@ -169,10 +188,11 @@ def compile_kernels(architecture: int, source: Path = SOURCE) -> list[Kernel]:
         part.split("\n", 1)[0].strip(): tuple(INSTRUCTION.findall(part))
         for part in listing.split("Function : ")[1:]
     }
-    return [
+    kernels = [
         kernel(symbol, architecture, (int(registers), sum(map(int, local))), code[symbol])
         for symbol, *local, registers in RESOURCES.findall(report)
     ]
+    return sorted(kernels, key=lambda k: (k.operator, k.element_bytes, k.dtype, k.jumps))
 
 
 def output(*command: str) -> str:
@@ -208,25 +228,11 @@ def kernel(
 
 def table(kernels: list[Kernel]) -> list[str]:
     """Return the table of one architecture, as Markdown."""
-    lines = [
-        "| operator | type | jumps | registers | spills, stack, LDL, STL | LDG.128: inputs, J "
-        "| STG.128 | bytes per element | KiB in flight per multiprocessor | instructions |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for each in sorted(kernels, key=lambda k: (k.operator, k.element_bytes, k.dtype, k.jumps)):
-        cells = [
-            each.operator,
-            each.dtype,
-            each.jumps,
-            each.registers,
-            each.local_bytes + each.local_accesses,
-            f"{each.inputs * each.packs}, {each.jump_loads}",
-            each.wide_stores,
-            f"{each.moved:g}",
-            each.in_flight // 1024,
-            len(each.opcodes),
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    rows = [each.figures for each in kernels]
+    lines = [f"| {' | '.join(rows[0])} |", "|---" * len(rows[0]) + "|"]
+    for row in rows:
+        cells = [f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in row.values()]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -242,12 +248,18 @@ each of 132 multiprocessors. *Instructions* is the length of the whole code, all
 """.replace("\n", " ").strip()
 
 
-def document(kernels: dict[int, list[Kernel]]) -> list[str]:
-    """Return the whole report."""
+def environment() -> dict[str, str]:
+    """Return what the figures depend on."""
     version = re.search(r"release ([\d.]+)", output(tool("nvcc"), "--version"))
     assert version is not None
-    lines = ["# What the CUDA kernels use", "", "`python benchmarks/cuda_resources.py --write`"]
-    lines += [f"with nvcc {version[1]} and `-O3`; no GPU is needed.", "", NOTE]
+    command = "python benchmarks/cuda_resources.py --write"
+    return {"command": command, "nvcc": version[1], "optimisation": "-O3"}
+
+
+def document(kernels: dict[int, list[Kernel]], here: dict[str, str]) -> list[str]:
+    """Return the whole report."""
+    lines = ["# What the CUDA kernels use", "", f"`{here['command']}`"]
+    lines += [f"with nvcc {here['nvcc']} and `{here['optimisation']}`; no GPU is needed.", "", NOTE]
     for architecture, some in kernels.items():
         lines += ["", f"## sm_{architecture}", "", *table(some)]
     return lines
@@ -261,10 +273,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         kernels = {number: compile_kernels(number) for number in options.architectures}
+        here = environment()
     except ToolMissingError as error:
         print(f"cuda_resources.py: {error}", file=sys.stderr)
         return 3
-    lines = document(kernels)
+    lines = document(kernels, here)
     print("\n".join(lines))
     faults = [
         f"sm_{number}: {each.operator} {each.dtype}, jumps {each.jumps}: {', '.join(each.faults())}"
@@ -276,6 +289,9 @@ def main() -> int:
         print(fault, file=sys.stderr)
     if options.write and not faults:
         RESULTS.joinpath("cuda_resources.md").write_text("\n".join([*lines, ""]), "utf-8")
+        rows = {f"sm_{number}": [e.figures for e in some] for number, some in kernels.items()}
+        text = json.dumps({"environment": here, "kernels": rows}, indent=1)
+        RESULTS.joinpath("cuda_resources.json").write_text(text + "\n", "utf-8")
     return 1 if faults else 0
 
 

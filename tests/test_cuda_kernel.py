@@ -183,9 +183,17 @@ def test_bytes_in_flight() -> None:
 def test_written_report_is_of_these_kernels() -> None:
     """The report in benchmarks/results lists the kernels that the source has, on four GPUs."""
     text = (cuda_resources.RESULTS / "cuda_resources.md").read_text(encoding="utf-8")
+    document = json.loads((cuda_resources.RESULTS / "cuda_resources.json").read_text("utf-8"))
 
     assert ["75", "80", "90", "100"] == re.findall(r"## sm_(\d+)", text)
-    assert 4 * 24 == len(re.findall(r"^\| (?:Add)?JumpReLU \|", text, re.MULTILINE))
+    written = re.findall(r"^\| ((?:Add)?JumpReLU \|.*) \|$", text, re.MULTILINE)
+    rows = [row.values() for some in document["kernels"].values() for row in some]
+    assert 4 * 24 == len(rows)
+    assert written == [
+        " | ".join(f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in row)
+        for row in rows
+    ]
+    assert f"with nvcc {document['environment']['nvcc']} and `-O3`" in text
 
 
 # ---- the scripts for a GPU ----
