@@ -31,7 +31,8 @@ nvcc -std=c++17 -O3 -lineinfo -arch=native -Xcompiler -Wall,-Wextra -o "$build/b
   "$source_dir/bench_jump_relu.cu" "$source_dir/jump_relu.cu" "$source_dir/broadcast.cc" || exit 3
 
 echo "== check"
-"$build/bench_jump_relu" --check | tee "$results/gpu_check.txt"
+"$build/bench_jump_relu" --check | tee "$build/gpu_check.txt"
+cp "$build/gpu_check.txt" "$results"
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck initcheck; do

@@ -210,6 +210,26 @@ def test_gpu_script_needs_a_compiler(tmp_path: Path) -> None:
     assert (3, "gpu.sh: nvcc is not on the PATH\n") == (ran.returncode, ran.stderr)
 
 
+COMPILER = """#!/bin/sh
+while [ "$1" != -o ]; do shift; done
+printf '#!/bin/sh\\necho no GPU >&2; exit 3\\n' >"$2"; chmod +x "$2"
+"""
+
+
+def test_gpu_script_needs_a_gpu(tmp_path: Path) -> None:
+    """Without one its status is that of the check, 3, and no file is written."""
+    compiler = tmp_path / "bin" / "nvcc"
+    compiler.parent.mkdir()
+    compiler.write_text(COMPILER, encoding="utf-8")
+    compiler.chmod(0o755)
+    command: list[str | Path] = [tool("bash"), BENCHMARKS / "gpu.sh", tmp_path / "results"]
+    environment = {**os.environ, "PATH": f"{compiler.parent}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    assert (3, "no GPU\n") == (ran.returncode, ran.stderr)
+    assert [] == list((tmp_path / "results").iterdir())
+
+
 def test_comparison_says_what_it_leaves_out(tmp_path: Path) -> None:
     """Where the GPU is hidden, each part is left out with a reason, in words and in the file."""
     file = tmp_path / "cuda_ops.json"
