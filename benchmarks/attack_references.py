@@ -37,6 +37,7 @@ from attack_throughput import (
     told,
 )
 from environment import provenance
+from published import publish
 
 CASES = (LENET, RESNET20, RESNET_2B, VIT)
 
@@ -134,7 +135,7 @@ def main() -> None:
     for case in cases:
         lines += told(length_rows(case, options.samples, options.attack))
     if options.write:
-        (RESULTS / "attack_references.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULTS / "attack_references.md", lines)
 
 
 if __name__ == "__main__":

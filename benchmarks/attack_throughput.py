@@ -37,6 +37,7 @@ import trained_networks
 import vision_transformer
 from environment import provenance
 from images import CIFAR10_EXACT, MNIST
+from published import publish
 from trained_networks import Model, lenet
 
 import onnxfit
@@ -321,7 +322,7 @@ def main() -> None:
         for case in cases:
             lines += told(standard_rows(case, options.samples))
     if options.write:
-        (RESULTS / "attack_throughput.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULTS / "attack_throughput.md", lines)
 
 
 if __name__ == "__main__":

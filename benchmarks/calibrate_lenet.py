@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from calibrate_sweep import LENET, SEED, provenance
+from published import publish
 from trained_networks import ROOT
 
 from onnxfit.calibration.cache import Cache
@@ -158,7 +159,7 @@ def main() -> None:
         lines.append(line)
         print(line, flush=True)
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from calibrate_sweep import LENET, SEED, provenance
+from published import publish
 from retrofit_scale import CHILD
 
 MODEL, (IMAGES,) = LENET.model, LENET.data
@@ -71,7 +72,7 @@ def main() -> None:
             lines.append(f"| {samples} | {seconds:.0f} | {peak:.0f} |")
     print("\n".join(lines))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from calibrate_sweep import (
     provenance,
 )
 from numpy.typing import NDArray
+from published import publish
 
 from onnxfit.calibration.cache import Cache
 from onnxfit.calibration.calibrator import Calibrator
@@ -506,7 +507,7 @@ def main() -> None:
     lines += ["## Refined per site", "", REFINED_NOTE]
     lines += table_of(REFINED_COLUMNS, kinds[1], refined_row, options.splits)
     if options.write:
-        RESULT.write_text("\n".join(lines), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from environment import command_line
 from images import CIFAR10_JPEG, DIGITS_TEST, DIGITS_VAL, MNIST
 from numpy.typing import NDArray
+from published import publish
 from trained_networks import RESNET20, Model, digits, lenet
 
 import onnxfit
@@ -324,7 +325,7 @@ def main() -> None:
     lines += NOTES
     print("\n".join(NOTES))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

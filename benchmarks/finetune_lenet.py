@@ -24,6 +24,7 @@ import onnx
 import torch
 from environment import provenance
 from images import MNIST
+from published import publish
 from torch import Tensor, nn
 from torch.nn import functional
 from trained_networks import lenet
@@ -219,7 +220,7 @@ def main() -> None:
     ]
     print("\n".join(lines[-5:]))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

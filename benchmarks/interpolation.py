@@ -23,6 +23,7 @@ from environment import command_line, processor
 from images import CIFAR10_JPEG, CIFAR10_TRAIN, DIGITS_TEST, DIGITS_VAL, MNIST, Samples
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
+from published import publish
 from trained_networks import RESNET20, Model, digits, lenet
 
 import onnxfit
@@ -276,7 +277,7 @@ def main() -> None:
     ]
     print("\n".join(lines))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Any
 import datasketches
 import numpy as np
 from environment import provenance
+from published import publish
 
 from onnxfit.calibration.histogram import Histogram
 
@@ -79,7 +80,7 @@ def main() -> None:
         lines.append(f"| {' | '.join(cells)} | {len(set(found))} |")
     print("\n".join(lines))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":

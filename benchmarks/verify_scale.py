@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from images import CIFAR10_JPEG
+from published import publish
 from retrofit_scale import CHILD
 from trained_networks import OVAL_BASE
 
@@ -77,7 +78,7 @@ def main() -> None:
             lines.append(f"| {samples} | {seconds:.0f} | {peak:.0f} |")
     print("\n".join(lines))
     if options.write:
-        RESULT.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        publish(RESULT, lines)
 
 
 if __name__ == "__main__":
