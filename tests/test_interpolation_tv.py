@@ -100,6 +100,35 @@ def test_rows_are_kept_and_not_repeated(tmp_path: Path, monkeypatch: pytest.Monk
     assert f"| {PLAIN} | 100.0 % |" in lines
 
 
+def test_what_looks_more_robust_is_attacked_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left of it, and of nothing else; the page tells what that broke."""
+    case = dataclasses.replace(SMALL, draws=False)
+    monkeypatch.setattr(interpolation_tv, "CASES", {"small": case})
+    monkeypatch.setattr(interpolation_tv, "STORE", tmp_path / "store.json")
+    monkeypatch.setattr(interpolation_tv, "clean_commit", lambda *code: "0" * 40)
+    assert len(SMALL.rows) == len(list(interpolation_tv.measure(["small"])))
+
+    store = StoredRuns(tmp_path / "store.json")
+    weak = {
+        **store.runs["small/kernel, jump"],
+        "robust": {"IFGSM": "11111110", "native": "11111111"},
+    }
+    store.add("small/kernel, jump", weak)
+    store.add(f"small/{PLAIN}", {**store.runs[f"small/{PLAIN}"], "robust": {"IFGSM": "00000000"}})
+    [line] = interpolation_tv.measure(["small"])
+    assert line.startswith("small/kernel, jump/harder: ")
+
+    harder = StoredRuns(tmp_path / "store.json").runs["small/kernel, jump/harder"]
+    assert (7, 13) == (harder["left"], harder["attacks"])
+    assert 0 < harder["broken"] <= 7
+    text = "\n".join(
+        report.document(StoredRuns(tmp_path / "store.json"), {"small": ("Small", SMALL.rows)})
+    )
+    assert "*kernel, jump*: 13 more attacks on the 7 samples left" in text
+
+
 def test_other_files_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row of other templates is none of this network."""
     case: Case = dataclasses.replace(SMALL, rows=(PLAIN,), draws=False)
