@@ -1,9 +1,11 @@
-"""What does an output by interpolation cost, and how does its accuracy grow with the templates?
+"""What do interpolation and denoising cost, and how does accuracy grow with the templates?
 
 Three networks with their own last layer, with the kernel in its place, and with the weighted
-nonlocal Laplacian given samples one by one and 256 at a time. Accuracy, size and latency are those
-of the whole files in ONNX Runtime. The curves take the same nodes behind features computed once:
-of each number of templates several draws, as many of each class as of the others.
+nonlocal Laplacian given samples one by one and 256 at a time; and with a denoising in front, with
+all pixels and with half of them dropped at each run, whose accuracies are in interpolation-tv.md.
+Accuracy, size and latency are those of the whole files in ONNX Runtime. The curves take the same
+nodes behind features computed once: of each number of templates several draws, as many of each
+class as of the others.
 
     python benchmarks/interpolation.py [--only digits mnist cifar10] [--draws 7] [--write]
 """
@@ -39,6 +41,9 @@ BATCHES = (1, 256)
 # What stands in the place of the last layer, and how many samples it is given at a time.
 FORMS: tuple[tuple[Kind, int], ...] = (("kernel", 256), ("wnll", 1), ("wnll", 256))
 KINDS: tuple[Kind, ...] = ("kernel", "wnll")
+# Denoisings, by their names in the table.
+WEIGHT = 0.03
+DENOISINGS: dict[str, dict[str, Any]] = {"denoised": {}, "half dropped": {"keep": 0.5}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,7 @@ def whole_files(name: str, case: Case, batches: tuple[int, ...]) -> tuple[list[s
     model, (x, y) = onnxfit.load(case.model.path), case.test.read()
     x = normalised(x, case)
     units = case.model.normalisation
-    files = {
+    files: dict[str, ModelProto] = {
         kind: onnxfit.interpolate(model, case.templates.read(), kind=kind, **units)
         for kind in KINDS
     }
@@ -137,6 +142,8 @@ def whole_files(name: str, case: Case, batches: tuple[int, ...]) -> tuple[list[s
     cells = [f"{100 * each:.1f} ({100 * (each - own):+.1f})" for each in found]
     count = case.templates.count
     first = [f"| {name} | {count} | {len(y)} | {100 * own:.1f} | " + " | ".join(cells) + " |"]
+    for form, mask in DENOISINGS.items():
+        files[form] = onnxfit.denoise(model, WEIGHT, **mask, **units)
     sessions = [started(each) for each in (model, *files.values(), model)]
     costs = []
     for batch in batches:
@@ -147,8 +154,8 @@ def whole_files(name: str, case: Case, batches: tuple[int, ...]) -> tuple[list[s
         times = in_turns(calls)
         sizes = [each.ByteSize() / model.ByteSize() for each in files.values()]
         cells = [name, str(batch), f"{1000 * float(np.median(times[:, 0])):.2f}"]
-        for index in (1, 2, 3):
-            middle, (low, high) = ratio(times[:, index], times[:, 0])
+        for took in times.T[1:]:
+            middle, (low, high) = ratio(took, times[:, 0])
             cells.append(f"{middle:.2f} ({low:.2f}–{high:.2f})")
         cells += [f"{model.ByteSize() / 2**10:.0f}", *(f"{size:.2f}" for size in sizes)]
         costs.append("| " + " | ".join(cells) + " |")
@@ -230,6 +237,7 @@ def main() -> None:
     accuracies: list[str] = []
     costs: list[str] = []
     curves: list[str] = []
+    files = " | ".join((*KINDS, *DENOISINGS))
     forms = " | ".join(f"{kind}, batch {batch}" for kind, batch in FORMS)
     for name in options.only:
         case = CASES[name]
@@ -245,7 +253,7 @@ def main() -> None:
         ]
         curves += ["|---" * (1 + len(FORMS)) + "|", *curve(case, options.draws)]
     lines = [
-        "# An output by interpolation: accuracy, size, latency",
+        "# Interpolation and denoising: accuracy, size, latency",
         "",
         f"`{command_line()}` on {os.cpu_count()} cores, {processor()}, ONNX Runtime "
         f"{onnxruntime.__version__}, one thread, onnxfit {onnxfit.__version__}; load average "
@@ -263,10 +271,11 @@ def main() -> None:
         "## Latency and size",
         "",
         f"Medians and 95 % intervals of {ROUNDS} rounds in turns in one process, as shares of the "
-        "network with its own layer; *itself* is that in a second session: the noise.",
+        "network as it is; *itself* is that in a second session: the noise. Denoising is of weight "
+        f"{WEIGHT:g}, 50 iterations.",
         "",
-        "| network | batch | own layer, ms | kernel | wnll | itself | file, KiB | kernel | wnll |",
-        "|---" * 9 + "|",
+        f"| network | batch | as it is, ms | {files} | itself | file, KiB | {files} |",
+        "|---" * (5 + 2 * len(KINDS + tuple(DENOISINGS))) + "|",
         *costs,
         "",
         "## Accuracy by the number of templates, %",

@@ -48,6 +48,7 @@ from trained_networks import RESNET20, RESNET_2B, Model, digits, lenet
 
 import onnxfit
 from onnxfit.attacks import APGD, BIM, FAB, Square, TargetedAPGD
+from onnxfit.attacks.losses import Loss
 from onnxfit.data import from_arrays, sha256_of
 from onnxfit.passes.interpolation import Kind
 from onnxfit.verification.campaign import Campaign
@@ -283,7 +284,8 @@ def measured_harder(case: Case, row: str, found: Record, commit: str) -> Record:
     data = from_arrays(x[left], y[left])
     how: dict[str, Any] = {"eps": case.eps, "steps": 100}
     attacks: list[Stage] = []
-    for network, loss in itertools.product((None, *target.networks), ("dlr", "ce")):
+    losses: tuple[Loss, ...] = ("dlr", "ce")
+    for network, loss in itertools.product((None, *target.networks), losses):
         attack = APGD(**how, loss=loss, restarts=2)
         attacks.append(Stage(name="apgd", attack=attack, family="surrogate", network=network))
     for name, last in (("apgd-t", TargetedAPGD(**how)), ("fab-t", FAB(**how))):
