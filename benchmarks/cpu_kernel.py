@@ -11,7 +11,7 @@ Second tables: in ONNX Runtime, models of one JumpReLU beside a model of one Rel
 float, on the same buffers, in turns. The target is Relu's time, and 2 µs more below 64 KiB.
 
 Third table: every type and form beside float with one jump on as many bytes, in the same way. The
-target is the same time but for 5 % or 1 µs: a J is an input more, and jumps that change are read.
+target is the same time but for 5 %, 1 µs and the noise: a J is an input more, and is read.
 
 Noise is half of the middle 50 % of the rounds' ratios of what others are compared with in a second
 session over the first; targets are missed where a median is beyond it.
@@ -45,7 +45,7 @@ RESULTS = Path(__file__).parent / "results"
 CACHED = 64 << 10  # KiB: beyond the caches of most machines.
 SMALL = 64  # KiB: below, a run takes longer to begin than to compute.
 TARGET = 0.90
-# Times that differ by less, or by less than so many µs, are called the same.
+# A node may take longer by this share and by so many µs.
 SAME, MICROS = 0.05, 1.0
 
 

@@ -44,7 +44,7 @@ from interpolation_tv_report import (
 )
 from onnx import ModelProto
 from stored_runs import Record, StoredRuns
-from trained_networks import RESNET20, RESNET_2B, Model, digits, lenet
+from trained_networks import RESNET_2B, Model, digits, lenet
 
 import onnxfit
 from onnxfit.attacks import APGD, BIM, FAB, Square, TargetedAPGD
@@ -142,7 +142,7 @@ class Case:
         return Target(ROWS[row](self), **self.model.normalisation)
 
 
-def _digits(name: str, title: str, eps: float) -> Case:
+def _digits(name: str, title: str, eps: float, *, draws: bool = False) -> Case:
     return Case(
         title=title,
         model=digits(name),
@@ -152,25 +152,12 @@ def _digits(name: str, title: str, eps: float) -> Case:
         jump=0.3,
         weight=0.03,
         effort=Effort(),
-        draws=True,
-    )
-
-
-def _cifar10(title: str, model: Model, eps: float, jump: float) -> Case:
-    return Case(
-        title=title,
-        model=model,
-        templates=Samples(CIFAR10_TRAIN, 0, 2000),
-        test=Samples(CIFAR10_EXACT, 0, 549),
-        eps=eps,
-        jump=jump,
-        weight=0.02,
-        effort=Effort(samples=100, steps=20, queries=1000, denoising=20),
+        draws=draws,
     )
 
 
 CASES = {
-    "digits": _digits("cnn", "Digits", 0.1),
+    "digits": _digits("cnn", "Digits", 0.1, draws=True),
     "digits-pgd": _digits("cnn_pgd", "Digits, adversarially trained", 0.2),
     "lenet": Case(
         title="LeNetLike, MNIST",
@@ -182,8 +169,16 @@ CASES = {
         weight=0.1,
         effort=Effort(samples=100, steps=50, queries=2000, denoising=20),
     ),
-    "resnet20": _cifar10("ResNet-20, CIFAR-10", RESNET20, 0.5 / 255, 0.05),
-    "resnet2b": _cifar10("ResNet-2B, CIFAR-10, adversarially trained", RESNET_2B, 2 / 255, 0.1),
+    "resnet2b": Case(
+        title="ResNet-2B, CIFAR-10, adversarially trained",
+        model=RESNET_2B,
+        templates=Samples(CIFAR10_TRAIN, 0, 2000),
+        test=Samples(CIFAR10_EXACT, 0, 549),
+        eps=2 / 255,
+        jump=0.1,
+        weight=0.02,
+        effort=Effort(samples=100, steps=20, queries=1000, denoising=20),
+    ),
 }
 
 
@@ -304,13 +299,7 @@ def told(case: Case, target: Target, commit: str, began: float) -> Record:
     """Return what every record says of its making."""
     return {
         "sha256": target.sha256,
-        "eps": case.eps,
-        "jump": case.jump,
-        "weight": case.weight,
-        **dataclasses.asdict(case.effort),
-        "templates": str(case.templates),
-        "attacked": str(case.samples),
-        **files(case),
+        **made_of(case),
         "commit": commit,
         "versions": versions(),
         "seconds": round(time.perf_counter() - began, 1),
@@ -322,14 +311,22 @@ def _written(mask: Any) -> str:
     return "".join(map(str, np.asarray(mask, int)))
 
 
-def files(case: Case) -> dict[str, str]:
-    """Return the hashes of what a network's rows are made of."""
+def made_of(case: Case) -> Record:
+    """Return what a network's rows depend on: settings, samples, and the hashes of files."""
     paths = {
         "model": case.model.path,
         "templates": case.templates.path,
         "attacked": case.test.path,
     }
-    return {f"{name}_sha256": sha256_of(path) for name, path in paths.items()}
+    return {
+        "eps": case.eps,
+        "jump": case.jump,
+        "weight": case.weight,
+        **dataclasses.asdict(case.effort),
+        "templates": str(case.templates),
+        "attacked": str(case.samples),
+        **{f"{name}_sha256": sha256_of(path) for name, path in paths.items()},
+    }
 
 
 def measure(only: list[str]) -> Iterator[str]:
@@ -353,7 +350,7 @@ def _left_to_do(
     """Yield what is not in the store for the files as they are: its name, and how to measure it."""
 
     def missing(name: str) -> bool:
-        return not files(case).items() <= store.runs.get(name, {}).items()
+        return not made_of(case).items() <= store.runs.get(name, {}).items()
 
     for row in case.rows:
         if missing(f"{key}/{row}"):

@@ -45,7 +45,7 @@ def data_of(text: str) -> dict[str, Any]:
     heading, above = "", list[str]()
     for number, line in enumerate(lines):
         if line.startswith("|"):
-            if not lines[number - 1].startswith("|"):
+            if number == 0 or not lines[number - 1].startswith("|"):
                 tables.append({"heading": heading, "text": _joined(above), "columns": cells(line)})
                 tables[-1]["rows"], above = [], []
             elif set(line) - set("|-: "):

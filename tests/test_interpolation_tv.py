@@ -42,12 +42,19 @@ def test_page_and_tables_are_of_these_runs() -> None:
 
 @pytest.mark.parametrize("key", CASES)
 def test_runs_are_of_the_files_that_are_here(key: str) -> None:
-    """Model, templates and images have the hashes of the results; nothing wrong is robust."""
+    """All is measured, with these settings and files; nothing wrong is robust."""
     case = CASES[key]
     if not case.model.path.exists():
         pytest.skip(f"there is no {case.model.path}")
-    for record in report.rows_of(StoredRuns(report.STORE), key, case.rows).values():
-        assert interpolation_tv.files(case).items() <= record.items()
+    store = StoredRuns(report.STORE)
+    rows = report.rows_of(store, key, case.rows)
+    assert list(case.rows) == list(rows)
+    names = [f"{row}/{report.HARDER}" for row in report.more_robust(rows)]
+    names += [report.DRAWN] if case.draws else []
+    made = interpolation_tv.made_of(case).items()
+    assert all(made <= store.runs[f"{key}/{name}"].items() for name in names)
+    for record in rows.values():
+        assert made <= record.items()
         right = report.mask(record["correct"])
         assert case.effort.samples == record["samples"] == len(right)
         for column in record["robust"]:
@@ -60,6 +67,14 @@ def test_runs_are_of_the_files_that_are_here(key: str) -> None:
         (PLAIN, ["IFGSM", "native", "black box"]),
         ("kernel", ["IFGSM", "native", "own head", "features", "black box", "transfer"]),
         ("denoised", ["IFGSM", "native", "past denoising", "black box", "transfer"]),
+        (
+            "kernel, jump",
+            ["IFGSM", "native", "smooth gates", "own head", "features", "black box", "transfer"],
+        ),
+        (
+            "denoised, kernel",
+            ["IFGSM", "native", "own head", "features", "past denoising", "black box", "transfer"],
+        ),
     ],
 )
 def test_every_attack_of_the_suite_has_a_column(row: str, names: list[str]) -> None:
@@ -129,15 +144,27 @@ def test_what_looks_more_robust_is_attacked_once_more(
     assert "*kernel, jump*: 13 more attacks on the 7 samples left" in text
 
 
-def test_other_files_are_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row of other templates is none of this network."""
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"templates": SMALL.test},
+        {"weight": 0.5},
+        {"effort": dataclasses.replace(SMALL.effort, steps=3)},
+        {"templates": dataclasses.replace(SMALL.templates, count=449)},
+    ],
+    ids=["templates", "weight", "steps", "slice"],
+)
+def test_other_settings_are_measured_again(
+    other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of other templates, of a part of them, or of other settings is none of this network."""
     case: Case = dataclasses.replace(SMALL, rows=(PLAIN,), draws=False)
     monkeypatch.setattr(interpolation_tv, "CASES", {"small": case})
     monkeypatch.setattr(interpolation_tv, "STORE", tmp_path / "store.json")
     monkeypatch.setattr(interpolation_tv, "clean_commit", lambda *code: "0" * 40)
     [line] = interpolation_tv.measure(["small"])
     assert line.startswith(f"small/{PLAIN}: ")
-    changed = dataclasses.replace(case, templates=case.test)
+    changed = dataclasses.replace(case, **other)
     monkeypatch.setattr(interpolation_tv, "CASES", {"small": changed})
     assert 1 == len(list(interpolation_tv.measure(["small"])))
 
