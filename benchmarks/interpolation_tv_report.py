@@ -89,6 +89,9 @@ def document(store: StoredRuns, titles: Mapping[str, tuple[str, Sequence[str]]])
         if not rows:
             continue
         first = next(iter(rows.values()))
+        own = (run for name, run in store.runs.items() if name.startswith(f"{key}/"))
+        hashes = sorted({run["commit"][:12] for run in own})
+        commits = f"commit{'s' * (len(hashes) > 1)} {', '.join(hashes)}"
         yield ""
         yield f"## {title}"
         yield ""
@@ -96,7 +99,7 @@ def document(store: StoredRuns, titles: Mapping[str, tuple[str, Sequence[str]]])
             f"ℓ∞ eps {first['eps']:.4g}, {first['samples']} samples ({first['attacked']}), seed 0; "
             f"{first['steps']} steps, {first['queries']} queries of Square and a fifth of "
             f"HopSkipJump; templates {first['templates']}; jump {first['jump']:g}; weight "
-            f"{first['weight']:g}, {first['denoising']} iterations; commit {first['commit'][:12]}."
+            f"{first['weight']:g}, {first['denoising']} iterations; {commits}."
         )
         yield ""
         header = ["model", "clean", *COLUMNS, "worst case", "difference, points", "p"]
