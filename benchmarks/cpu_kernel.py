@@ -90,25 +90,21 @@ def verdict(ratios: Sequence[float]) -> str:
     return "met" if min(ratios) >= TARGET else f"missed: {min(ratios):.2f}"
 
 
-def kernel_table(
-    rows: Sequence[dict[str, Any]], title: str, ratio: Callable[[dict[str, Any]], float], least: int
-) -> list[str]:
-    """Write a table of the kernel, a line for each form and type.
+def kernel_table(rows: Sequence[dict[str, Any]], title: str) -> list[str]:
+    """Write a table of the kernel over a pass over memory, a line for each form and type.
 
     Args:
         rows: What was measured with one number of threads.
         title: The line above it.
-        ratio: What to show of a measurement.
-        least: The size in KiB from which on the target is to be met.
     """
     columns = sorted({row["bytes"] for row in rows})
     text = ["", title]
     text += head("J", "type", *(readable(size >> 10) for size in columns), f"target {TARGET:.2f}")
     for form, kind in dict.fromkeys((row["form"], row["type"]) for row in rows):
         own = [row for row in rows if (row["form"], row["type"]) == (form, kind)]
-        found = {row["bytes"]: ratio(row) for row in own}
+        found = {row["bytes"]: float(row["ratio"]) for row in own}
         cells = [f"{found[size]:.2f}" if size in found else "–" for size in columns]
-        judged = verdict([value for size, value in found.items() if size >> 10 >= least])
+        judged = verdict([value for size, value in found.items() if size >> 10 >= CACHED])
         text.append("| " + " | ".join([form, kind, *cells, judged]) + " |")
     return text
 
@@ -125,7 +121,7 @@ def kernel_tables(rows: Sequence[dict[str, Any]], threads: int) -> list[str]:
     text += head(*(readable(size >> 10) for size in sizes_here))
     text.append("| " + " | ".join(f"{speed:.1f}" for speed in passes.values()) + " |")
     title = f"The kernel over a pass over memory, {where}; the target is for {readable(CACHED)} on:"
-    return text + kernel_table(rows, title, lambda row: float(row["ratio"]), CACHED)
+    return text + kernel_table(rows, title)
 
 
 def node_table(nodes: Sequence[Node], title: str, allowed: Callable[[Node], float]) -> list[str]:

@@ -37,8 +37,6 @@ from interpolation_tv_report import (
     HARDER,
     IFGSM,
     NATIVE,
-    OWN_HEAD,
-    PAST,
     STORE,
     TRANSFER,
 )
@@ -49,9 +47,11 @@ from trained_networks import RESNET_2B, Model, digits, lenet
 import onnxfit
 from onnxfit.attacks import APGD, BIM, FAB, Square, TargetedAPGD
 from onnxfit.attacks.losses import Loss
-from onnxfit.data import from_arrays, sha256_of
+from onnxfit.data import Dataset, from_arrays, sha256_of
 from onnxfit.passes.interpolation import Kind
-from onnxfit.verification.campaign import Campaign
+from onnxfit.surrogate_networks.denoising import PAST
+from onnxfit.surrogate_networks.interpolation import OWN_HEAD
+from onnxfit.verification.campaign import Campaign, Score
 from onnxfit.verification.environment import versions
 from onnxfit.verification.gate import EOT
 from onnxfit.verification.suites import Stage, Threat, stages
@@ -217,6 +217,14 @@ def _column(stage: Stage) -> str:
     return OWN_HEAD if stage.network == OWN_HEAD else FEATURES
 
 
+def attacked(target: Target, data: Dataset, attacks: Sequence[Stage], **how: Any) -> Score:
+    """Return what attacks, the one after the other, do to all samples of a model."""
+    campaign = Campaign({"model": target}, data, attacks, batch_size=100, **how)
+    for _ in campaign.run():
+        pass
+    return campaign.scores["model"]
+
+
 def measured(case: Case, row: str, commit: str) -> Record:
     """Attack a network in one form; return what is kept of it."""
     began = time.perf_counter()
@@ -224,14 +232,10 @@ def measured(case: Case, row: str, commit: str) -> Record:
     data = from_arrays(*case.samples.read())
     correct, robust = None, {}
     for column, attacks in columns(target, case).items():
-        campaign = Campaign(
-            {"model": target}, data, attacks, sources={"model": source.twin}, batch_size=100
-        )
-        for _ in campaign.run():
-            pass
+        score = attacked(target, data, attacks, sources={"model": source.twin})
         if correct is None:
-            correct = _written(campaign.scores["model"].correct)
-        robust[column] = _written(campaign.scores["model"].robust())
+            correct = _written(score.correct)
+        robust[column] = _written(score.robust())
     return {"correct": correct, "robust": robust, **told(case, target, commit, began)}
 
 
@@ -287,10 +291,7 @@ def measured_harder(case: Case, row: str, found: Record, commit: str) -> Record:
         attacks.append(Stage(name=name, attack=last, family="native"))
     square = Square(eps=case.eps, queries=5000)
     attacks.append(Stage(name="square", attack=square, family="black-box", deployed=True))
-    campaign = Campaign({"model": target}, data, attacks, seed=1, batch_size=100)
-    for _ in campaign.run():
-        pass
-    robust = campaign.scores["model"].robust()
+    robust = attacked(target, data, attacks, seed=1).robust()
     counts = {"attacks": len(attacks), "left": len(left), "broken": int((~robust).sum())}
     return {**counts, **told(case, target, commit, began)}
 
@@ -348,9 +349,10 @@ def _left_to_do(
     key: str, case: Case, store: StoredRuns, commit: str
 ) -> Iterator[tuple[str, Callable[[], Record]]]:
     """Yield what is not in the store for the files as they are: its name, and how to measure it."""
+    made = made_of(case).items()
 
     def missing(name: str) -> bool:
-        return not made_of(case).items() <= store.runs.get(name, {}).items()
+        return not made <= store.runs.get(name, {}).items()
 
     for row in case.rows:
         if missing(f"{key}/{row}"):

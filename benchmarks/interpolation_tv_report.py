@@ -9,6 +9,8 @@ from stored_runs import Record, StoredRuns
 from tables import MORE, filled, percent, points, table, verdict
 from trained_networks import ROOT
 
+from onnxfit.surrogate_networks.denoising import PAST
+from onnxfit.surrogate_networks.interpolation import OWN_HEAD
 from onnxfit.verification.statistics import (
     SIGNIFICANCE,
     Interval,
@@ -20,9 +22,9 @@ RESULTS = Path(__file__).parent / "results"
 STORE, TABLES = RESULTS / "interpolation-tv.json", RESULTS / "interpolation-tv.md"
 PAGE, SCRIPT = ROOT / "docs" / "robustness.md", "interpolation_tv.py"
 
-IFGSM, NATIVE, GATES, OWN_HEAD = "IFGSM", "native", "smooth gates", "own head"
+IFGSM, NATIVE, GATES = "IFGSM", "native", "smooth gates"
 DRAWN, HARDER = "half drawn", "harder"
-FEATURES, PAST, BLACK_BOX, TRANSFER = "features", "past denoising", "black box", "transfer"
+FEATURES, BLACK_BOX, TRANSFER = "features", "black box", "transfer"
 COLUMNS = (IFGSM, NATIVE, GATES, OWN_HEAD, FEATURES, PAST, BLACK_BOX, TRANSFER)
 
 CLAIM = (
