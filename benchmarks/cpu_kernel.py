@@ -183,6 +183,7 @@ def main() -> None:
     lines += [", ".join(f"{k} {v}" for k, v in found.items() if k != "command") + "."]
     kernels: list[dict[str, Any]] = []
     nodes: list[Node] = []
+    others: list[Node] = []
     with tempfile.TemporaryDirectory() as folder:
         program = build_kernel_benchmark(Path(folder))
         for threads in options.threads:
@@ -195,9 +196,11 @@ def main() -> None:
         nodes += own
         title = f"One node in ONNX Runtime over Relu, {threads} thread(s):"
         lines += node_table(own, title, with_relu)
-    others = list(beside_float(options.rounds, columns))
-    title = "One node in ONNX Runtime over float with one jump, 1 thread:"
-    lines += node_table(others, title, with_float)
+    for threads in options.threads:
+        own = list(beside_float(threads, options.rounds, columns))
+        others += own
+        title = f"One node in ONNX Runtime over float with one jump, {threads} thread(s):"
+        lines += node_table(own, title, with_float)
     print("\n".join(lines))
     if options.write:
         document = {

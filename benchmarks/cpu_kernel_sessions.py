@@ -1,5 +1,6 @@
 """One node in ONNX Runtime: JumpReLU beside Relu, and every type and form beside float."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx.helper
-import onnx.numpy_helper
 import onnxruntime
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 import onnxfit
@@ -21,14 +22,16 @@ TYPES = {
     "float16": TensorProto.FLOAT16,
     "bfloat16": TensorProto.BFLOAT16,
 }
+# Of their elements, in bytes.
+WIDTHS = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2}
 # What one node may be: Relu, or JumpReLU with one jump or one for each channel, of which a sample
 # has up to 64; those of ``SHORT`` elements are the feature maps of a network's last layers.
 RELU, ONE, PER_CHANNEL, SHORT = "Relu", "one jump", "a jump per channel", 49
 PER_SHORT = f"a jump per channel of {SHORT}"
 FORMS = (ONE, PER_CHANNEL, PER_SHORT)
 
-
 Kind = tuple[str, str]
+Buffer = NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
@@ -60,21 +63,19 @@ def beside_relu(threads: int, rounds: int, sizes: Sequence[int]) -> Iterator[Nod
     return _measured(("float", RELU), kinds, threads, rounds, sizes)
 
 
-def beside_float(rounds: int, sizes: Sequence[int]) -> Iterator[Node]:
-    """Compare all types and forms with float and one jump.
-
-    With one thread: the threads of so many sessions would wait for work in each other's way.
-    """
+def beside_float(threads: int, rounds: int, sizes: Sequence[int]) -> Iterator[Node]:
+    """Compare all types and forms with float and one jump."""
     kinds = [(name, form) for name in TYPES for form in FORMS]
-    return _measured(kinds[0], kinds[1:], 1, rounds, sizes)
+    return _measured(kinds[0], kinds[1:], threads, rounds, sizes)
 
 
 def _measured(
     first: Kind, others: Sequence[Kind], threads: int, rounds: int, sizes: Sequence[int]
 ) -> Iterator[Node]:
-    """Compare nodes with the first, on every size, all in turns."""
+    """Compare nodes with the first, on every size, all in turns and on the same buffers."""
     for kib in sizes:
-        calls = [_bound(*kind, kib << 10, threads) for kind in (first, first, *others)]
+        buffers = _buffer(kib << 10), _buffer(kib << 10)
+        calls = [_bound(*kind, buffers, threads) for kind in (first, first, *others)]
         one, again, *times = (in_turns(calls, rounds) * 1e6).T
         low, _, high = statistics.quantiles((again / one).tolist(), n=4)
         for kind, own in zip(others, times, strict=True):
@@ -82,29 +83,50 @@ def _measured(
             yield Node(kib, threads, *kind, median, ratio, (high - low) / 2)
 
 
-def _bound(name: str, form: str, size: int, threads: int) -> Callable[[], None]:
-    """Return a call that runs a node on X of a size in bytes, with buffers that stay in place."""
+def _buffer(size: int) -> Buffer:
+    """Return so many bytes at the start of a cache line, as ONNX Runtime's own are.
+
+    Taken for elements of any of the types they are numbers between -2 and 2.
+    """
+    line = 64
+    memory = np.random.default_rng(0).integers(0, 1 << 16, (size + line) // 2, dtype=np.uint16)
+    memory &= 0xBFFF
+    start = -memory.ctypes.data % line // 2
+    return memory[start : start + size // 2]
+
+
+def _bound(
+    name: str, form: str, buffers: tuple[Buffer, Buffer], threads: int
+) -> Callable[[], None]:
+    """Return a call that runs a node from the one buffer into the other."""
     code = TYPES[name]
-    width = 2 if name == "bfloat16" else onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
-    shape = [1, CHANNELS, size // width // CHANNELS]
-    if form == PER_SHORT:
-        rows = size // width // SHORT
-        samples = -(-rows // CHANNELS)
-        shape = [samples, rows // samples, SHORT]
-    random = np.random.default_rng(0)
-    x = random.standard_normal(shape, dtype=np.float32)
-    jumps = random.random((shape[1], 1), dtype=np.float32)
-    started = _session(form, code, shape, jumps, threads)
+    shape = _shape(form, buffers[0].nbytes // WIDTHS[name])
+    started = _session(form, code, shape, threads)
     binding = started.io_binding()
-    binding.bind_ortvalue_input("x", _value(x, code))
-    binding.bind_ortvalue_output("y", _value(x, code))
+    x, y = (_value(buffer, name, shape) for buffer in buffers)
+    binding.bind_ortvalue_input("x", x)
+    binding.bind_ortvalue_output("y", y)
     return lambda: started.run_with_iobinding(binding)
 
 
+def _shape(form: str, count: int) -> list[int]:
+    """Return samples, channels and elements of each.
+
+    Of the rows of ``SHORT`` elements about 64 channels, in sixteens as networks have them, so that
+    there are up to 4 % less elements than ``count``, and of 4 KiB a fifth less.
+    """
+    if form != PER_SHORT:
+        return [1, CHANNELS, count // CHANNELS]
+    rows = count // SHORT
+    samples = max(1, rows // CHANNELS)
+    return [samples, rows // samples // 16 * 16, SHORT]
+
+
 def _session(
-    form: str, code: int, shape: Sequence[int], jumps: Any, threads: int
+    form: str, code: int, shape: Sequence[int], threads: int
 ) -> onnxruntime.InferenceSession:
     """Start a session of one node; jumps per channel are an initializer, as in a hardened file."""
+    jumps = np.random.default_rng(0).random((shape[1], 1), dtype=np.float32)
     constants = []
     if form == RELU:
         node = onnx.helper.make_node("Relu", ["x"], ["y"])
@@ -120,14 +142,13 @@ def _session(
     options = onnxruntime.SessionOptions()
     onnxfit.register(options)
     options.intra_op_num_threads = threads
+    # The threads of a session that does not run would take the cores of the one that does.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     given = model.SerializeToString()
     return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
 
 
-def _value(x: Any, code: int) -> onnxruntime.OrtValue:
-    """Return floats as a value of a type that ONNX Runtime takes; of a bfloat16 the upper half."""
-    if code == TensorProto.BFLOAT16:
-        half = (x.view(np.uint32) >> 16).astype(np.uint16)
-        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(half, code)
-    cast = x.astype(onnx.helper.tensor_dtype_to_np_dtype(code))
-    return onnxruntime.OrtValue.ortvalue_from_numpy(cast)
+def _value(buffer: Buffer, name: str, shape: Sequence[int]) -> onnxruntime.OrtValue:
+    """Return the start of a buffer as a tensor of a type; it stays where it is."""
+    elements = buffer.view(f"u{WIDTHS[name]}")[: math.prod(shape)].reshape(shape)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(elements, TYPES[name])

@@ -132,18 +132,6 @@ void AnyPass(Source source, T* y, std::int64_t count, Jumps jumps) {
   count < Vec<T>::kLanes ? ShortPass(source, y, count, jumps) : Pass(source, y, count, jumps);
 }
 
-// Some jumps, at most a vector, where a vector can be read.
-template <class T>
-typename Vec<T>::Reg PreparedJumps(const T* jumps, std::int64_t count) {
-  using V = Vec<T>;
-  if (count >= V::kLanes) {
-    return V::Prepare(V::Load(jumps));
-  }
-  T buffer[V::kLanes] = {};
-  std::memcpy(buffer, jumps, static_cast<std::size_t>(count) * sizeof(T));
-  return V::Prepare(V::Load(buffer));
-}
-
 // Whole tiles of `size` elements, each for a vector of jumps: `index` names the jump of each element.
 template <class Source, class T>
 void Tiles(Source source, T* y, std::int64_t tiles, const T* jumps, std::int64_t size, const T* index) {
@@ -156,25 +144,34 @@ void Tiles(Source source, T* y, std::int64_t tiles, const T* jumps, std::int64_t
   }
 }
 
-// Each jump for `repeats` elements, but the first for `phase` less, in tiles of which the first and last may be a part.
+// `channels` jumps, at least a vector, each for `repeats` elements, again and again; X begins at element `at` of these.
+// In tiles, each for a vector of jumps; the first and last may be a part.
 template <class Source, class T>
-void TilePass(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats, std::int64_t phase,
-              const T* index) {
+void TilePass(Source source, T* y, std::int64_t at, std::int64_t count, const T* jumps, std::int64_t channels,
+              std::int64_t repeats, const T* index) {
   constexpr std::int64_t kLanes = Vec<T>::kLanes;
   const std::int64_t size = repeats * kLanes;
+  std::int64_t channel = at / size * kLanes % channels;
+  std::int64_t phase = at % size;
   for (std::int64_t i = 0; i < count; phase = 0) {
-    const std::int64_t tiles = phase > 0 ? 0 : (count - i) / size;
+    const std::int64_t tiles = phase > 0 ? 0 : Min((count - i) / size, (channels - channel) / kLanes);
+    std::int64_t next = channel + tiles * kLanes;
     if (tiles > 0) {
-      Tiles(source.From(i), y + i, tiles, jumps, size, index);
+      Tiles(source.From(i), y + i, tiles, jumps + channel, size, index);
       i += tiles * size;
-      jumps += tiles * kLanes;
     } else {
+      // A part of a tile, or one whose jumps begin anew.
+      T buffer[kLanes];
+      const std::int64_t left = Min(channels - channel, kLanes);
+      std::memcpy(buffer, jumps + channel, static_cast<std::size_t>(left) * sizeof(T));
+      std::memcpy(buffer + left, jumps, static_cast<std::size_t>(kLanes - left) * sizeof(T));
       const std::int64_t part = Min(count - i, size - phase);
-      const auto ready = PreparedJumps(jumps, (phase + part + repeats - 1) / repeats);
-      AnyPass(source.From(i), y + i, part, PickedVectors<T>{ready, index + phase});
+      const auto picked = Vec<T>::Prepare(Vec<T>::Load(buffer));
+      AnyPass(source.From(i), y + i, part, PickedVectors<T>{picked, index + phase});
       i += part;
-      jumps += kLanes;
+      next = channel + kLanes;
     }
+    channel = next < channels ? next : next - channels;
   }
 }
 
@@ -270,9 +267,9 @@ struct VectorPasses {
   }
 
   template <class Source, class T>
-  static void TiledJumps(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats,
-                         std::int64_t phase, const T* index) {
-    TilePass(source, y, count, jumps, repeats, phase, index);
+  static void TiledJumps(Source source, T* y, std::int64_t at, std::int64_t count, const T* jumps,
+                         std::int64_t channels, std::int64_t repeats, const T* index) {
+    TilePass(source, y, at, count, jumps, channels, repeats, index);
   }
 
   template <class Source, class T>

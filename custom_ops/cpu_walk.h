@@ -97,7 +97,8 @@ class Odometer {
 //   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
 //   CyclicJumps   prepared jumps that come again after kCycleBytes, of which two cycles are given
 //   MakeIndex     what picks each of kTile<T> jumps several times; followed by kCycleBytes of zeros
-//   TiledJumps    jumps that repeat less than kLeastRun<T> times, by such an index; the first one a `phase` less
+//   TiledJumps    `channels` jumps that repeat less than kLeastRun<T> times, again and again, by such an index; X begins
+//                 at element `at` of these
 template <class Passes, class Source>
 class Walk {
   using T = typename Source::Element;
@@ -137,6 +138,13 @@ class Walk {
 
   // Elements `at` to `at + count` of a segment whose jumps begin at `jump`.
   void Segment(Source source, T* y, std::int64_t at, std::int64_t count, const T* jump) {
+    if constexpr (Passes::kHasVectors) {
+      if (tiled_) {
+        const std::int64_t channels = pattern_.period / pattern_.repeats;
+        Passes::TiledJumps(source, y, at, count, jump, channels, pattern_.repeats, scratch_);
+        return;
+      }
+    }
     std::int64_t phase = at < pattern_.period ? at : at % pattern_.period;
     if (length_ > 0) {
       Fill(jump);
@@ -182,12 +190,6 @@ class Walk {
     if (by_channel_) {
       Passes::ChannelJumps(source, y, count, jump, repeats, repeats - column);
       return;
-    }
-    if constexpr (Passes::kHasVectors) {
-      if (tiled_) {
-        Passes::TiledJumps(source, y, count, jump, repeats, column, scratch_);
-        return;
-      }
     }
     const std::int64_t channels = kScratch / repeats;
     for (std::int64_t done = 0; done < count; column = 0, jump += channels) {

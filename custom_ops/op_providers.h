@@ -29,8 +29,9 @@ struct Cpu {
   static constexpr const char* kProvider = "CPUExecutionProvider";
   // One thread passes over this much in less time than it takes to hand half of it to another one.
   static constexpr std::int64_t kAloneBytes = 256 << 10;
-  static constexpr std::int64_t kLeastChunkBytes = 64 << 10;
+  static constexpr std::int64_t kLeastChunkBytes = 128 << 10;
   static constexpr std::int64_t kChunks = 64;
+  static constexpr std::int64_t kMostRepeats = 256;
 
   template <class T, int kOperands>
   static void Compute(const ort::OrtApi& api, ort::OrtKernelContext* context, const char*, Run<T, kOperands>& run) {
@@ -47,12 +48,16 @@ struct Cpu {
   }
 
  private:
-  // Whole cache lines, so that no two threads write to the same one.
+  // Whole cache lines, so that no two threads write to the same one; where a jump is for several neighbours, as many
+  // jumps as a line has elements, so that a chunk need not begin among those that a vector picks from.
   template <class T, int kOperands>
   static std::int64_t ChunkSize(const Run<T, kOperands>& run) {
     constexpr std::int64_t kLine = 64 / sizeof(T);
-    const std::int64_t share = (run.count / kChunks + kLine - 1) / kLine * kLine;
-    return std::max<std::int64_t>(share, kLeastChunkBytes / sizeof(T));
+    const int inner = run.layout.runs - 1;
+    const bool repeats = inner > 0 && run.layout.stride[inner] == 0 && run.layout.size[inner] <= kMostRepeats;
+    const std::int64_t unit = repeats ? run.layout.size[inner] * kLine : kLine;
+    const std::int64_t share = std::max<std::int64_t>(run.count / kChunks, kLeastChunkBytes / sizeof(T));
+    return (share + unit - 1) / unit * unit;
   }
 
   template <class T, int kOperands>
