@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from campaigns import attacked
 from finetune_cases import Network
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from onnxfit.attacks import Transfer, UniversalPerturbation
 from onnxfit.attacks.evasion import apply
 from onnxfit.data import Batch
 from onnxfit.jacobians.products import jacobians_of
-from onnxfit.verification.campaign import Campaign, Score
+from onnxfit.verification.campaign import Score
 from onnxfit.verification.records import only
 from onnxfit.verification.suites import Threat, stages
 from onnxfit.verification.target import Target
@@ -156,15 +157,8 @@ class Judge:
 
     def _score(self, target: Target) -> Score:
         """Attack with the suite ``quick``; what it transfers comes from the network as it was."""
-        campaign = Campaign(
-            {"model": target},
-            self._network.data("test"),
-            self._stages,
-            sources={"model": self._sources["before"]},
-        )
-        for _ in campaign.run():
-            pass
-        return campaign.scores["model"]
+        data, source = self._network.data("test"), self._sources["before"]
+        return attacked(target, data, self._stages, source).scores["model"]
 
     def _moved(self, target: Target, eps: float, slope: str) -> NDArray[np.float32]:
         """Add a universal perturbation of the validation images to those of the test."""

@@ -27,6 +27,7 @@ from typing import Any
 import interpolation_tv_report
 import numpy as np
 import torch
+from campaigns import attacked
 from environment import clean_commit
 from images import CIFAR10_EXACT, CIFAR10_TRAIN, DIGITS_TEST, DIGITS_VAL, MNIST, Samples
 from interpolation_tv_report import (
@@ -47,11 +48,10 @@ from trained_networks import RESNET_2B, Model, digits, lenet
 import onnxfit
 from onnxfit.attacks import APGD, BIM, FAB, Square, TargetedAPGD
 from onnxfit.attacks.losses import Loss
-from onnxfit.data import Dataset, from_arrays, sha256_of
+from onnxfit.data import from_arrays, sha256_of
 from onnxfit.passes.interpolation import Kind
 from onnxfit.surrogate_networks.denoising import PAST
 from onnxfit.surrogate_networks.interpolation import OWN_HEAD
-from onnxfit.verification.campaign import Campaign, Score
 from onnxfit.verification.environment import versions
 from onnxfit.verification.gate import EOT
 from onnxfit.verification.suites import Stage, Threat, stages
@@ -217,14 +217,6 @@ def _column(stage: Stage) -> str:
     return OWN_HEAD if stage.network == OWN_HEAD else FEATURES
 
 
-def attacked(target: Target, data: Dataset, attacks: Sequence[Stage], **how: Any) -> Score:
-    """Return what attacks, the one after the other, do to all samples of a model."""
-    campaign = Campaign({"model": target}, data, attacks, batch_size=100, **how)
-    for _ in campaign.run():
-        pass
-    return campaign.scores["model"]
-
-
 def measured(case: Case, row: str, commit: str) -> Record:
     """Attack a network in one form; return what is kept of it."""
     began = time.perf_counter()
@@ -232,7 +224,7 @@ def measured(case: Case, row: str, commit: str) -> Record:
     data = from_arrays(*case.samples.read())
     correct, robust = None, {}
     for column, attacks in columns(target, case).items():
-        score = attacked(target, data, attacks, sources={"model": source.twin})
+        score = attacked(target, data, attacks, source.twin, batch_size=100).scores["model"]
         if correct is None:
             correct = _written(score.correct)
         robust[column] = _written(score.robust())
@@ -291,7 +283,7 @@ def measured_harder(case: Case, row: str, found: Record, commit: str) -> Record:
         attacks.append(Stage(name=name, attack=last, family="native"))
     square = Square(eps=case.eps, queries=5000)
     attacks.append(Stage(name="square", attack=square, family="black-box", deployed=True))
-    robust = attacked(target, data, attacks, seed=1).robust()
+    robust = attacked(target, data, attacks, batch_size=100, seed=1).scores["model"].robust()
     counts = {"attacks": len(attacks), "left": len(left), "broken": int((~robust).sum())}
     return {**counts, **told(case, target, commit, began)}
 

@@ -17,6 +17,7 @@ from images import Samples
 from jump_relu_paper import best, runs
 from paper_cases import NETWORKS, Configuration, Network
 from paper_results import STORE, Results
+from paper_screening import Screening
 from tables import filled
 from trained_networks import digits
 
@@ -274,6 +275,40 @@ def test_runs_are_kept_and_not_repeated(
     text = "\n".join([*paper_report.protocol(found, network), *paper_report.grid(found, network)])
     assert "adaptive trust region" in text
     assert f"| {100 * worst['before']['worst']:.1f} % (" in text
+
+
+def test_a_choice_rests_on_the_attacks_of_a_verification() -> None:
+    """The same figures for the model; the network before hardening is attacked once."""
+    way = Configuration(strength=1.0)
+    hard = onnxfit.retrofit(DIGITS.model.path, jumps=DIGITS.jumps(way))
+    samples = DIGITS.samples
+    screening = Screening(DIGITS, samples, seed=0)
+    found = screening.measure(hard)
+    again = screening.measure(onnxfit.retrofit(DIGITS.model.path, jump=0.0))
+    whole = onnxfit.verify(hard, samples.read(), baseline=DIGITS.model.path, eps=0.1, suite="quick")
+
+    for name in ("clean", "native", "worst_case"):
+        assert whole.document[name] == found[name]
+    assert found["baseline"] == again["baseline"]
+    assert whole.document["baseline"]["native"] == found["baseline"]["native"]
+    assert found["difference"]["robust_accuracy"] == pytest.approx(
+        found["worst_case"]["robust_accuracy"] - found["baseline"]["worst_case"]["robust_accuracy"]
+    )
+
+
+def test_strong_attacks_judge_what_came_out_more_robust(results: Results) -> None:
+    """With every seed; nothing is left to say of the others."""
+    way = DIGITS.configurations[0]
+    for each in DIGITS.configurations:
+        add(results, "validation", each, change=0.1 if each == way else 0.0)
+    assert [] == list(runs(DIGITS, "test-strong", results))
+    for seed in (0, 1):
+        record = {**run_of(9, 0), "network": "digits", "part": "test", "seed": seed}
+        results.add(f"test {seed}", {**record, "configuration": str(way)})
+    assert [way] == [run.configuration for run in runs(DIGITS, "test-strong", results)]
+
+    results.add("test 1", {**results.runs["test 1"], **run_of(3, 2)})
+    assert [] == list(runs(DIGITS, "test-strong", results))
 
 
 def run_of(more: int, fewer: int) -> dict[str, Any]:
