@@ -10,10 +10,14 @@ namespace onnxfit {
 namespace {
 
 constexpr int kUnrolled = 4;
+// How far ahead a pass asks for the elements of X, where it reads jumps besides them: beyond the caches they come too
+// late by themselves.
+constexpr int kAheadBytes = 4096;
 
 // Jumps as vectors: `Next(i, k)` from one to the next, where k counts them in rounds of kUnrolled; `Any(i)` anywhere.
 template <class T>
 struct SameVector {
+  static constexpr bool kAreRead = false;
   typename Vec<T>::Reg jump;
   typename Vec<T>::Reg Next(std::int64_t, int) const { return jump; }
   typename Vec<T>::Reg Any(std::int64_t) const { return jump; }
@@ -21,6 +25,7 @@ struct SameVector {
 
 template <class T>
 struct OwnVectors {
+  static constexpr bool kAreRead = true;
   const T* jumps;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
   typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
@@ -29,6 +34,7 @@ struct OwnVectors {
 // Jumps that are prepared already.
 template <class T>
 struct ReadyVectors {
+  static constexpr bool kAreRead = true;
   const T* jumps;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Load(jumps + i); }
   typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Load(jumps + i); }
@@ -37,6 +43,7 @@ struct ReadyVectors {
 // A vector of prepared jumps, of which `index` names one for each element.
 template <class T>
 struct PickedVectors {
+  static constexpr bool kAreRead = true;
   typename Vec<T>::Reg jumps;
   const T* index;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Pick(jumps, Vec<T>::Load(index + i)); }
@@ -45,6 +52,7 @@ struct PickedVectors {
 
 template <class T>
 struct CyclicVectors {
+  static constexpr bool kAreRead = false;
   static constexpr int kLanes = Vec<T>::kLanes;
   static constexpr int kCycle = kCycleBytes / sizeof(T);
   const T* jumps;
@@ -68,6 +76,16 @@ template <class T>
 typename Vec<T>::Reg LoadVector(SumSource<T> source, std::int64_t i) {
   return Vec<T>::Add(Vec<T>::Load(source.a + i), Vec<T>::Load(source.b + i));
 }
+
+// Ask for what LoadVector will read.
+template <class T>
+void FetchAhead(PlainSource<T> source, std::int64_t i) {
+  _mm_prefetch(reinterpret_cast<const char*>(source.x + i) + kAheadBytes, _MM_HINT_T0);
+}
+
+// Of two tensors at a time it is no faster.
+template <class T>
+void FetchAhead(SumSource<T>, std::int64_t) {}
 
 // Fewer elements than a vector has: copied to where a vector can be read.
 template <class T>
@@ -95,6 +113,9 @@ std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) 
     for (int k = 0; k < kUnrolled; ++k) {
       const std::int64_t at = i + k * kLanes;
       results[k] = V::JumpRelu(LoadVector(source, at), jumps.Next(at, k));
+      if constexpr (Jumps::kAreRead) {
+        FetchAhead(source, at);
+      }
     }
     for (int k = 0; k < kUnrolled; ++k) {
       V::Store(y + i + k * kLanes, results[k]);
@@ -245,7 +266,13 @@ struct VectorPasses {
 
   template <class Source, class T>
   static void ReadyJumps(Source source, T* y, std::int64_t count, const T* jumps) {
-    AnyPass(source, y, count, ReadyVectors<T>{jumps});
+    const ReadyVectors<T> ready{jumps};
+    // Most are whole vectors: beyond the caches it costs to have the last one read first.
+    if (count % Vec<T>::kLanes == 0) {
+      WholeVectors(source, y, count, ready);
+    } else {
+      AnyPass(source, y, count, ready);
+    }
   }
 
   template <class Source, class T>

@@ -97,8 +97,8 @@ class Odometer {
 //   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
 //   CyclicJumps   prepared jumps that come again after kCycleBytes, of which two cycles are given
 //   MakeIndex     what picks each of kTile<T> jumps several times; followed by kCycleBytes of zeros
-//   TiledJumps    `channels` jumps that repeat less than kLeastRun<T> times, again and again, by such an index; X begins
-//                 at element `at` of these
+//   TiledJumps    `channels` jumps that repeat less than kLeastRun<T> times, again and again, by such an index; X
+//                 begins at element `at` of these
 template <class Passes, class Source>
 class Walk {
   using T = typename Source::Element;
