@@ -1,6 +1,7 @@
 // The passes of cpu_walk.h in vectors of `Vec<T>`, which the including file has defined.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -10,7 +11,7 @@ namespace onnxfit {
 namespace {
 
 constexpr int kUnrolled = 4;
-// How far ahead a pass asks for the elements of X, where it reads jumps besides them: beyond the caches they come too
+// How far ahead a pass asks for the elements of X, where these are far and it reads jumps besides them: they come too
 // late by themselves.
 constexpr int kAheadBytes = 4096;
 
@@ -77,21 +78,20 @@ typename Vec<T>::Reg LoadVector(SumSource<T> source, std::int64_t i) {
   return Vec<T>::Add(Vec<T>::Load(source.a + i), Vec<T>::Load(source.b + i));
 }
 
-// Ask for what LoadVector will read.
+// Ask for what a round of LoadVector will read later on.
 template <class T>
 void FetchAhead(PlainSource<T> source, std::int64_t i) {
-  _mm_prefetch(reinterpret_cast<const char*>(source.x + i) + kAheadBytes, _MM_HINT_T0);
+  const char* const at = reinterpret_cast<const char*>(source.x + i) + kAheadBytes;
+  for (std::size_t line = 0; line < kUnrolled * Vec<T>::kLanes * sizeof(T); line += 64) {
+    _mm_prefetch(at + line, _MM_HINT_T0);
+  }
 }
-
-// Of two tensors at a time it is no faster.
-template <class T>
-void FetchAhead(SumSource<T>, std::int64_t) {}
 
 // Fewer elements than a vector has: copied to where a vector can be read.
 template <class T>
 PlainSource<T> Copied(PlainSource<T> source, std::int64_t count, T* buffer) {
   std::memcpy(buffer, source.x, static_cast<std::size_t>(count) * sizeof(T));
-  return {buffer};
+  return {buffer, false};
 }
 
 template <class T>
@@ -101,9 +101,9 @@ SumSource<T> Copied(SumSource<T> source, std::int64_t count, T* buffer) {
   return {buffer, buffer + Vec<T>::kLanes};
 }
 
-// As many whole vectors as there are; returns how many elements these are.
-template <class Source, class T, class Jumps>
-std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) {
+// As many rounds of kUnrolled vectors as there are; returns how many elements these are.
+template <bool kFetchesAhead, class Source, class T, class Jumps>
+std::int64_t Rounds(Source source, T* y, std::int64_t count, Jumps jumps) {
   using V = Vec<T>;
   constexpr std::int64_t kLanes = V::kLanes;
   std::int64_t i = 0;
@@ -113,15 +113,28 @@ std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) 
     for (int k = 0; k < kUnrolled; ++k) {
       const std::int64_t at = i + k * kLanes;
       results[k] = V::JumpRelu(LoadVector(source, at), jumps.Next(at, k));
-      if constexpr (Jumps::kAreRead) {
-        FetchAhead(source, at);
-      }
+    }
+    if constexpr (kFetchesAhead) {
+      FetchAhead(source, i);
     }
     for (int k = 0; k < kUnrolled; ++k) {
       V::Store(y + i + k * kLanes, results[k]);
     }
   }
-  for (int k = 0; i + kLanes <= count; i += kLanes, ++k) {
+  return i;
+}
+
+// As many whole vectors as there are; returns how many elements these are.
+template <class Source, class T, class Jumps>
+std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) {
+  using V = Vec<T>;
+  std::int64_t i = 0;
+  if constexpr (Jumps::kAreRead && Source::kMayBeFar) {
+    i = source.is_far ? Rounds<true>(source, y, count, jumps) : Rounds<false>(source, y, count, jumps);
+  } else {
+    i = Rounds<false>(source, y, count, jumps);
+  }
+  for (int k = 0; i + V::kLanes <= count; i += V::kLanes, ++k) {
     V::Store(y + i, V::JumpRelu(LoadVector(source, i), jumps.Next(i, k)));
   }
   return i;
