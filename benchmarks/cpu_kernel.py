@@ -8,9 +8,9 @@ so many elements, jumps that come again after so many, and sums of two tensors, 
 bytes where others move two.
 
 Second tables: in ONNX Runtime, models of one JumpReLU beside a model of one Relu of the same size,
-float, on the same buffers, in turns. The target is Relu's time, and 2 µs more below 64 KiB.
+float, in place on the same buffer, in turns. The target is Relu's time, and 2 µs more below 64 KiB.
 
-Third table: every type and form beside float with one jump on as many bytes, in the same way. The
+Third tables: every type and form beside float with one jump on as many bytes, in the same way. The
 target is the same time but for 5 %, 1 µs and the noise: a J is an input more, and is read.
 
 Noise is half of the middle 50 % of the rounds' ratios of what others are compared with in a second
@@ -194,12 +194,14 @@ def main() -> None:
     for threads in options.threads:
         own = list(beside_relu(threads, options.rounds, columns))
         nodes += own
-        title = f"One node in ONNX Runtime over Relu, {threads} thread(s):"
+        title = f"One node in ONNX Runtime, in place, over Relu, {threads} thread(s):"
         lines += node_table(own, title, with_relu)
     for threads in options.threads:
         own = list(beside_float(threads, options.rounds, columns))
         others += own
-        title = f"One node in ONNX Runtime over float with one jump, {threads} thread(s):"
+        title = (
+            f"One node in ONNX Runtime, in place, over float with one jump, {threads} thread(s):"
+        )
         lines += node_table(own, title, with_float)
     print("\n".join(lines))
     if options.write:

@@ -71,10 +71,10 @@ def beside_float(threads: int, rounds: int, sizes: Sequence[int]) -> Iterator[No
 def _measured(
     first: Kind, others: Sequence[Kind], threads: int, rounds: int, sizes: Sequence[int]
 ) -> Iterator[Node]:
-    """Compare nodes with the first, on every size, all in turns and on the same buffers."""
+    """Compare nodes with the first, on every size, all in turns and on the same buffer."""
     for kib in sizes:
-        buffers = _buffer(kib << 10), _buffer(kib << 10)
-        calls = [_bound(*kind, buffers, threads) for kind in (first, first, *others)]
+        buffer = _buffer(kib << 10)
+        calls = [_bound(*kind, buffer, threads) for kind in (first, first, *others)]
         one, again, *times = (in_turns(calls, rounds) * 1e6).T
         low, _, high = statistics.quantiles((again / one).tolist(), n=4)
         for kind, own in zip(others, times, strict=True):
@@ -94,17 +94,15 @@ def _buffer(size: int) -> Buffer:
     return memory[start : start + size // 2]
 
 
-def _bound(
-    name: str, form: str, buffers: tuple[Buffer, Buffer], threads: int
-) -> Callable[[], None]:
-    """Return a call that runs a node from the one buffer into the other."""
+def _bound(name: str, form: str, buffer: Buffer, threads: int) -> Callable[[], None]:
+    """Return a call that runs a node in place, as in a network where no other node reads X."""
     code = TYPES[name]
-    shape = _shape(form, buffers[0].nbytes // WIDTHS[name])
+    shape = _shape(form, buffer.nbytes // WIDTHS[name])
     started = _session(form, code, shape, threads)
     binding = started.io_binding()
-    x, y = (_value(buffer, name, shape) for buffer in buffers)
-    binding.bind_ortvalue_input("x", x)
-    binding.bind_ortvalue_output("y", y)
+    value = _value(buffer, name, shape)
+    binding.bind_ortvalue_input("x", value)
+    binding.bind_ortvalue_output("y", value)
     return lambda: started.run_with_iobinding(binding)
 
 

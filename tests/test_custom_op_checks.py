@@ -99,6 +99,7 @@ KERNEL_MISTAKES = [
     Mistake("cpu_vectors.h", "channel + tiles * kLanes;", "channel + kLanes;"),
     Mistake("cpu_vectors.h", "memcpy(buffer + left, jumps,", "memcpy(buffer + left, buffer,"),
     Mistake("cpu_vectors.h", "next = channel + kLanes;", "next = channel + repeats;"),
+    Mistake("cpu_vectors.h", "Rounds<true>(source, y, count, jumps)", "count"),
     Mistake("cpu_vectors.h", "end += repeats;", "end += repeats + 1;"),
     Mistake("cpu_vectors.h", "i + k < end ?", "true ?"),
     Mistake("cpu_vectors.h", "i % kCycle", "i % 2"),
