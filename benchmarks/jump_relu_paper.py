@@ -6,6 +6,7 @@ for all. The parts of a network's evaluation:
 
 - ``protocol``: the paper's attacks in its own units, for every jump of the grid;
 - ``grid``: robust accuracy by native gradients and in the worst case, for the same jumps;
+- ``grid-strong``: those of them that came out more robust, under ``standard``;
 - ``strong``: the jump of the grid with the highest native robust accuracy, under ``standard``;
 - ``validation``: other ways to set the jumps, on images to choose on;
 - ``test``: the way that did best there, on other images;
@@ -63,6 +64,7 @@ class Part:
 PARTS = {
     "protocol": Part("paper", "samples"),
     "grid": Part("quick", "samples", seeds=2),
+    "grid-strong": Part("standard", "samples"),
     "strong": Part("standard", "samples", limit=200),
     # To choose takes fewer images than to judge.
     "validation": Part("quick", "validation", limit=500),
@@ -193,6 +195,8 @@ def runs(network: Network, part: str, results: Results) -> Iterator[Run]:
     ways: Sequence[Configuration]
     if part in ("protocol", "grid"):
         ways = network.on_grid
+    elif part == "grid-strong":
+        ways = paper_report.promising(results, network)
     elif part == "validation":
         ways = network.configurations
     else:

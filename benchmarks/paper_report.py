@@ -7,7 +7,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from paper_cases import NETWORKS, Network
+from paper_cases import NETWORKS, Configuration, Network
 from paper_results import RESULTS, Record, Results
 from tables import MORE, UNDECIDED, filled, percent, points, table, verdict
 from trained_networks import ROOT
@@ -108,13 +108,29 @@ def summary(results: Results) -> list[str]:
 
 
 def concluded(results: Results, network: Network, run: Record) -> str:
-    """Say what a jump of the grid does, over all seeds and corrected for the grid."""
-    same = [
+    """Say what a jump of the grid does: more robust it is if the suite ``standard`` agrees."""
+    found = by_grid(results, network, run["configuration"])
+    word = conclusion(found, len(network.grid))
+    if word != MORE:
+        return word
+    strong = [
         each
-        for each in results.of(network, "grid", None)
+        for each in results.of(network, "grid-strong")
         if each["configuration"] == run["configuration"]
     ]
-    return conclusion(same, len(network.grid))
+    return conclusion([*found, *strong], len(network.grid)) if strong else UNDECIDED
+
+
+def promising(results: Results, network: Network) -> list[Configuration]:
+    """Return the jumps of the grid that came out more robust with every seed."""
+    grid = [(way, by_grid(results, network, str(way))) for way in network.on_grid]
+    return [way for way, found in grid if found and conclusion(found, len(grid)) == MORE]
+
+
+def by_grid(results: Results, network: Network, configuration: str) -> list[Record]:
+    """Return the runs of a jump of the grid, with every seed."""
+    found = results.of(network, "grid", None)
+    return [run for run in found if run["configuration"] == configuration]
 
 
 def survivors(results: Results) -> list[str]:
@@ -233,6 +249,10 @@ def grid(results: Results, network: Network) -> Iterator[str]:
         row += [f"{run['difference']['p_value']:.2g}", concluded(results, network, run)]
         rows.append([*row, ", ".join(run["failed_diagnostics"]) or "none"])
     yield from table(header, rows)
+    for run in results.of(network, "grid-strong"):
+        yield ""
+        yield f"Under `--suite standard`, {run['n']} images, {run['configuration']}, more robust by"
+        yield f"the attacks above, is {difference(run, len(found))} points away."
     for run in results.of(network, "strong"):
         yield ""
         yield f"Under `--suite standard`, on the first {run['n']} images, {run['configuration']}"

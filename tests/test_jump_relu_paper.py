@@ -311,6 +311,23 @@ def test_strong_attacks_judge_what_came_out_more_robust(results: Results) -> Non
     assert [] == list(runs(DIGITS, "test-strong", results))
 
 
+def test_jumps_of_the_grid_are_more_robust_if_strong_attacks_agree(results: Results) -> None:
+    """Until they were run it is undecided, and where they do not."""
+    first, second = DIGITS.on_grid
+    assert [] == paper_report.promising(results, DIGITS)
+    for way, gained in ((first, 9), (second, 3)):
+        record = {"network": "digits", "part": "grid", "configuration": str(way), "seed": 0}
+        results.add(f"grid {way}", {**record, **run_of(gained, 0)})
+    found = results.runs[f"grid {first}"]
+    assert [first] == [run.configuration for run in runs(DIGITS, "grid-strong", results)]
+    assert "undecided" == paper_report.concluded(results, DIGITS, found)
+
+    results.add("strong", {**found, "part": "grid-strong"})
+    assert "more robust" == paper_report.concluded(results, DIGITS, found)
+    results.add("strong", {**found, "part": "grid-strong", **run_of(3, 2)})
+    assert "undecided" == paper_report.concluded(results, DIGITS, found)
+
+
 def run_of(more: int, fewer: int) -> dict[str, Any]:
     """Make a run in which so many of 100 images are right only after, or only before."""
     return {"n": 100, "difference": {"only_model": more, "only_baseline": fewer}}
