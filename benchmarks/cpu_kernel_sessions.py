@@ -24,7 +24,7 @@ TYPES = {
 # Of their elements, in bytes.
 WIDTHS = {"float": 4, "double": 8, "float16": 2, "bfloat16": 2}
 # What one node may be: Relu, or JumpReLU with one jump or one for each channel, of which a sample
-# has up to 64; those of ``SHORT`` elements are the feature maps of a network's last layers.
+# has about 64; those of ``SHORT`` elements are the feature maps of a network's last layers.
 RELU, ONE, PER_CHANNEL, SHORT = "Relu", "one jump", "a jump per channel", 49
 PER_SHORT = f"a jump per channel of {SHORT}"
 FORMS = (ONE, PER_CHANNEL, PER_SHORT)
@@ -42,7 +42,7 @@ class Node:
         threads: Of the session.
         type: Of its elements.
         form: Of the node.
-        micros: Median time of a run, in µs.
+        micros: Median time of a run, in µs; of a form that fills less, for as many bytes.
         ratio: The median of the rounds' times over those of the node that it is compared with.
         noise: Half of the middle 50 % of the rounds' ratios of that one in a second session.
     """
@@ -77,7 +77,8 @@ def _measured(
         calls = [_bound(*kind, buffer, threads) for kind in (first, first, *others)]
         one, again, *times = (in_turns(calls, rounds) * 1e6).T
         low, _, high = statistics.quantiles((again / one).tolist(), n=4)
-        for kind, own in zip(others, times, strict=True):
+        for kind, taken in zip(others, times, strict=True):
+            own = taken / filled(*kind, kib << 10)
             median, ratio = float(np.median(own)), float(np.median(own / one))
             yield Node(kib, threads, *kind, median, ratio, (high - low) / 2)
 
@@ -96,9 +97,8 @@ def _buffer(size: int) -> Buffer:
 
 def _bound(name: str, form: str, buffer: Buffer, threads: int) -> Callable[[], None]:
     """Return a call that runs a node in place, as in a network where no other node reads X."""
-    code = TYPES[name]
-    shape = _shape(form, buffer.nbytes // WIDTHS[name])
-    started = _session(form, code, shape, threads)
+    shape = shape_of(name, form, buffer.nbytes)
+    started = _session(form, TYPES[name], shape, threads)
     binding = started.io_binding()
     value = _value(buffer, name, shape)
     binding.bind_ortvalue_input("x", value)
@@ -106,17 +106,25 @@ def _bound(name: str, form: str, buffer: Buffer, threads: int) -> Callable[[], N
     return lambda: started.run_with_iobinding(binding)
 
 
-def _shape(form: str, count: int) -> list[int]:
-    """Return samples, channels and elements of each.
+def shape_of(name: str, form: str, size: int) -> list[int]:
+    """Return samples, channels and elements of each, in as many bytes or a few less.
 
-    Of the rows of ``SHORT`` elements about 64 channels, in sixteens as networks have them, so that
-    there are up to 4 % less elements than ``count``, and of 4 KiB a fifth less.
+    Of rows of ``SHORT`` elements a sample has about 64, by sixteens as in networks, where there are
+    so many.
     """
+    count = size // WIDTHS[name]
     if form != PER_SHORT:
         return [1, CHANNELS, count // CHANNELS]
     rows = count // SHORT
-    samples = max(1, rows // CHANNELS)
+    if rows < CHANNELS:
+        return [1, rows, SHORT]
+    samples = rows // CHANNELS
     return [samples, rows // samples // 16 * 16, SHORT]
+
+
+def filled(name: str, form: str, size: int) -> float:
+    """Return which share of so many bytes the elements take."""
+    return math.prod(shape_of(name, form, size)) * WIDTHS[name] / size
 
 
 def _session(

@@ -81,6 +81,8 @@ class Effort:
 
 
 PLAIN = "the network"
+# Samples computed at a time.
+_AT_ONCE = 100
 ROWS: Mapping[str, Make] = {
     PLAIN: lambda case: case.model.path,
     "kernel": lambda case: case.interpolated(case.model.path),
@@ -224,7 +226,7 @@ def measured(case: Case, row: str, commit: str) -> Record:
     data = from_arrays(*case.samples.read())
     correct, robust = None, {}
     for column, attacks in columns(target, case).items():
-        score = attacked(target, data, attacks, source.twin, batch_size=100).scores["model"]
+        score = attacked(target, data, attacks, source.twin, batch_size=_AT_ONCE).scores["model"]
         if correct is None:
             correct = _written(score.correct)
         robust[column] = _written(score.robust())
@@ -283,7 +285,7 @@ def measured_harder(case: Case, row: str, found: Record, commit: str) -> Record:
         attacks.append(Stage(name=name, attack=last, family="native"))
     square = Square(eps=case.eps, queries=5000)
     attacks.append(Stage(name="square", attack=square, family="black-box", deployed=True))
-    robust = attacked(target, data, attacks, batch_size=100, seed=1).scores["model"].robust()
+    robust = attacked(target, data, attacks, batch_size=_AT_ONCE, seed=1).scores["model"].robust()
     counts = {"attacks": len(attacks), "left": len(left), "broken": int((~robust).sum())}
     return {**counts, **told(case, target, commit, began)}
 

@@ -103,7 +103,8 @@ def summary(results: Results) -> list[str]:
             name = f"{network.title}, {eps(network)}, {run['n']}" if i == 0 else ""
             shares = [from_to(run, name) for name in NAMES]
             row = [name, f"{run['strength']:g}", *shares, native_difference(run)]
-            rows.append([*row, difference(run, len(found)), concluded(results, network, run)])
+            row.append(difference(run, len(network.grid)))
+            rows.append([*row, concluded(results, network, run)])
     return list(table(header, rows))
 
 
@@ -124,7 +125,7 @@ def concluded(results: Results, network: Network, run: Record) -> str:
 def promising(results: Results, network: Network) -> list[Configuration]:
     """Return the jumps of the grid that came out more robust with every seed."""
     grid = [(way, by_grid(results, network, str(way))) for way in network.on_grid]
-    return [way for way, found in grid if found and conclusion(found, len(grid)) == MORE]
+    return [way for way, found in grid if conclusion(found, len(grid)) == MORE]
 
 
 def by_grid(results: Results, network: Network, configuration: str) -> list[Record]:
@@ -148,7 +149,8 @@ def survivors(results: Results) -> list[str]:
         strong = results.of(network, "test-strong")
         run, *others = judged
         there = next(r for r in tried if r["configuration"] == run["configuration"])
-        row = [network.title, str(len(tried)), run["configuration"], difference(there, len(tried))]
+        row = [network.title, str(len(tried)), run["configuration"]]
+        row.append(difference(there, len(network.configurations)))
         row += [str(run["n"]), from_to(run, "clean"), from_to(run, "worst")]
         for each in ([run], others, strong):
             row.append(", ".join(difference(one, len(networks)) for one in each) or "not run")
@@ -229,7 +231,7 @@ def grid(results: Results, network: Network) -> Iterator[str]:
     first = found[0]
     yield f"`--suite quick --eps {network.eps:.6g}`, ℓ∞, pixels, {first['n']} images"
     yield f"({first['samples']}). Differences are paired: to the network before hardening, under"
-    yield f"the same attacks. Their intervals hold together for the {len(found)} jumps."
+    yield f"the same attacks. Their intervals hold together for {len(network.grid)} jumps."
     yield ""
     header = ["κ", "seed", "zeroed, median site", "clean", "native gradients alone"]
     header += ["and smooth gates, Relu", "worst case", "worst case before"]
@@ -245,14 +247,14 @@ def grid(results: Results, network: Network) -> Iterator[str]:
         row += [f"{100 * np.median(list(run['zeroed'].values())):.1f} %"]
         shares = (after["clean"], after["native"], with_gradients, after["worst"])
         row += [percent(share, n) for share in (*shares, run["before"]["worst"])]
-        row += [native_difference(run), difference(run, len(found))]
+        row += [native_difference(run), difference(run, len(network.grid))]
         row += [f"{run['difference']['p_value']:.2g}", concluded(results, network, run)]
         rows.append([*row, ", ".join(run["failed_diagnostics"]) or "none"])
     yield from table(header, rows)
     for run in results.of(network, "grid-strong"):
         yield ""
-        yield f"Under `--suite standard`, {run['n']} images, {run['configuration']}, more robust by"
-        yield f"the attacks above, is {difference(run, len(found))} points away."
+        yield f"Under `--suite standard`, on the same images, {run['configuration']} goes from"
+        yield f"{from_to(run, 'worst')}: {difference(run, len(network.grid))} points."
     for run in results.of(network, "strong"):
         yield ""
         yield f"Under `--suite standard`, on the first {run['n']} images, {run['configuration']}"
@@ -266,8 +268,8 @@ def validation(results: Results, network: Network) -> Iterator[str]:
     found = results.of(network, "validation")
     first = found[0]
     yield f"Does anything survive? {first['n']} validation images ({first['samples']}), the attacks"
-    yield "of `quick`, by which the network before hardening was attacked once for all rows, and"
-    yield f"intervals that hold together for the {len(found)} configurations:"
+    yield "of `quick`; the network before hardening was attacked once for all, without transfer."
+    yield f"Intervals that hold together for {len(network.configurations)} configurations:"
     yield ""
     header = ["jumps", "zeroed, median site", *NAMES.values()]
     header += ["native difference", "worst-case difference", "p"]
@@ -275,7 +277,7 @@ def validation(results: Results, network: Network) -> Iterator[str]:
     for run in found:
         row = [run["configuration"], f"{100 * np.median(list(run['zeroed'].values())):.1f} %"]
         row += [from_to(run, name) for name in NAMES]
-        row += [native_difference(run), difference(run, len(found))]
+        row += [native_difference(run), difference(run, len(network.configurations))]
         rows.append([*row, f"{run['difference']['p_value']:.2g}"])
     yield from table(header, rows)
     for run in results.of(network, "test", None) + results.of(network, "test-strong"):

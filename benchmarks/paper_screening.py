@@ -1,7 +1,8 @@
 """Ways to set the jumps of a network, compared to choose one of them.
 
-Each is attacked as ``onnxfit verify --suite quick`` does, and so is the network before hardening,
-but that once for all of them, and without transfer from any.
+Each is attacked as ``onnxfit verify --suite quick`` does. The network before hardening is attacked
+once for all of them: with the scales of its own activations for the smooth gates, and not by
+transfer. That is the same for all, so that the order is that of the hardened networks.
 """
 
 from functools import cached_property
@@ -50,7 +51,7 @@ class Screening:
             **scored(campaign, "model"),
             "baseline": scored(campaign, "baseline"),
             "difference": compared(campaign, "model", "baseline"),
-            "diagnostics": [],
+            "diagnostics": None,
         }
 
     @cached_property

@@ -54,6 +54,11 @@ std::vector<Case> CpuCases() {
   for (const std::int64_t row : {196, 255, 256, 257}) {
     cases.push_back({{2, 67, row}, {67, 1}});
   }
+  // The channels of several samples that are whole tiles, or one jump more.
+  for (const std::int64_t row : {49, 130}) {
+    cases.push_back({{3, 64, row}, {64, 1}});
+    cases.push_back({{5, 33, row}, {33, 1}});
+  }
   // A range that ends a few elements behind a long row, whose last vector is not whole.
   cases.push_back({{19, 257}, {19, 1}});
   cases.push_back({{21, 300}, {21, 1}});
@@ -73,10 +78,13 @@ struct Expected {
       result.push_back(JumpRelu(a[i], jump));
       sum_result.push_back(JumpRelu(Add(a[i], b[i]), jump));
     }
+    const Broadcast layout = MakeBroadcast(c.x, c.j);
+    samples_share_jumps = layout.runs > 1 && layout.stride[0] == 0;
   }
 
   Case shapes;
   std::vector<T> a, b, j, result, sum_result;
+  bool samples_share_jumps = false;
 };
 
 // One pass over a range, in two parts of which the first ends at `middle`.
@@ -96,8 +104,8 @@ void CheckCall(const Expected<T>& expected, const Call& call) {
   Buffer<T> jumps(expected.j, call.shifted);
   T* const y = call.in_place < 0 ? own.data() : operands[call.in_place].data();
   Broadcast layout = MakeBroadcast(expected.shapes.x, expected.shapes.j);
-  if (call.is_far && layout.stride[0] == 0) {
-    layout.size[0] <<= 25;
+  if (call.is_far) {
+    layout.size[0] <<= 25;  // So many samples that X is larger than kFarBytes, whatever its type.
   }
   const auto pass = [&](std::int64_t begin, std::int64_t end) {
     call.adds ? AddJumpReluCpu(operands[0].data(), operands[1].data(), y, begin, end, jumps.data(), layout)
@@ -130,7 +138,9 @@ void CheckKernels(const std::vector<const char*>& paths) {
         for (const double middle : {0.0, 0.37, 0.81}) {
           for (const int in_place : {-1, 0}) {
             CheckCall(expected, {false, in_place, shifted, middle});
-            CheckCall(expected, {false, in_place, shifted, middle, true});
+            if (expected.samples_share_jumps) {
+              CheckCall(expected, {false, in_place, shifted, middle, true});
+            }
           }
           for (const int in_place : {-1, 0, 1}) {
             CheckCall(expected, {true, in_place, shifted, middle});

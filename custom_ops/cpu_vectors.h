@@ -78,7 +78,7 @@ typename Vec<T>::Reg LoadVector(SumSource<T> source, std::int64_t i) {
   return Vec<T>::Add(Vec<T>::Load(source.a + i), Vec<T>::Load(source.b + i));
 }
 
-// Ask for what a round of LoadVector will read later on.
+// Ask for what a round of LoadVector will read later on, which may lie behind X. Only x86 has files that come here.
 template <class T>
 void FetchAhead(PlainSource<T> source, std::int64_t i) {
   const char* const at = reinterpret_cast<const char*>(source.x + i) + kAheadBytes;

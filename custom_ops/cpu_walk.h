@@ -120,7 +120,7 @@ class Walk {
     if constexpr (Passes::kHasVectors) {
       const bool is_short = comes_again && pattern.period <= kScratch / 2;
       const std::int64_t jumps = pattern.period / pattern.repeats;
-      tiled_ = pattern.repeats > 1 && !by_channel_ && !cyclic_ && !is_short && jumps >= Passes::template kTile<T>;
+      tiled_ = pattern.repeats > 1 && !by_channel_ && !is_short && jumps >= Passes::template kTile<T>;
       if (tiled_) {
         Passes::MakeIndex(pattern.repeats, scratch_);
         return;

@@ -29,9 +29,11 @@ struct Cpu {
   static constexpr const char* kProvider = "CPUExecutionProvider";
   // One thread passes over this much in less time than it takes to hand half of it to another one.
   static constexpr std::int64_t kAloneBytes = 256 << 10;
+  // Each lays out jumps anew: with half of it, rows of 49 elements took up to 9 % longer, with two threads as well.
   static constexpr std::int64_t kLeastChunkBytes = 128 << 10;
   static constexpr std::int64_t kChunks = 64;
-  static constexpr std::int64_t kMostRepeats = 256;
+  // No instruction set picks jumps that repeat more often: the most of kLongestPicked.
+  static constexpr std::int64_t kMostPicked = 256;
 
   template <class T, int kOperands>
   static void Compute(const ort::OrtApi& api, ort::OrtKernelContext* context, const char*, Run<T, kOperands>& run) {
@@ -54,7 +56,7 @@ struct Cpu {
   static std::int64_t ChunkSize(const Run<T, kOperands>& run) {
     constexpr std::int64_t kLine = 64 / sizeof(T);
     const int inner = run.layout.runs - 1;
-    const bool repeats = inner > 0 && run.layout.stride[inner] == 0 && run.layout.size[inner] <= kMostRepeats;
+    const bool repeats = inner > 0 && run.layout.stride[inner] == 0 && run.layout.size[inner] <= kMostPicked;
     const std::int64_t unit = repeats ? run.layout.size[inner] * kLine : kLine;
     const std::int64_t share = std::max<std::int64_t>(run.count / kChunks, kLeastChunkBytes / sizeof(T));
     return (share + unit - 1) / unit * unit;

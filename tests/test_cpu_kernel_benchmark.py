@@ -1,8 +1,16 @@
 """The benchmark of the CPU kernel: what its tables say of made-up times, and every node runs."""
 
 import pytest
-from cpu_kernel import node_table, with_float, with_relu
-from cpu_kernel_sessions import FORMS, TYPES, Node, beside_float, beside_relu
+from cpu_kernel import node_table, sizes, with_float, with_relu
+from cpu_kernel_sessions import (
+    FORMS,
+    TYPES,
+    Node,
+    beside_float,
+    beside_relu,
+    filled,
+    shape_of,
+)
 
 
 def node(kib: int, ratio: float, micros: float = 10.0) -> Node:
@@ -39,6 +47,15 @@ def test_types_and_forms_take_the_same_time(found: Node, verdict: str) -> None:
     """But for 5 %, the noise and 1 µs."""
     *_, row, _, _ = node_table([found], "Title:", with_float)
     assert row.endswith(f"| {verdict} |")
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kib", sizes(256 << 10))
+def test_nodes_fill_the_bytes_that_they_are_compared_on(name: str, form: str, kib: int) -> None:
+    """All but 5 %, and no more than there are."""
+    assert all(side > 0 for side in shape_of(name, form, kib << 10))
+    assert 0.95 < filled(name, form, kib << 10) <= 1.0
 
 
 def test_every_node_runs() -> None:

@@ -97,6 +97,8 @@ KERNEL_MISTAKES = [
     Mistake("cpu_vectors.h", "index + phase}", "index}"),
     Mistake("cpu_vectors.h", "at / size * kLanes % channels", "at / size % channels"),
     Mistake("cpu_vectors.h", "channel + tiles * kLanes;", "channel + kLanes;"),
+    Mistake("cpu_vectors.h", "(channels - channel) / kLanes)", "channels / kLanes)"),
+    Mistake("cpu_vectors.h", "Min(channels - channel, kLanes)", "kLanes"),
     Mistake("cpu_vectors.h", "memcpy(buffer + left, jumps,", "memcpy(buffer + left, buffer,"),
     Mistake("cpu_vectors.h", "next = channel + kLanes;", "next = channel + repeats;"),
     Mistake("cpu_vectors.h", "Rounds<true>(source, y, count, jumps)", "count"),
