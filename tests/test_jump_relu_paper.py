@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,20 @@ def test_jumps_of_the_grid_are_more_robust_if_strong_attacks_agree(results: Resu
     assert "more robust" == paper_report.concluded(results, DIGITS, found)
     results.add("strong", {**found, "part": "grid-strong", **run_of(3, 2)})
     assert "undecided" == paper_report.concluded(results, DIGITS, found)
+
+
+def test_runs_of_several_processes_are_all_kept(tmp_path: Path) -> None:
+    """What one adds while another one does is not lost."""
+    path = tmp_path / "paper.json"
+
+    def add_some(name: int) -> None:
+        store = Results(path)
+        for number in range(25):
+            store.add(f"{name} {number}", {"network": "digits"})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add_some, range(4)))
+    assert 100 == len(Results(path).runs)
 
 
 def run_of(more: int, fewer: int) -> dict[str, Any]:
