@@ -110,27 +110,26 @@ def summary(results: Results) -> list[str]:
 
 def concluded(results: Results, network: Network, run: Record) -> str:
     """Say what a jump of the grid does: more robust it is if the suite ``standard`` agrees."""
-    found = by_grid(results, network, run["configuration"])
+    found = with_jumps(results, network, "grid", run["configuration"])
     word = conclusion(found, len(network.grid))
     if word != MORE:
         return word
-    strong = [
-        each
-        for each in results.of(network, "grid-strong")
-        if each["configuration"] == run["configuration"]
-    ]
+    strong = with_jumps(results, network, "grid-strong", run["configuration"])
     return conclusion([*found, *strong], len(network.grid)) if strong else UNDECIDED
 
 
 def promising(results: Results, network: Network) -> list[Configuration]:
     """Return the jumps of the grid that came out more robust with every seed."""
-    grid = [(way, by_grid(results, network, str(way))) for way in network.on_grid]
-    return [way for way, found in grid if conclusion(found, len(grid)) == MORE]
+    return [
+        way
+        for way in network.on_grid
+        if conclusion(with_jumps(results, network, "grid", str(way)), len(network.grid)) == MORE
+    ]
 
 
-def by_grid(results: Results, network: Network, configuration: str) -> list[Record]:
-    """Return the runs of a jump of the grid, with every seed."""
-    found = results.of(network, "grid", None)
+def with_jumps(results: Results, network: Network, part: str, configuration: str) -> list[Record]:
+    """Return the runs of a part with some jumps, with every seed."""
+    found = results.of(network, part, None)
     return [run for run in found if run["configuration"] == configuration]
 
 
