@@ -302,7 +302,7 @@ struct VectorPasses {
       static_assert(sizeof index == sizeof(T), "an index is as wide as an element");
       std::memcpy(&lanes[lane], &index, sizeof index);
     }
-    Repeat(lanes, kLanes, repeats, out);
+    Repeat<false>(lanes, kLanes, repeats, out);
     std::memset(static_cast<void*>(out + repeats * kLanes), 0, kCycleBytes);
   }
 
@@ -318,10 +318,13 @@ struct VectorPasses {
     ChannelPass(source, y, count, jumps, repeats, left);
   }
 
-  template <class T>
+  template <bool kPrepared, class T>
   static void Repeat(const T* jumps, std::int64_t count, std::int64_t repeats, T* out) {
     for (std::int64_t row = 0; row < count; ++row, out += repeats) {
-      const auto same = Vec<T>::Splat(jumps[row]);
+      auto same = Vec<T>::Splat(jumps[row]);
+      if constexpr (kPrepared) {
+        same = Vec<T>::Prepare(same);
+      }
       for (std::int64_t column = 0; column < repeats; column += Vec<T>::kLanes) {
         Vec<T>::Store(out + column, same);
       }

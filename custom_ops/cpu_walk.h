@@ -97,7 +97,8 @@ class Odometer {
 //   SameJump      one jump
 //   OwnJumps      a jump per element
 //   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
-//   Repeat        writes each of `count` jumps several times; may write up to kCycleBytes too many
+//   Repeat        writes each of `count` jumps several times, prepared if it shall be; may write up to kCycleBytes too
+//                 many
 // and, where kHasVectors,
 //   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them
 //   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
@@ -200,7 +201,7 @@ class Walk {
     const std::int64_t channels = kScratch / repeats;
     for (std::int64_t done = 0; done < count; column = 0, jump += channels) {
       const std::int64_t part = Min(count - done, channels * repeats - column);
-      Passes::Repeat(jump, (column + part + repeats - 1) / repeats, repeats, scratch_);
+      Passes::template Repeat<false>(jump, (column + part + repeats - 1) / repeats, repeats, scratch_);
       Passes::OwnJumps(source.From(done), y + done, part, scratch_ + column);
       done += part;
     }
@@ -213,13 +214,18 @@ class Walk {
     }
     filled_ = jump;
     const std::int64_t period = pattern_.period;
-    if (pattern_.repeats == 1) {
-      std::memcpy(scratch_, jump, static_cast<std::size_t>(period) * sizeof(T));
+    const std::int64_t repeats = pattern_.repeats;
+    if (repeats >= kCycle) {
+      Passes::template Repeat<Passes::kHasVectors>(jump, period / repeats, repeats, scratch_);
     } else {
-      Passes::Repeat(jump, period / pattern_.repeats, pattern_.repeats, scratch_);
-    }
-    if constexpr (Passes::kHasVectors) {
-      Passes::Prepare(scratch_, period);
+      if (repeats == 1) {
+        std::memcpy(scratch_, jump, static_cast<std::size_t>(period) * sizeof(T));
+      } else {
+        Passes::template Repeat<false>(jump, period / repeats, repeats, scratch_);
+      }
+      if constexpr (Passes::kHasVectors) {
+        Passes::Prepare(scratch_, period);
+      }
     }
     for (std::int64_t done = period; done < length_;) {
       const std::int64_t part = Min(done, length_ - done);

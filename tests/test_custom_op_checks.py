@@ -69,7 +69,7 @@ LIBRARY_MISTAKES = [
         "op_attributes.h", "ReleaseStatus(api, status)", 'CreateStatus(api, ort::ORT_FAIL, "")'
     ),
     Mistake("op_providers.h", "begin + size, run.count)", "begin + size, begin + size)"),
-    Mistake("op_providers.h", "ChunkSize(run) + 1)", "ChunkSize(run))"),
+    Mistake("op_providers.h", "/ size + 1)", "/ size)"),
     Mistake("op_definitions.h", "/ block, 1, block}", "/ block, block}"),
     Mistake("op.h", "if (!(other == shape))", "if (false)"),
     Mistake("op.h", "info, kOperands)", "info, 1)"),
@@ -107,6 +107,8 @@ KERNEL_MISTAKES = [
     Mistake("cpu_vectors.h", "i % kCycle", "i % 2"),
     Mistake("cpu_vectors.h", "jumps.Any(at)", "jumps.Any(0)"),
     Mistake("cpu_walk.h", "part, scratch_ + column", "part, scratch_"),
+    Mistake("cpu_walk.h", "Repeat<Passes::kHasVectors>", "Repeat<false>"),
+    Mistake("cpu_walk.h", "Passes::Prepare(scratch_, period);", ""),
     Mistake("cpu_walk.h", "alignas(64) T scratch_[kScratch + kCycle]", "T scratch_[9]"),
     Mistake("cpu_walk.h", "position_[run] = 0;", ""),
     Mistake("add.h", "(bits >> 16 & 1)) >> 16", "1) >> 16"),
