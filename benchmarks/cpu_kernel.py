@@ -41,7 +41,8 @@ from typing import Any
 
 import onnxruntime
 from cpu_kernel_sessions import Node, beside_float, beside_relu
-from environment import command_line, processor
+from environment import MEASURED, clean_commit, command_line, processor
+from tables import table
 
 import onnxfit
 
@@ -83,11 +84,6 @@ def readable(kib: int) -> str:
     return f"{kib} KiB" if kib < 1024 else f"{kib >> 10} MiB"
 
 
-def head(*columns: str) -> list[str]:
-    """Return the first two lines of a table."""
-    return ["", "| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-
-
 def verdict(ratios: Sequence[float]) -> str:
     """Say whether all ratios reach the target."""
     if not ratios:
@@ -103,15 +99,15 @@ def kernel_table(rows: Sequence[dict[str, Any]], title: str) -> list[str]:
         title: The line above it.
     """
     columns = sorted({row["bytes"] for row in rows})
-    text = ["", title]
-    text += head("J", "type", *(readable(size >> 10) for size in columns), f"target {TARGET:.2f}")
+    header = ["J", "type", *(readable(size >> 10) for size in columns), f"target {TARGET:.2f}"]
+    lines = []
     for form, kind in dict.fromkeys((row["form"], row["type"]) for row in rows):
         own = [row for row in rows if (row["form"], row["type"]) == (form, kind)]
         found = {row["bytes"]: float(row["ratio"]) for row in own}
         cells = [f"{found[size]:.2f}" if size in found else "–" for size in columns]
         judged = verdict([value for size, value in found.items() if size >> 10 >= CACHED])
-        text.append("| " + " | ".join([form, kind, *cells, judged]) + " |")
-    return text
+        lines.append([form, kind, *cells, judged])
+    return ["", title, "", *table(header, lines)]
 
 
 def kernel_tables(rows: Sequence[dict[str, Any]], threads: int) -> list[str]:
@@ -122,9 +118,9 @@ def kernel_tables(rows: Sequence[dict[str, Any]], threads: int) -> list[str]:
         size: statistics.median(row["pass_gb_per_s"] for row in rows if row["bytes"] == size)
         for size in sizes_here
     }
-    text = ["", f"The pass over memory, {threads} thread(s), GB/s:"]
-    text += head(*(readable(size >> 10) for size in sizes_here))
-    text.append("| " + " | ".join(f"{speed:.1f}" for speed in passes.values()) + " |")
+    text = ["", f"The pass over memory, {threads} thread(s), GB/s:", ""]
+    header = [readable(size >> 10) for size in sizes_here]
+    text += table(header, [[f"{speed:.1f}" for speed in passes.values()]])
     title = f"The kernel over a pass over memory, {where}; the target is for {readable(CACHED)} on:"
     return text + kernel_table(rows, title)
 
@@ -138,17 +134,17 @@ def node_table(nodes: Sequence[Node], title: str, allowed: Callable[[Node], floa
         allowed: The most that each may take of the time of what it is compared with.
     """
     columns = list(dict.fromkeys(node.kib for node in nodes))
-    text = ["", title, *head("J", "type", *map(readable, columns), "target")]
+    lines = []
     for form, kind in dict.fromkeys((node.form, node.type) for node in nodes):
         own = [node for node in nodes if (node.form, node.type) == (form, kind)]
         missed = [node.ratio for node in own if node.ratio > allowed(node)]
         cells = [form, kind, *(f"{node.ratio:.2f}" for node in own)]
         cells.append(f"missed: {max(missed):.2f}" if missed else "met")
-        text.append(f"| {' | '.join(cells)} |")
+        lines.append(cells)
     least = {node.kib: f"{node.micros / node.ratio:.1f} µs" for node in nodes}
     noise = {node.kib: f"{node.noise:.1%}" for node in nodes}
-    text.append(f"| 1.00 is | | {' | '.join(least.values())} | |")
-    return [*text, f"| noise | | {' | '.join(noise.values())} | |"]
+    lines += [["1.00 is", "", *least.values(), ""], ["noise", "", *noise.values(), ""]]
+    return ["", title, "", *table(["J", "type", *map(readable, columns), "target"], lines)]
 
 
 def with_relu(node: Node) -> float:
@@ -162,9 +158,10 @@ def with_float(node: Node) -> float:
     return 1 + SAME + node.noise + MICROS * node.ratio / node.micros
 
 
-def environment() -> dict[str, Any]:
+def environment(commit: str) -> dict[str, Any]:
     """Say how and where this ran."""
     return {
+        "commit": commit,
         "command": command_line(),
         "processor": processor(),
         "cores": os.cpu_count(),
@@ -183,7 +180,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
-    found = environment()
+    found = environment(clean_commit(*MEASURED) if options.write else "not written")
     if found["load"] > 0.5:
         print(f"The machine is not quiet: its load is {found['load']}.", file=sys.stderr)
     lines = ["# The CPU kernel", "", f"`{found['command']}`"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx.helper
 import onnxruntime
+from environment import session_in_turns
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-import onnxfit
 from onnxfit.verification.latency import in_turns
 
 CHANNELS = 64
@@ -144,13 +144,7 @@ def _session(
     graph = onnx.helper.make_graph([node], "g", x, y, initializer=constants)
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("onnxfit", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
-    options = onnxruntime.SessionOptions()
-    onnxfit.register(options)
-    options.intra_op_num_threads = threads
-    # The threads of a session that does not run would take the cores of the one that does.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    given = model.SerializeToString()
-    return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    return session_in_turns(model, threads)
 
 
 def _value(buffer: Buffer, name: str, shape: Sequence[int]) -> onnxruntime.OrtValue:

@@ -6,7 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import torch
+from onnx import ModelProto
+
+import onnxfit
+from onnxfit.runtime import quiet_options
+
+MEASURED = ("onnxfit", "custom_ops", "benchmarks", ":!benchmarks/results")
 
 
 def command_line() -> str:
@@ -46,3 +53,14 @@ def clean_commit(*code: str) -> str:
         raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
     command = [*git, "rev-parse", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def session_in_turns(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
+    """Start a session on the CPU that is measured in turns with others.
+
+    Its threads are its own and do not spin while another one runs: they would take its cores.
+    """
+    options = quiet_options()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return onnxfit.session(model, options)

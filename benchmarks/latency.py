@@ -14,20 +14,19 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import tables
 from bundled_networks import NAMES, network
-from environment import processor
+from environment import MEASURED, clean_commit, processor, session_in_turns
 from onnx import ModelProto, helper
 
 import onnxfit
 from onnxfit.compilation.machine import this_machine
-from onnxfit.runtime import quiet_options
 from onnxfit.verification.latency import ROUNDS, in_turns, ratio
 
 RESULTS = Path(__file__).parent / "results"
@@ -63,25 +62,17 @@ TARGETS = {
 }
 
 
-def started(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    """Start a session with so many threads, which do not spin while another one runs."""
-    options = quiet_options()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxfit.session(model, options)
-
-
 def measured(name: str, batch: int, threads: int, question: str) -> Row:
     """Measure the forms of a network beside the network before hardening."""
     plain = network(name, batch)
     hard = onnxfit.retrofit(plain, JUMP)
     forms = FORMS[question]
     models = [plain, *(make(hard) for make in forms.values()), plain]
-    sessions = [started(model, threads) for model in models]
+    sessions = [session_in_turns(model, threads) for model in models]
     (value,) = sessions[0].get_inputs()
     x = np.random.default_rng(0).standard_normal(value.shape).astype(np.float32)
     calls = [functools.partial(each.run, None, {value.name: x}) for each in sessions]
-    (expected,) = started(hard, threads).run(None, {value.name: x})
+    (expected,) = session_in_turns(hard, threads).run(None, {value.name: x})
     for form, call in zip(forms, calls[1:-1], strict=True):
         if not np.allclose(expected, call()[0], rtol=1e-3, atol=1e-6):
             raise SystemExit(f"{name}: {form} does not compute what the hardened network does")
@@ -100,26 +91,23 @@ def measured(name: str, batch: int, threads: int, question: str) -> Row:
     }
 
 
-def table(rows: list[Row]) -> list[str]:
-    """Return the table of the ratios, with the geometric means."""
+def table(rows: list[Row]) -> Iterator[str]:
+    """Yield the table of the ratios, with the geometric means."""
     columns = list(rows[0]["ratios"])
-    lines = [
-        "| network | batch | threads | original, ms | " + " | ".join(columns) + " |",
-        "|---" * (len(columns) + 4) + "|",
-    ]
+    lines = []
     for row in rows:
         cells = [row["network"], str(row["batch"]), str(row["threads"])]
         cells.append(f"{row['milliseconds']:.2f}")
         for middle, (low, high) in (row["ratios"][column] for column in columns):
             cells.append(f"{middle:.3f} ({low:.3f}–{high:.3f})")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     for threads in sorted({row["threads"] for row in rows}):
         cells = ["**geometric mean, worst**", "", str(threads), ""]
         for column in columns:
             mean, worst = summary(rows, threads, column)
             cells.append(f"**{mean:.3f}, {worst:.3f}**")
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return tables.table(["network", "batch", "threads", "original, ms", *columns], lines)
 
 
 def summary(rows: list[Row], threads: int, column: str) -> tuple[float, float]:
@@ -161,9 +149,10 @@ def page(rows: list[Row], question: str, here: dict[str, Any]) -> list[str]:
     ]
 
 
-def environment() -> dict[str, Any]:
+def environment(commit: str) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
+        "commit": commit,
         **this_machine(),
         "cores": os.cpu_count(),
         "processor": processor(),
@@ -191,7 +180,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
-    here = environment()
+    here = environment(clean_commit(*MEASURED) if options.write else "not written")
     place = RESULTS / f"latency_{options.question}"
     known = earlier(place.with_suffix(".json"), here) if options.write else {}
     for threads, batch, name in itertools.product(options.threads, options.batch, options.only):
