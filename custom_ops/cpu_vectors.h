@@ -11,14 +11,12 @@ namespace onnxfit {
 namespace {
 
 constexpr int kUnrolled = 4;
-// How far ahead a pass asks for the elements of X, where these are far and it reads jumps besides them: they come too
-// late by themselves.
+// How far ahead a pass asks for what it will read, where that is far: it comes too late by itself.
 constexpr int kAheadBytes = 4096;
 
 // Jumps as vectors: `Next(i, k)` from one to the next, where k counts them in rounds of kUnrolled; `Any(i)` anywhere.
 template <class T>
 struct SameVector {
-  static constexpr bool kAreRead = false;
   typename Vec<T>::Reg jump;
   typename Vec<T>::Reg Next(std::int64_t, int) const { return jump; }
   typename Vec<T>::Reg Any(std::int64_t) const { return jump; }
@@ -26,7 +24,6 @@ struct SameVector {
 
 template <class T>
 struct OwnVectors {
-  static constexpr bool kAreRead = true;
   const T* jumps;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
   typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Prepare(Vec<T>::Load(jumps + i)); }
@@ -35,7 +32,6 @@ struct OwnVectors {
 // Jumps that are prepared already.
 template <class T>
 struct ReadyVectors {
-  static constexpr bool kAreRead = true;
   const T* jumps;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Load(jumps + i); }
   typename Vec<T>::Reg Any(std::int64_t i) const { return Vec<T>::Load(jumps + i); }
@@ -44,7 +40,6 @@ struct ReadyVectors {
 // A vector of prepared jumps, of which `index` names one for each element.
 template <class T>
 struct PickedVectors {
-  static constexpr bool kAreRead = true;
   typename Vec<T>::Reg jumps;
   const T* index;
   typename Vec<T>::Reg Next(std::int64_t i, int) const { return Vec<T>::Pick(jumps, Vec<T>::Load(index + i)); }
@@ -53,7 +48,6 @@ struct PickedVectors {
 
 template <class T>
 struct CyclicVectors {
-  static constexpr bool kAreRead = false;
   static constexpr int kLanes = Vec<T>::kLanes;
   static constexpr int kCycle = kCycleBytes / sizeof(T);
   const T* jumps;
@@ -87,6 +81,12 @@ void FetchAhead(PlainSource<T> source, std::int64_t i) {
   }
 }
 
+template <class T>
+void FetchAhead(SumSource<T> source, std::int64_t i) {
+  FetchAhead(PlainSource<T>{source.a, true}, i);
+  FetchAhead(PlainSource<T>{source.b, true}, i);
+}
+
 // Fewer elements than a vector has: copied to where a vector can be read.
 template <class T>
 PlainSource<T> Copied(PlainSource<T> source, std::int64_t count, T* buffer) {
@@ -98,7 +98,7 @@ template <class T>
 SumSource<T> Copied(SumSource<T> source, std::int64_t count, T* buffer) {
   std::memcpy(buffer, source.a, static_cast<std::size_t>(count) * sizeof(T));
   std::memcpy(buffer + Vec<T>::kLanes, source.b, static_cast<std::size_t>(count) * sizeof(T));
-  return {buffer, buffer + Vec<T>::kLanes};
+  return {buffer, buffer + Vec<T>::kLanes, false};
 }
 
 // As many rounds of kUnrolled vectors as there are; returns how many elements these are.
@@ -128,12 +128,8 @@ std::int64_t Rounds(Source source, T* y, std::int64_t count, Jumps jumps) {
 template <class Source, class T, class Jumps>
 std::int64_t WholeVectors(Source source, T* y, std::int64_t count, Jumps jumps) {
   using V = Vec<T>;
-  std::int64_t i = 0;
-  if constexpr (Jumps::kAreRead && Source::kMayBeFar) {
-    i = source.is_far ? Rounds<true>(source, y, count, jumps) : Rounds<false>(source, y, count, jumps);
-  } else {
-    i = Rounds<false>(source, y, count, jumps);
-  }
+  std::int64_t i =
+      source.is_far ? Rounds<true>(source, y, count, jumps) : Rounds<false>(source, y, count, jumps);
   for (int k = 0; i + V::kLanes <= count; i += V::kLanes, ++k) {
     V::Store(y + i, V::JumpRelu(LoadVector(source, i), jumps.Next(i, k)));
   }
@@ -219,16 +215,7 @@ void ChannelPass(Source source, T* y, std::int64_t count, const T* jump, std::in
   std::int64_t end = left;
   std::int64_t i = 0;
   while (i + kLanes <= count) {
-    const std::int64_t last = Min(end, count) - kLanes;
-    for (; i + (kUnrolled - 1) * kLanes <= last; i += kUnrolled * kLanes) {
-      for (int k = 0; k < kUnrolled; ++k) {
-        const std::int64_t at = i + k * kLanes;
-        V::Store(y + at, V::JumpRelu(LoadVector(source, at), same));
-      }
-    }
-    for (; i <= last; i += kLanes) {
-      V::Store(y + i, V::JumpRelu(LoadVector(source, i), same));
-    }
+    i += WholeVectors(source.From(i), y + i, Min(end, count) - i, SameVector<T>{same});
     if (i + kLanes <= count) {
       const auto next = V::Prepare(V::Splat(*++jump));
       V::Store(y + i, V::JumpRelu(LoadVector(source, i), V::Join(same, next, end - i)));

@@ -15,19 +15,17 @@ namespace {
 
 // Where jumps that change more often than a pass can follow are laid out one per element, or the index to pick them by.
 constexpr std::int64_t kScratchBytes = 16384;
-// A tensor of this size does not stay in the caches of most processors.
+// Tensors of this size together do not stay in the caches of most processors.
 constexpr std::int64_t kFarBytes = 32 << 20;
 // Jumps that come again after this many bytes, or after a divisor of it, stay in registers.
 constexpr std::int64_t kCycleBytes = 64;
 
 inline std::int64_t Min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// What JumpReLU reads: X, or the sum of A and B. `is_far` where X comes from beyond the caches; for A and B, asked for
-// ahead of time, it was no faster.
+// What JumpReLU reads: X, or the sum of A and B; `is_far` where these come from beyond the caches.
 template <class T>
 struct PlainSource {
   using Element = T;
-  static constexpr bool kMayBeFar = true;
   const T* x;
   bool is_far;
   PlainSource From(std::int64_t i) const { return {x + i, is_far}; }
@@ -36,10 +34,10 @@ struct PlainSource {
 template <class T>
 struct SumSource {
   using Element = T;
-  static constexpr bool kMayBeFar = false;
   const T* a;
   const T* b;
-  SumSource From(std::int64_t i) const { return {a + i, b + i}; }
+  bool is_far;
+  SumSource From(std::int64_t i) const { return {a + i, b + i, is_far}; }
 };
 
 // The innermost runs: J's elements, each for `repeats` neighbours, come again after `period` elements. After `segment`
@@ -283,19 +281,23 @@ void WalkRange(Source source, typename Source::Element* y, std::int64_t begin, s
   }
 }
 
-template <class Passes, class T>
-void JumpReluOn(const T* x, T* y, std::int64_t begin, std::int64_t end, const T* jump, const Broadcast& layout) {
-  std::int64_t bytes = sizeof(T);
+// Whether so many bytes for each element do not stay in the caches.
+inline bool IsFar(std::int64_t bytes, const Broadcast& layout) {
   for (int run = 0; run < layout.runs; ++run) {
     bytes *= layout.size[run];
   }
-  WalkRange<Passes>(PlainSource<T>{x, bytes >= kFarBytes}, y, begin, end, jump, layout);
+  return bytes >= kFarBytes;
+}
+
+template <class Passes, class T>
+void JumpReluOn(const T* x, T* y, std::int64_t begin, std::int64_t end, const T* jump, const Broadcast& layout) {
+  WalkRange<Passes>(PlainSource<T>{x, IsFar(sizeof(T), layout)}, y, begin, end, jump, layout);
 }
 
 template <class Passes, class T>
 void AddJumpReluOn(const T* a, const T* b, T* y, std::int64_t begin, std::int64_t end, const T* jump,
                    const Broadcast& layout) {
-  WalkRange<Passes>(SumSource<T>{a, b}, y, begin, end, jump, layout);
+  WalkRange<Passes>(SumSource<T>{a, b, IsFar(2 * sizeof(T), layout)}, y, begin, end, jump, layout);
 }
 
 template <class Passes, class T>
