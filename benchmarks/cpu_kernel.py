@@ -2,10 +2,12 @@
 
 First tables: the kernel in place beside a pass that reads and writes the same bytes in place, at
 the same number of threads and in the same vectors, without ONNX Runtime (``custom_ops/
-bench_cpu.cc``, built here). Cells are the kernel's bandwidth over that of the pass, the median of
-the rounds' ratios; the target is 0.90 beyond the caches. Forms are one jump, a jump for each row of
-so many elements, jumps that come again after so many, and sums of two tensors, which move three
-bytes where others move two.
+bench_cpu.cc``, built here). Cells are the kernel's bandwidth over that of the pass: the median of
+the rounds' ratios in each of three sweeps over all forms and sizes, and the median of these, since
+other users of the memory come and go; the noise is how far the sweeps are from each other, half of
+it, for the median of the forms. The target is 0.90 beyond the caches. Forms are one jump, a jump
+for each row of so many elements, jumps that come again after so many, and sums of two tensors,
+which move three bytes where others move two.
 
 Second tables: in ONNX Runtime, models of one JumpReLU beside a model of one Relu of the same size,
 float, in place on the same buffer, in turns. The target is Relu's time, and 2 µs more below 64 KiB.
@@ -27,6 +29,7 @@ machine that does nothing else.
 """
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -50,6 +53,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 CACHED = 64 << 10  # KiB: beyond the caches of most machines.
 SMALL = 64  # KiB: below, a run takes longer to begin than to compute.
+SWEEPS = 3
 TARGET = 0.90
 # A node may take longer by this share and by so many µs.
 SAME, MICROS = 0.05, 1.0
@@ -71,12 +75,28 @@ def build_kernel_benchmark(folder: Path) -> Path:
     return folder / "bench_cpu"
 
 
-def kernel_rows(program: Path, threads: int, rounds: int, most: int) -> list[dict[str, Any]]:
+def kernel_sweep(program: Path, threads: int, rounds: int, most: int) -> list[dict[str, Any]]:
     """Run bench_cpu; return what it measured."""
     numbers = {"--threads": threads, "--rounds": rounds, "--most": most}
     command = [str(program), *(str(part) for pair in numbers.items() for part in pair)]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+def kernel_rows(sweeps: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the medians of sweeps, with the bandwidths over the pass of each of them."""
+    rows = []
+    for same in zip(*sweeps, strict=True):
+        middle = statistics.median_low(row["ratio"] for row in same)
+        row = next(row for row in same if row["ratio"] == middle)
+        rows.append({**row, "ratios": [row["ratio"] for row in same]})
+    return rows
+
+
+def spread(rows: Sequence[dict[str, Any]]) -> float:
+    """Return half of how far sweeps are from each other, for the median of the rows."""
+    spreads: list[float] = [(max(row["ratios"]) - min(row["ratios"])) / 2 for row in rows]
+    return statistics.median(spreads)
 
 
 def readable(kib: int) -> str:
@@ -107,6 +127,8 @@ def kernel_table(rows: Sequence[dict[str, Any]], title: str) -> list[str]:
         cells = [f"{found[size]:.2f}" if size in found else "–" for size in columns]
         judged = verdict([value for size, value in found.items() if size >> 10 >= CACHED])
         lines.append([form, kind, *cells, judged])
+    noise = (spread([row for row in rows if row["bytes"] == size]) for size in columns)
+    lines.append(["noise", "", *(f"{share:.2f}" for share in noise), ""])
     return ["", title, "", *table(header, lines)]
 
 
@@ -191,7 +213,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         program = build_kernel_benchmark(Path(folder))
         for threads in options.threads:
-            rows = kernel_rows(program, threads, options.rounds, options.most)
+            sweep = functools.partial(kernel_sweep, program, threads, options.rounds, options.most)
+            rows = kernel_rows([sweep() for _ in range(SWEEPS)])
             kernels += rows
             lines += kernel_tables(rows, threads)
     columns = sizes(options.most)

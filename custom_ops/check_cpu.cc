@@ -15,6 +15,10 @@
 #include "cpu_path.h"
 #include "kernels.h"
 
+#if ONNXFIT_X86_PATHS && !defined(_MSC_VER)
+#include <cpuid.h>
+#endif
+
 namespace onnxfit::check {
 namespace {
 
@@ -23,6 +27,24 @@ void Require(bool holds, const char* what) {
     std::fprintf(stderr, "FAILED: %s\n", what);
     std::exit(1);
   }
+}
+
+// Whether a register still holds more than SSE knows of: from then on, SSE's instructions take longer, ONNX Runtime's own
+// among them. Processors that keep account of it (XINUSE) tell.
+bool UpperPartsAreInUse() {
+#if ONNXFIT_X86_PATHS && !defined(_MSC_VER)
+  constexpr unsigned kUpperParts = 1u << 2 | 1u << 6;
+  static const bool tells = [] {
+    unsigned eax = 0, ebx, ecx, edx;
+    return __get_cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1u << 2) != 0;
+  }();
+  if (tells) {
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    return (low & kUpperParts) != 0;
+  }
+#endif
+  return false;
 }
 
 // Runs around the width of a vector of any type; few and many of them; jumps that fit into scratch and that do not.
@@ -110,6 +132,7 @@ void CheckCall(const Expected<T>& expected, const Call& call) {
   const auto pass = [&](std::int64_t begin, std::int64_t end) {
     call.adds ? AddJumpReluCpu(operands[0].data(), operands[1].data(), y, begin, end, jumps.data(), layout)
               : JumpReluCpu(operands[0].data(), y, begin, end, jumps.data(), layout);
+    Require(!UpperPartsAreInUse(), "the upper parts of registers are left in use");
   };
   const auto middle = static_cast<std::int64_t>(call.middle * static_cast<double>(count));
   pass(middle, count);

@@ -65,6 +65,8 @@ struct Loops {
     RunByRun<Loops>(source, y, count, jumps, repeats, left);
   }
 
+  static void Leave() {}
+
   template <bool kPrepared, class T>
   static void Repeat(const T* jumps, std::int64_t count, std::int64_t repeats, T* out) {
     for (std::int64_t row = 0; row < count; ++row, out += repeats) {

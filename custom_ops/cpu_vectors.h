@@ -305,6 +305,9 @@ struct VectorPasses {
     ChannelPass(source, y, count, jumps, repeats, left);
   }
 
+  // Compilers do this where no function takes vectors, of which only the inlining decides.
+  static void Leave() { _mm256_zeroupper(); }
+
   template <bool kPrepared, class T>
   static void Repeat(const T* jumps, std::int64_t count, std::int64_t repeats, T* out) {
     for (std::int64_t row = 0; row < count; ++row, out += repeats) {

@@ -97,6 +97,7 @@ class Odometer {
 //   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
 //   Repeat        writes each of `count` jumps several times, prepared if it shall be; may write up to kCycleBytes too
 //                 many
+//   Leave         leaves the registers as other code expects them
 // and, where kHasVectors,
 //   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them
 //   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
@@ -292,12 +293,14 @@ inline bool IsFar(std::int64_t bytes, const Broadcast& layout) {
 template <class Passes, class T>
 void JumpReluOn(const T* x, T* y, std::int64_t begin, std::int64_t end, const T* jump, const Broadcast& layout) {
   WalkRange<Passes>(PlainSource<T>{x, IsFar(sizeof(T), layout)}, y, begin, end, jump, layout);
+  Passes::Leave();
 }
 
 template <class Passes, class T>
 void AddJumpReluOn(const T* a, const T* b, T* y, std::int64_t begin, std::int64_t end, const T* jump,
                    const Broadcast& layout) {
   WalkRange<Passes>(SumSource<T>{a, b, IsFar(2 * sizeof(T), layout)}, y, begin, end, jump, layout);
+  Passes::Leave();
 }
 
 template <class Passes, class T>

@@ -1,7 +1,7 @@
 """The benchmark of the CPU kernel: what its tables say of made-up times, and every node runs."""
 
 import pytest
-from cpu_kernel import node_table, sizes, with_float, with_relu
+from cpu_kernel import kernel_rows, kernel_table, node_table, sizes, with_float, with_relu
 from cpu_kernel_sessions import (
     FORMS,
     TYPES,
@@ -56,6 +56,17 @@ def test_nodes_fill_the_bytes_that_they_are_compared_on(name: str, form: str, ki
     """All but 5 %, and no more than there are."""
     assert all(side > 0 for side in shape_of(name, form, kib << 10))
     assert 0.95 < filled(name, form, kib << 10) <= 1.0
+
+
+def test_one_sweep_that_was_disturbed_decides_nothing() -> None:
+    """The median of the sweeps is judged; the noise is half of how far they are from each other."""
+    row = {"form": "scalar", "type": "float", "bytes": 64 << 20, "pass_gb_per_s": 60.0}
+    found = kernel_rows([[{**row, "ratio": ratio}] for ratio in (0.97, 0.85, 0.99)])
+
+    assert [0.97] == [each["ratio"] for each in found]
+    *_, line, noise = kernel_table(found, "Title:")
+    assert "| scalar | float | 0.97 | met |" == line
+    assert "| noise |  | 0.07 |  |" == noise
 
 
 def test_every_node_runs() -> None:
