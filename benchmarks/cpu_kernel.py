@@ -3,11 +3,11 @@
 First tables: the kernel in place beside a pass that reads and writes the same bytes in place, at
 the same number of threads and in the same vectors, without ONNX Runtime (``custom_ops/
 bench_cpu.cc``, built here). Cells are the kernel's bandwidth over that of the pass: the median of
-the rounds' ratios in each of three sweeps over all forms and sizes, and the median of these, since
-other users of the memory come and go; the noise is how far the sweeps are from each other, half of
-it, for the median of the forms. The target is 0.90 beyond the caches. Forms are one jump, a jump
-for each row of so many elements, jumps that come again after so many, and sums of two tensors,
-which move three bytes where others move two.
+the rounds' ratios in each of three sweeps over all forms and sizes, and of these the one in the
+middle, since other users of the memory come and go. The noise is half of the distance between the
+lowest and the highest sweep, as the median of all forms. The target is 0.90 beyond the caches,
+whatever the noise. Forms are one jump, a jump for each row of so many elements, jumps that come
+again after so many, and sums of two tensors, which move three bytes where others move two.
 
 Second tables: in ONNX Runtime, models of one JumpReLU beside a model of one Relu of the same size,
 float, in place on the same buffer, in turns. The target is Relu's time, and 2 µs more below 64 KiB.
@@ -19,8 +19,8 @@ Sessions have threads of their own; those of one that does not run do not spin, 
 threads a run begins by waking the other one. Where rows of 49 elements leave up to 5 % of the bytes
 unused, their time is that for all bytes.
 
-Noise is half of the middle 50 % of the rounds' ratios of what others are compared with in a second
-session over the first; targets are missed where a median is beyond it.
+In these, noise is half of the middle 50 % of the rounds' ratios of what others are compared with in
+a second session over the first; targets are missed where a median is beyond it.
 
     python benchmarks/cpu_kernel.py [--rounds 31] [--most 262144] [--threads 1 2] [--write]
 
@@ -84,9 +84,11 @@ def kernel_sweep(program: Path, threads: int, rounds: int, most: int) -> list[di
 
 
 def kernel_rows(sweeps: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the medians of sweeps, with the bandwidths over the pass of each of them."""
+    """Return each row of the sweep in the middle, with the ratios of all of them."""
     rows = []
     for same in zip(*sweeps, strict=True):
+        if len({(row["form"], row["type"], row["bytes"]) for row in same}) > 1:
+            raise ValueError("the sweeps measured different things")
         middle = statistics.median_low(row["ratio"] for row in same)
         row = next(row for row in same if row["ratio"] == middle)
         rows.append({**row, "ratios": [row["ratio"] for row in same]})
@@ -94,7 +96,7 @@ def kernel_rows(sweeps: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, An
 
 
 def spread(rows: Sequence[dict[str, Any]]) -> float:
-    """Return half of how far sweeps are from each other, for the median of the rows."""
+    """Return half of the distance between the lowest and the highest sweep, as a median."""
     spreads: list[float] = [(max(row["ratios"]) - min(row["ratios"])) / 2 for row in rows]
     return statistics.median(spreads)
 
@@ -202,7 +204,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
-    found = environment(clean_commit(*MEASURED) if options.write else "not written")
+    found = environment(clean_commit(*MEASURED) if options.write else "unknown")
     if found["load"] > 0.5:
         print(f"The machine is not quiet: its load is {found['load']}.", file=sys.stderr)
     lines = ["# The CPU kernel", "", f"`{found['command']}`"]

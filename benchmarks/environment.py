@@ -39,7 +39,7 @@ def processor() -> str:
 
 
 def clean_commit(*code: str) -> str:
-    """Return the commit whose code measures.
+    """Return the commit whose code measures: the last one that changed it.
 
     Args:
         code: The folders that it lies in, from the top of the repository, as git names paths.
@@ -51,7 +51,7 @@ def clean_commit(*code: str) -> str:
     command = [*git, "status", "--porcelain", "--", *code]
     if changed := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
         raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
-    command = [*git, "rev-parse", "HEAD"]
+    command = [*git, "log", "-1", "--format=%H", "--", *code]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

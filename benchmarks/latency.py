@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--write", action="store_true", help="also into benchmarks/results/")
     options = parser.parse_args()
-    here = environment(clean_commit(*MEASURED) if options.write else "not written")
+    here = environment(clean_commit(*MEASURED) if options.write else "unknown")
     place = RESULTS / f"latency_{options.question}"
     known = earlier(place.with_suffix(".json"), here) if options.write else {}
     for threads, batch, name in itertools.product(options.threads, options.batch, options.only):

@@ -305,7 +305,7 @@ struct VectorPasses {
     ChannelPass(source, y, count, jumps, repeats, left);
   }
 
-  // Compilers do this where no function takes vectors, of which only the inlining decides.
+  // Compilers add this by themselves only where every function that takes a vector was inlined.
   static void Leave() { _mm256_zeroupper(); }
 
   template <bool kPrepared, class T>

@@ -95,8 +95,8 @@ class Odometer {
 //   SameJump      one jump
 //   OwnJumps      a jump per element
 //   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
-//   Repeat        writes each of `count` jumps several times, prepared if it shall be; may write up to kCycleBytes too
-//                 many
+//   Repeat        writes each of `count` jumps several times, where kPrepared as Prepare leaves them; may write up to
+//                 kCycleBytes too many
 //   Leave         leaves the registers as other code expects them
 // and, where kHasVectors,
 //   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them

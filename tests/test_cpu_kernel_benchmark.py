@@ -59,14 +59,25 @@ def test_nodes_fill_the_bytes_that_they_are_compared_on(name: str, form: str, ki
 
 
 def test_one_sweep_that_was_disturbed_decides_nothing() -> None:
-    """The median of the sweeps is judged; the noise is half of how far they are from each other."""
-    row = {"form": "scalar", "type": "float", "bytes": 64 << 20, "pass_gb_per_s": 60.0}
-    found = kernel_rows([[{**row, "ratio": ratio}] for ratio in (0.97, 0.85, 0.99)])
+    """The one in the middle is judged; the noise is that of the form in the middle, by size."""
+    near = {"a": (0.97, 0.85, 0.99), "b": (1.0, 1.0, 1.0), "c": (0.8, 0.9, 0.7)}
+    far = {"a": (0.97, 0.97, 0.97), "b": (1.0, 1.1, 1.2), "c": (0.9, 0.9, 0.98)}
+    sweeps = [
+        [
+            {"form": form, "type": "float", "bytes": size << 20, "ratio": ratios[sweep]}
+            for size, found in ((64, near), (256, far))
+            for form, ratios in found.items()
+        ]
+        for sweep in range(3)
+    ]
 
-    assert [0.97] == [each["ratio"] for each in found]
-    *_, line, noise = kernel_table(found, "Title:")
-    assert "| scalar | float | 0.97 | met |" == line
-    assert "| noise |  | 0.07 |  |" == noise
+    *_, a, b, c, noise = kernel_table(kernel_rows(sweeps), "Title:")
+    assert "| a | float | 0.97 | 0.97 | met |" == a
+    assert "| b | float | 1.00 | 1.10 | met |" == b
+    assert "| c | float | 0.80 | 0.90 | missed: 0.80 |" == c
+    assert "| noise |  | 0.07 | 0.04 |  |" == noise
+    with pytest.raises(ValueError, match="different things"):
+        kernel_rows([sweeps[0], sweeps[0][::-1]])
 
 
 def test_every_node_runs() -> None:
