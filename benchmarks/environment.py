@@ -13,7 +13,8 @@ from onnx import ModelProto
 import onnxfit
 from onnxfit.runtime import quiet_options
 
-MEASURED = ("onnxfit", "custom_ops", "benchmarks", ":!benchmarks/results")
+# The code that a benchmark of latency measures, and itself.
+MEASURED = ("onnxfit", "custom_ops", "benchmarks")
 
 
 def command_line() -> str:
@@ -42,16 +43,17 @@ def clean_commit(*code: str) -> str:
     """Return the commit whose code measures: the last one that changed it.
 
     Args:
-        code: The folders that it lies in, from the top of the repository, as git names paths.
+        code: The folders that it lies in, from the top of the repository; results are none.
 
     Raises:
         SystemExit: The code differs from it.
     """
     git = ["git", "-C", str(Path(__file__).parent.parent)]
-    command = [*git, "status", "--porcelain", "--", *code]
+    paths = ["--", *code, ":!benchmarks/results"]
+    command = [*git, "status", "--porcelain", *paths]
     if changed := subprocess.run(command, capture_output=True, text=True, check=True).stdout:
         raise SystemExit(f"commit these first, so that figures can name their code:\n{changed}")
-    command = [*git, "log", "-1", "--format=%H", "--", *code]
+    command = [*git, "log", "-1", "--format=%H", *paths]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 

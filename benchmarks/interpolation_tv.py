@@ -328,7 +328,7 @@ def measure(only: list[str]) -> Iterator[str]:
     """Attack what is not in the store for the files as they are; yield a line for each row."""
     torch.set_num_threads(1)
     store = StoredRuns(STORE)
-    commit = clean_commit("onnxfit", "models", "benchmarks", ":!benchmarks/results")
+    commit = clean_commit("onnxfit", "models", "benchmarks")
     for key in only:
         case = CASES[key]
         if not case.model.path.exists():

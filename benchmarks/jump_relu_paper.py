@@ -245,7 +245,7 @@ def measure(only: str, parts: Sequence[str]) -> None:
     """
     torch.set_num_threads(1)
     results = Results(STORE)
-    commit = clean_commit("onnxfit", "models", "benchmarks", ":!benchmarks/results")
+    commit = clean_commit("onnxfit", "models", "benchmarks")
     for part in parts:
         for network in NETWORKS:
             if only not in network.key or not network.model.path.exists():
