@@ -82,6 +82,10 @@ std::vector<Case> CpuCases() {
     cases.push_back({{2, 4501, run}, {4501, 1}});
   }
   cases.push_back({{3, 5000}, {5000}});
+  // As many jumps as are laid out at most, of elements of 8, 4 and 2 bytes.
+  for (const std::int64_t run : {2048, 4096, 8192}) {
+    cases.push_back({{3, run}, {run}});
+  }
   // Rows of each length, each with a jump, so many that tiles of all widths are whole and not.
   for (std::int64_t row = 1; row <= 130; ++row) {
     cases.push_back({{2, 67, row}, {67, 1}});
@@ -128,7 +132,7 @@ struct Call {
   int in_place;  // The operand that Y replaces, or -1.
   bool shifted;  // All memory starts one element late.
   double middle;
-  bool is_far;  // Operands are the start of tensors that do not fit into caches.
+  bool is_far;  // Operands are the start of tensors that do not fit into a core's own caches.
 };
 
 template <class T>

@@ -60,6 +60,16 @@ struct Loops {
   }
 
   template <class Source, class T>
+  static void LaidOutJumps(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t length,
+                           std::int64_t phase) {
+    for (std::int64_t done = 0; done < count; phase = 0) {
+      const std::int64_t part = Min(count - done, length - phase);
+      OwnJumps(source.From(done), y + done, part, jumps + phase);
+      done += part;
+    }
+  }
+
+  template <class Source, class T>
   static void ChannelJumps(Source source, T* y, std::int64_t count, const T* jumps, std::int64_t repeats,
                            std::int64_t left) {
     RunByRun<Loops>(source, y, count, jumps, repeats, left);

@@ -15,14 +15,14 @@ namespace {
 
 // Where jumps that change more often than a pass can follow are laid out one per element, or the index to pick them by.
 constexpr std::int64_t kScratchBytes = 16384;
-// Tensors of this size together do not stay in the caches of most processors.
-constexpr std::int64_t kFarBytes = 32 << 20;
+// Tensors of this size together do not stay in a core's own caches. At half of it, asking ahead cost two threads 4 %.
+constexpr std::int64_t kFarBytes = 8 << 20;
 // Jumps that come again after this many bytes, or after a divisor of it, stay in registers.
 constexpr std::int64_t kCycleBytes = 64;
 
 inline std::int64_t Min(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// What JumpReLU reads: X, or the sum of A and B; `is_far` where these come from beyond the caches.
+// What JumpReLU reads: X, or the sum of A and B; `is_far` where these come from beyond a core's own caches.
 template <class T>
 struct PlainSource {
   using Element = T;
@@ -97,10 +97,11 @@ class Odometer {
 //   ChannelJumps  jumps that repeat kLeastRun<T> times or more; the first one `left` times
 //   Repeat        writes each of `count` jumps several times, where kPrepared as Prepare leaves them; may write up to
 //                 kCycleBytes too many
+//   LaidOutJumps  a jump per element, prepared where kHasVectors, again and again after `length`; X begins at element
+//                 `phase` of these; may read up to kCycleBytes behind them, where they begin again
 //   Leave         leaves the registers as other code expects them
 // and, where kHasVectors,
 //   Prepare       turns jumps into what these take; may touch up to kCycleBytes behind them
-//   ReadyJumps    a prepared jump per element; may read up to kCycleBytes behind them
 //   CyclicJumps   prepared jumps that come again after kCycleBytes, of which two cycles are given
 //   MakeIndex     what picks each of kTile<T> jumps several times; followed by kCycleBytes of zeros
 //   TiledJumps    `channels` jumps that repeat less than kLeastRun<T> times, again and again, by such an index; X
@@ -127,11 +128,11 @@ class Walk {
       }
     }
     if (cyclic_) {
-      length_ = 3 * kCycle;  // A pass may begin anywhere in the first cycle and reads two from there.
+      length_ = 2 * kCycle;  // A pass may begin anywhere in the first cycle, and Fill adds a third.
     } else if (!by_channel_ && pattern.period <= kScratch && (pattern.repeats > 1 || comes_again)) {
       length_ = pattern.period;
       while (length_ % kCycle != 0) {
-        length_ *= 2;  // After so many periods, X is aligned as before.
+        length_ *= 2;  // After so many periods, jumps are aligned beside X as before.
       }
       if (length_ > Min(kScratch, pattern.segment)) {
         length_ = pattern.period;
@@ -154,19 +155,18 @@ class Walk {
     std::int64_t phase = at < pattern_.period ? at : at % pattern_.period;
     if (length_ > 0) {
       Fill(jump);
-    }
-    if constexpr (Passes::kHasVectors) {
-      if (cyclic_) {
-        Passes::CyclicJumps(source, y, count, scratch_ + phase);
-        return;
+      if constexpr (Passes::kHasVectors) {
+        if (cyclic_) {
+          Passes::CyclicJumps(source, y, count, scratch_ + phase);
+          return;
+        }
       }
+      Passes::LaidOutJumps(source, y, count, scratch_, length_, phase);
+      return;
     }
-    const std::int64_t length = length_ > 0 ? length_ : pattern_.period;
     for (std::int64_t done = 0; done < count; phase = 0) {
-      const std::int64_t part = Min(count - done, length - phase);
-      if (length_ > 0) {
-        LaidOut(source.From(done), y + done, part, scratch_ + phase);
-      } else if (pattern_.repeats == 1) {
+      const std::int64_t part = Min(count - done, pattern_.period - phase);
+      if (pattern_.repeats == 1) {
         Passes::OwnJumps(source.From(done), y + done, part, jump + phase);
       } else {
         Channels(source.From(done), y + done, phase, part, jump);
@@ -176,15 +176,6 @@ class Walk {
   }
 
  private:
-  // A pass over elements whose jumps are in scratch.
-  static void LaidOut(Source source, T* y, std::int64_t count, const T* jumps) {
-    if constexpr (Passes::kHasVectors) {
-      Passes::ReadyJumps(source, y, count, jumps);
-    } else {
-      Passes::OwnJumps(source, y, count, jumps);
-    }
-  }
-
   // Part of one period in which each jump repeats.
   void Channels(Source source, T* y, std::int64_t phase, std::int64_t count, const T* jump) {
     const std::int64_t repeats = pattern_.repeats;
@@ -206,7 +197,7 @@ class Walk {
     }
   }
 
-  // Lay out the first `length_` jumps of a segment, unless they are there.
+  // Lay out the first `length_` jumps of a segment and a cycle more, unless they are there.
   void Fill(const T* jump) {
     if (jump == filled_) {
       return;
@@ -226,8 +217,8 @@ class Walk {
         Passes::Prepare(scratch_, period);
       }
     }
-    for (std::int64_t done = period; done < length_;) {
-      const std::int64_t part = Min(done, length_ - done);
+    for (std::int64_t done = period; done < length_ + kCycle;) {
+      const std::int64_t part = Min(done, length_ + kCycle - done);
       std::memcpy(scratch_ + done, scratch_, static_cast<std::size_t>(part) * sizeof(T));
       done += part;
     }
@@ -282,7 +273,7 @@ void WalkRange(Source source, typename Source::Element* y, std::int64_t begin, s
   }
 }
 
-// Whether so many bytes for each element do not stay in the caches.
+// Whether so many bytes for each element do not stay in a core's own caches.
 inline bool IsFar(std::int64_t bytes, const Broadcast& layout) {
   for (int run = 0; run < layout.runs; ++run) {
     bytes *= layout.size[run];
