@@ -1,7 +1,7 @@
 # make demo   harden a trained network and run it with and without the custom-op library
 # make test   run the tests, a file at a time on each core
 # make lint   check style and types
-# make bench  measure what the CPU can show, on a quiet machine: under an hour; ARGS=--write keeps it
+# make bench  measure what the CPU can show, on a quiet machine: half an hour; ARGS=--write keeps it
 # Each sets up what it needs in .venv.
 
 PYTHON ?= python3
