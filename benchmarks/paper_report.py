@@ -93,7 +93,7 @@ def measured(results: Results, part: str) -> list[Network]:
 
 
 def summary(results: Results) -> list[str]:
-    """Return a row for each network and jump of the grid."""
+    """Return a row for each network and jump of the grid, of the networks that were begun."""
     header = ["network, eps, images", "κ", "clean", "native gradients alone", "worst case"]
     header += ["native difference, points", "worst-case difference, points", "conclusion"]
     rows = []
@@ -105,6 +105,9 @@ def summary(results: Results) -> list[str]:
             row = [name, f"{run['strength']:g}", *shares, native_difference(run)]
             row.append(difference(run, len(network.grid)))
             rows.append([*row, concluded(results, network, run)])
+        done = {run["configuration"] for run in found}
+        for way in (way for way in network.on_grid if str(way) not in done):
+            rows.append(["", f"{way.strength:g}", *[""] * (len(header) - 3), "not measured yet"])
     return list(table(header, rows))
 
 

@@ -297,6 +297,26 @@ def test_a_choice_rests_on_the_attacks_of_a_verification() -> None:
     )
 
 
+def test_jumps_that_were_not_measured_yet_are_named(
+    results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the row where their figures will be; a network with none of them is left out."""
+    monkeypatch.setattr(paper_report, "NETWORKS", (DIGITS,))
+    assert 2 == len(paper_report.summary(results))
+    shares = {"clean": 0.9, "native": 0.5, "worst": 0.4}
+    difference = {"robust_accuracy": 0.0, "native_accuracy": 0.0, "native_ci95": [-0.1, 0.1]}
+    results.add(
+        "first",
+        {"network": "digits", "part": "grid", "configuration": "κ 0.5", "strength": 0.5}
+        | {"seed": 0, "n": 40, "before": shares, "hardened": shares}
+        | {"difference": {**difference, "only_model": 0, "only_baseline": 0}},
+    )
+
+    _, _, first, second = paper_report.summary(results)
+    assert first.startswith("| Digits, 0.1, 40 | 0.5 | 90.0 → 90.0 %")
+    assert "|  | 1 |  |  |  |  |  | not measured yet |" == second
+
+
 def test_strong_attacks_judge_what_came_out_more_robust(results: Results) -> None:
     """With every seed."""
     way = DIGITS.configurations[0]
