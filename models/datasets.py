@@ -140,6 +140,9 @@ def _members(path: Path, names: Iterable[str]) -> dict[str, bytes]:
                 name = PurePosixPath(member.name).name
                 if name in names and (stream := archive.extractfile(member)) is not None:
                     contents[name] = stream.read()
+            # What follows the last member: at its end gzip compares the checksum.
+            while archive.fileobj is not None and archive.fileobj.read(1 << 20):
+                pass
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     for name in names:

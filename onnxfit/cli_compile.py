@@ -44,10 +44,12 @@ def compile_verb(
     from onnxfit.compilation.comparing import compare
     from onnxfit.compilation.compiler import compile as compile_model
     from onnxfit.compilation.record import recorded
+    from onnxfit.external_data import external_files
     from onnxfit.files import load, save
 
     check_output([model], output, force)
     hard = load(model)
+    check_output(external_files(hard, model.parent), output, force)
     # Large weights move from there to beside the output, which is a rename in one file system.
     place = output.parent if output.parent.is_dir() else None
     with tempfile.TemporaryDirectory(dir=place, prefix=".onnxfit-") as folder:

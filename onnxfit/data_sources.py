@@ -76,6 +76,8 @@ def from_idx(path: Path, limit: int | None) -> Source:
         if label_shape[0] != shape[0]:
             raise DataError(f"{path} has {shape[0]} samples but {beside} {label_shape[0]} labels")
         y = np.frombuffer(stream.read(shape[0] * label_dtype.itemsize), label_dtype)
+        if len(y) == shape[0]:
+            _check_end(beside, stream)
     if len(y) != shape[0]:
         raise DataError(f"{beside} is cut off: it has {len(y)} of {shape[0]} labels")
     labels = _labels(beside, y)[:limit]
@@ -90,6 +92,8 @@ def from_idx(path: Path, limit: int | None) -> Source:
                     count = start + got // batch[0].nbytes
                     raise DataError(f"{path} is cut off: it has {count} of {shape[0]} samples")
                 yield batch
+            if len(labels) == shape[0]:
+                _check_end(path, stream)
 
     return Source(files=(path, beside), shape=sample, labels=labels, read=read)
 
@@ -171,3 +175,9 @@ def _opened_idx(path: Path) -> Iterator[tuple[IO[bytes], np.dtype[Any], tuple[in
             raise DataError(f"{path} is cut off")
         shape = tuple(np.frombuffer(lengths, ">u4").tolist())
         yield stream, np.dtype(_IDX_TYPES[magic[2]]), shape
+
+
+def _check_end(path: Path, stream: IO[bytes]) -> None:
+    """Refuse a file that goes on; at its end gzip compares the checksum."""
+    if stream.read(1):
+        raise DataError(f"{path} is longer than its header says")

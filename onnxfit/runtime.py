@@ -8,6 +8,7 @@ serves every provider of the session; elsewhere the function in the hardened fil
 import contextlib
 import mmap
 import re
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from onnxfit.compilation.record import COMPILED_KEY, is_compiled, recorded
 from onnxfit.element_types import every_graph
 from onnxfit.errors import ModelError, NativeLibraryError
 from onnxfit.external_data import check_external_data, has_external_data
-from onnxfit.files import as_model, temporary_file
+from onnxfit.files import as_model, save, temporary_file
 from onnxfit.native_library import CPU, library_path, register, serves
 from onnxfit.op import DOMAIN, is_add_jump_relu, is_jump_relu, is_our_function
 
@@ -206,5 +207,12 @@ def loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Ite
         if base_dir is None:
             raise ModelError("the model has external data; say with base_dir in which folder it is")
         check_external_data(model, Path(base_dir))
-        with temporary_file(model, Path(base_dir)) as path:
+        with contextlib.ExitStack() as stack:
+            try:
+                path = stack.enter_context(temporary_file(model, Path(base_dir)))
+            except ModelError:
+                # A folder that may only be read, as in a container.
+                elsewhere = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxfit-"))
+                path = Path(elsewhere) / "model.onnx"
+                save(model, path, base_dir)
             yield str(path)

@@ -187,9 +187,30 @@ def test_a_full_disk_is_a_warning(
     ) as warned:
         assert same_bits(expected, run(model()))
     assert [__file__] == [warning.filename for warning in warned]
-    assert 1 == len(compilations) == len(written)
+    assert 2 == len(compilations)
+    assert 1 == len(written)
     assert [] == list(folder.iterdir())
     assert not written[0].exists()
+
+
+def test_a_disk_that_fills_up_while_compiling_is_a_warning(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a large model, whose weights ONNX Runtime writes; a model that it refuses is not."""
+
+    def fail(given: Any, data_dir: Path, **options: Any) -> ModelProto:
+        if folder in data_dir.parents:
+            raise ModelError("ONNX Runtime refuses the model: no space")
+        return compiler.compile(given, data_dir=data_dir, **options)
+
+    expected = run(model())
+    shutil.rmtree(folder)
+    monkeypatch.setattr(cache, "compile_model", fail)
+    with pytest.warns(RuntimeWarning, match=r"^the compiled model is not kept: .*: no space$"):
+        assert same_bits(expected, run(model()))
+    with pytest.raises(ModelError, match=r"^the model is not hardened"):
+        run(relu_model(nodes=TWO))
+    assert [] == list(folder.iterdir())
 
 
 def zero(file: Path) -> None:
@@ -212,6 +233,7 @@ def link_to_nothing(entry: Path) -> None:
         "no list": lambda entry: (entry / "digests.json").unlink(),
         "half a list": lambda entry: (entry / "digests.json").write_text('{"model.on'),
         "an empty list": lambda entry: (entry / "digests.json").write_text("[]"),
+        "a deep list": lambda entry: (entry / "digests.json").write_text("[" * 200_000),
         "no number": lambda entry: (entry / "digests.json").write_text('{"model.onnx": null}'),
         "a link to nothing": link_to_nothing,
     }.items(),

@@ -56,6 +56,23 @@ def test_a_model_is_compiled_beside_others(hard: Path, onnxfit_command: Command)
     assert same_bits(expected, onnxfit.session(output, quiet()).run(None, images())[0])
 
 
+def test_the_weights_of_the_input_are_not_overwritten(
+    tmp_path: Path, onnxfit_command: Command
+) -> None:
+    """Whatever is said: they are the input as well."""
+    source = onnx.load(MODELS / "digits_cnn.onnx")
+    onnx.save(
+        source, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data"
+    )
+    hard = tmp_path / "m.jump.onnx"
+    onnxfit.save(onnxfit.retrofit(tmp_path / "m.onnx", 0.1), hard, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    ran = onnxfit_command("compile", hard, "-o", tmp_path / "m.data", "--force")
+    assert 2 == ran.status
+    assert f"the output {tmp_path / 'm.data'} is the input" in ran.err
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
 def test_the_record_as_json(hard: Path, onnxfit_command: Command) -> None:
     """One document: the paths, the record, and what was compared."""
     output = hard.with_name("c.onnx")

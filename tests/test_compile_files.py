@@ -1,8 +1,12 @@
 """Compiled models and files: external data, large weights, the record."""
 
+import errno
 import functools
+import os
 import re
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +55,27 @@ def test_external_data_stays_readable(tmp_path: Path) -> None:
         assert all(map(np.array_equal, expected, outputs(compiled, {"x": X})))
     with pytest.raises(ModelError, match=r"^the model has external data; say with base_dir in wh"):
         onnxfit.compile(model)
+
+
+def test_a_folder_may_be_one_that_can_only_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: the model is read elsewhere, with its external data."""
+    expected = external(tmp_path / "hard.onnx", "w.data")
+    make = tempfile.mkstemp
+
+    def refuse(*, dir: Path, **options: Any) -> Any:  # noqa: A002 - the name of the library
+        if dir == tmp_path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return make(dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    compiled = onnxfit.compile(tmp_path / "hard.onnx")
+    assert np.array_equal(expected, outputs(compiled, {"x": X})[0])
+    model = onnx.load(tmp_path / "hard.onnx", load_external_data=False)
+    started = onnxfit.session(model, quiet(), base_dir=tmp_path)
+    assert np.array_equal(expected, started.run(None, {"x": X})[0])
+    assert {"hard.onnx", "w.data"} == {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.fixture

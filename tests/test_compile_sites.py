@@ -66,6 +66,19 @@ def test_each_site_has_its_own_jump(body: tuple[str, str]) -> None:
     assert_reaches(network(text), {"x": X})
 
 
+def test_a_value_may_have_a_name_like_those_of_onnx_runtime() -> None:
+    """It is that value, not the one that a cast of this name would be behind."""
+    cast = "InsertedPrecisionFreeCast_a"
+    source = parse(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => '
+        f"(float[N,4] y, float[N,4] z, float[N,4] u) {{ q = Neg(x) {cast} = Relu(x) "
+        f"a = Relu(q) b = Relu(q) y = Neg(a) z = Neg(b) u = Neg({cast}) }}"
+    )
+    hard = onnxfit.retrofit(source, jumps={cast: 1.0, "a": 0.5, "b": 2.0})
+    feeds = [{"x": np.linspace(-3, 3, 40, dtype=np.float32).reshape(10, 4)}]
+    assert all_same_bits(run(hard, feeds), run(onnxfit.compile(hard), feeds))
+
+
 def test_a_site_that_is_left_out_stays_plain() -> None:
     """The jump of the next one, or of an equal one that it is merged with, does not go to it."""
     text = (

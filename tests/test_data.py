@@ -412,6 +412,26 @@ def damaged_files(folder: Path) -> dict[str, str]:
     return {name: f"{name} {message}" for name, (_, message) in files.items()}
 
 
+@pytest.mark.parametrize("which", [0, 1], ids=["images", "labels"])
+def test_packed_idx_files_are_read_to_their_end(which: int, tmp_path: Path) -> None:
+    """There the checksum is, which a damaged pixel shows in, and the end itself."""
+    path = write_idx(tmp_path, BYTES[:, 0], LABELS)
+    files = [path, path.with_name("t10k-labels-idx1-ubyte")]
+    whole = [gzip.compress(file.read_bytes()) for file in files]
+    packed = [file.with_name(f"{file.name}.gz") for file in files]
+    for file, content in zip(files, whole, strict=True):
+        file.with_name(f"{file.name}.gz").write_bytes(content)
+        file.unlink()
+    assert len(LABELS) == len(open_data(packed[0]).labels)
+
+    damaged = bytearray(whole[which])
+    damaged[-8] ^= 1
+    packed[which].write_bytes(damaged)
+    assert "CRC check failed" in refusal(packed[0])
+    packed[which].write_bytes(whole[which][:-9])
+    assert packed[which].name in refusal(packed[0])
+
+
 def npy(array: NDArray[Any]) -> bytes:
     """Return an array as ``numpy.save`` writes it."""
     file = io.BytesIO()
@@ -479,6 +499,8 @@ def test_a_header_that_claims_too_much_takes_no_memory(tmp_path: Path) -> None:
         (None, idx(LABELS.astype(np.float32)), "L holds >f4 of shape 7, not N integers"),
         (None, idx((LABELS - 1).astype(np.int8)), "L: the label of sample 0 is -1, not at least 0"),
         (None, b"labels", "L is not in the IDX format"),
+        (idx(BYTES[:, 0]) + b"!", None, "I is longer than its header says"),
+        (None, idx(LABELS.astype(np.uint8)) + b"!", "L is longer than its header says"),
     ],
 )  # fmt: skip
 def test_damaged_idx_files_are_refused(

@@ -304,6 +304,20 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path, load: Load) -> None:
         load("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["python2", "bin"])
+def test_an_archive_whose_checksum_differs_is_refused(
+    kind: str, tmp_path: Path, load: Load
+) -> None:
+    """Though all that is read can be unpacked."""
+    files, _ = cifar10_files(kind)
+    path = write_cifar10(tmp_path, files, packed=True)
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} cannot be read: CRC check"):
+        load("cifar10", tmp_path)
+
+
 def test_missing_cifar10_is_told(tmp_path: Path, load: Load) -> None:
     """The message lists what was looked for."""
     with pytest.raises(DataError, match="has none of cifar-10-batches-py, cifar-10-batches-bin"):

@@ -7,6 +7,7 @@ from corpus import all_same_bits, run
 from onnx import ModelProto, helper
 from onnx.numpy_helper import from_array
 from rewrites_support import BOTH_ARE, IMAGE_IS, X_IS, Z_IS, X, Z, check, network, op_types
+from support import quiet, same_bits
 
 import onnxfit
 from onnxfit import rewrites
@@ -147,6 +148,41 @@ def test_noted_numbers_of_foreign_operators_are_believed() -> None:
         for name in ("a", "b"):
             hard.graph.value_info.append(helper.make_tensor_value_info(name, 1, [batch, 8, 6, 6]))
         assert count == rewrites.apply(hard)["add"]
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    ("attributes", "count"),
+    [
+        ("kernel_shape = [1, 1], strides = [5, 5], ceil_mode = 1", 0),
+        ("kernel_shape = [2, 2], strides = [4, 4], pads = [0, 0, 1, 1], ceil_mode = 1", 0),
+        ("kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1", 1),
+        ("kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1", 1),
+        ("kernel_shape = [1, 1], strides = [3, 3]", 1),
+    ],
+)
+def test_windows_that_begin_behind_the_image_may_be_dropped(
+    op_type: str, attributes: str, count: int
+) -> None:
+    """Onnx counts them at earlier opsets, ONNX Runtime does not: then a sum may broadcast."""
+    nodes = f"p = {op_type}<{attributes}>(x) q = {op_type}<{attributes}>(z) s = Add(p, q) "
+    source = network(nodes + "y = Relu(s)", "float[2,8,4,4] x, float[2,8,4,4] z", opset=12)
+    assert count == rewrites.apply(onnxfit.retrofit(source, 0.5), ["add"])["add"]
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_a_sum_with_a_pool_that_loses_a_window_computes_the_same(channels: int) -> None:
+    """The one window of a pool is added to each element, blocked or not."""
+    size = f"float[2,{channels},2,2]"
+    nodes = "p = MaxPool<kernel_shape = [1, 1], strides = [2, 2], ceil_mode = 1>(x) "
+    hard = onnxfit.retrofit(network(f"{nodes} {ADD}".replace("z", "p"), f"{size} x", opset=12), 0.5)
+    x = np.linspace(-2, 2, 8 * channels, dtype=np.float32).reshape(2, channels, 2, 2)
+    (expected,) = onnxfit.session(hard, quiet()).run(None, {"x": x})
+    total = x + x[:, :, :1, :1]
+    assert same_bits(np.where(total > 0.5, total, np.float32(0)), expected)
+    compiled = onnxfit.session(onnxfit.compile(hard), quiet())
+    assert same_bits(expected, compiled.run(None, {"x": x})[0])
+    assert 0 == rewrites.apply(hard)["add"]
 
 
 def test_a_shape_that_a_run_may_change_proves_nothing() -> None:

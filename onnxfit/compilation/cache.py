@@ -87,17 +87,16 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         _take_unused(place.parent, made_in)
         folder = made_in / "compiled"
         folder.mkdir()
-        compiled = compile_model(model, base_dir=base_dir, data_dir=folder)
         try:
-            save(compiled, folder / _NAME, folder)
+            _compile_into(folder, model, base_dir)
             digests = {file.name: sha256_of(file) for file in folder.iterdir()}
             (folder / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         except (ModelError, OSError) as error:
+            # Of the disk or of the model: what happens elsewhere tells.
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            _compile_into(folder, model, base_dir)
             message = f"the compiled model is not kept: {error}"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
-            elsewhere = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            save(compiled, elsewhere / _NAME, folder)
-            folder = elsewhere
         else:
             # Another process may have been faster; then its file is as good.
             with contextlib.suppress(OSError):
@@ -108,6 +107,13 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
         yield folder / _NAME
 
 
+def _compile_into(
+    folder: Path, model: ModelProto | str | Path, base_dir: str | Path | None
+) -> None:
+    """Write a model's compiled form, and what it has outside, into a folder."""
+    save(compile_model(model, base_dir=base_dir, data_dir=folder), folder / _NAME, folder)
+
+
 def _is_whole(place: Path) -> bool:
     """Tell whether an entry is there with all its files, each as it was written."""
     try:
@@ -115,7 +121,7 @@ def _is_whole(place: Path) -> bool:
         return _NAME in digests and all(
             sha256_of(place / name) == digest for name, digest in digests.items()
         )
-    except (DataError, OSError, AttributeError, TypeError, ValueError):
+    except (DataError, OSError, AttributeError, RecursionError, TypeError, ValueError):
         return False
 
 

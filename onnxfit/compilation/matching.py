@@ -35,6 +35,7 @@ class Names:
             for value in node.input:
                 self._next.setdefault(value, []).append(node)
         written = Counter(value for node in nodes for value in node.output if value)
+        self._written = set(written)
         self.unique = {value for value, count in written.items() if count == 1}
         self._activated = {node.output[0] for node in nodes if node.output and _activates(node)}
         named = Counter(node.name for node in nodes)
@@ -58,12 +59,16 @@ class Names:
 
     def _value(self, node: NodeProto, sought: set[str]) -> str | None:
         """Return which of some values a node of the optimised model writes; None where unclear."""
-        traces = [node.output[0].removeprefix(_CAST_PREFIX)]
+        traces = [self._uncast(node.output[0])]
         if node.domain == BLOCKED_DOMAIN:
-            traces.append(node.name.removesuffix(_BLOCKED_SUFFIX).removeprefix(_CAST_PREFIX))
+            traces.append(self._uncast(node.name.removesuffix(_BLOCKED_SUFFIX)))
         elif node.op_type in ("Relu", "Clip"):
             traces.append(self._by_node.get(node.name, ""))
         return next((value for t in traces if (value := self._behind(t, sought))), None)
+
+    def _uncast(self, name: str) -> str:
+        """Return the value that a name tells of: itself, or the one that a cast was put behind."""
+        return name if name in self._written else name.removeprefix(_CAST_PREFIX)
 
     def _behind(self, value: str, sought: set[str]) -> str | None:
         """Follow a value through what is fused with it to one of those that are sought."""

@@ -60,8 +60,11 @@ class Shapes:
 
     @cached_property
     def _found(self) -> dict[str, dict[str, Shape]]:
+        slim = _slim(self._model)
         try:
-            inferred = onnx.shape_inference.infer_shapes(_slim(self._model), data_prop=True)
+            inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
+            if _distrust_pools(slim, inferred):
+                inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
             return {}
         found: dict[str, dict[str, Shape]] = {}
@@ -112,6 +115,61 @@ def _followed(graph: GraphProto, shapes: dict[str, Shape]) -> dict[str, Shape]:
 
 def _is_sum(node: NodeProto) -> bool:
     return node.domain in DEFAULT_DOMAINS and node.op_type in ("Add", "Sum")
+
+
+def _distrust_pools(slim: ModelProto, inferred: ModelProto) -> bool:
+    """Take the shapes of pools for unknown where ONNX Runtime may count a window less than onnx.
+
+    With ``ceil_mode`` a last window may begin behind the values and what pads their start. The
+    operator's later versions drop it, ONNX Runtime does for all of them, onnx not for the earlier.
+
+    Args:
+        slim: The model, which is changed.
+        inferred: The same with shapes.
+
+    Returns:
+        Whether there are such pools.
+    """
+    doubted = False
+    for graph, told in zip(every_graph(slim), every_graph(inferred), strict=True):
+        shapes = _shapes(told) if isinstance(told, GraphProto) else {}
+        doubtful = {
+            value
+            for node in graph.node
+            if _rounds_up(node) and not _begin_inside(node, shapes)
+            for value in node.output
+        }
+        for node in graph.node:
+            if doubtful.intersection(node.output):
+                node.op_type = "Unknown"
+        notes = [*graph.value_info, *(graph.output if isinstance(graph, GraphProto) else ())]
+        _drop(value for value in notes if value.name in doubtful)
+        doubted = doubted or bool(doubtful)
+    return doubted
+
+
+def _rounds_up(node: NodeProto) -> bool:
+    return any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute)
+
+
+def _begin_inside(node: NodeProto, shapes: dict[str, Shape]) -> bool:
+    """Tell whether all windows of a pool begin among the values, or what pads their start."""
+    read, written = (shapes.get(names[0]) for names in (node.input, node.output))
+    if read is None or written is None or len(read) != len(written):
+        return False
+    given = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+    strides, pads = (given.get(name) or [] for name in ("strides", "pads"))
+    for axis, (length, windows) in enumerate(zip(read[2:], written[2:], strict=True)):
+        if windows is None:
+            continue
+        if not isinstance(length, int) or not isinstance(windows, int):
+            return False
+        stride, pad = (
+            part[axis] if part else default for part, default in ((strides, 1), (pads, 0))
+        )
+        if (windows - 1) * stride >= length + pad:
+            return False
+    return True
 
 
 def _length(dim: Any) -> int | str | None:
