@@ -203,16 +203,18 @@ def check_writable(model: ModelProto, path: str | Path, base_dir: str | Path | N
 @contextlib.contextmanager
 def temporary_file(model: ModelProto, folder: Path) -> Iterator[Path]:
     """Give a file of the model in a folder, for as long as the context lasts."""
+    name: str | None = None
     try:
-        descriptor, name = tempfile.mkstemp(dir=folder, suffix=".onnx")
-    except OSError as error:
-        raise ModelError(f"{folder} takes no temporary file: {error.strerror}") from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(model.SerializeToString())
+        try:
+            descriptor, name = tempfile.mkstemp(dir=folder, suffix=".onnx")
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(model.SerializeToString())
+        except OSError as error:
+            raise ModelError(f"{folder} takes no temporary file: {error.strerror}") from error
         yield Path(name)
     finally:
-        Path(name).unlink()
+        if name is not None:
+            Path(name).unlink()
 
 
 def _prepared(

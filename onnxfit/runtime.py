@@ -211,7 +211,8 @@ def loadable(model: ModelProto | str | Path, base_dir: str | Path | None) -> Ite
             try:
                 path = stack.enter_context(temporary_file(model, Path(base_dir)))
             except ModelError:
-                # A folder that may only be read, as in a container.
+                # A folder that may only be read, as in a container: weights go along, linked where
+                # the file system can.
                 elsewhere = stack.enter_context(tempfile.TemporaryDirectory(prefix="onnxfit-"))
                 path = Path(elsewhere) / "model.onnx"
                 save(model, path, base_dir)

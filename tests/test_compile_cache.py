@@ -196,7 +196,7 @@ def test_a_full_disk_is_a_warning(
 def test_a_disk_that_fills_up_while_compiling_is_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a large model, whose weights ONNX Runtime writes; a model that it refuses is not."""
+    """As of a large model, whose weights ONNX Runtime writes."""
 
     def fail(given: Any, data_dir: Path, **options: Any) -> ModelProto:
         if folder in data_dir.parents:
@@ -208,8 +208,14 @@ def test_a_disk_that_fills_up_while_compiling_is_a_warning(
     monkeypatch.setattr(cache, "compile_model", fail)
     with pytest.warns(RuntimeWarning, match=r"^the compiled model is not kept: .*: no space$"):
         assert same_bits(expected, run(model()))
-    with pytest.raises(ModelError, match=r"^the model is not hardened"):
-        run(relu_model(nodes=TWO))
+    assert [] == list(folder.iterdir())
+
+
+def test_what_cannot_be_compiled_is_no_matter_of_the_disk(folder: Path) -> None:
+    """It is told with its own reason alone, and leaves nothing."""
+    hard = onnxfit.retrofit(relu_model(nodes="h = Relu(x) y = local.None(h)"), 0.5)
+    with pytest.raises(ModelError, match=r"^ONNX Runtime refuses the model: "):
+        run(hard)
     assert [] == list(folder.iterdir())
 
 

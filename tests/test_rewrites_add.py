@@ -159,12 +159,16 @@ def test_noted_numbers_of_foreign_operators_are_believed() -> None:
         ("kernel_shape = [2, 2], strides = [2, 2], ceil_mode = 1", 1),
         ("kernel_shape = [3, 3], strides = [2, 2], ceil_mode = 1", 1),
         ("kernel_shape = [1, 1], strides = [3, 3]", 1),
+        ("kernel_shape = [5, 5], ceil_mode = 1", 0),
     ],
 )
 def test_windows_that_begin_behind_the_image_may_be_dropped(
     op_type: str, attributes: str, count: int
 ) -> None:
-    """Onnx counts them at earlier opsets, ONNX Runtime does not: then a sum may broadcast."""
+    """Onnx counts them at earlier opsets, ONNX Runtime does not: then a sum may broadcast.
+
+    So where a window is longer than the image.
+    """
     nodes = f"p = {op_type}<{attributes}>(x) q = {op_type}<{attributes}>(z) s = Add(p, q) "
     source = network(nodes + "y = Relu(s)", "float[2,8,4,4] x, float[2,8,4,4] z", opset=12)
     assert count == rewrites.apply(onnxfit.retrofit(source, 0.5), ["add"])["add"]
@@ -183,6 +187,34 @@ def test_a_sum_with_a_pool_that_loses_a_window_computes_the_same(channels: int) 
     compiled = onnxfit.session(onnxfit.compile(hard), quiet())
     assert same_bits(expected, compiled.run(None, {"x": x})[0])
     assert 0 == rewrites.apply(hard)["add"]
+
+
+@pytest.mark.parametrize("between", ["c = Conv(p, w) r = Relu(c)", "c = Conv(p, w) r = Sigmoid(c)"])
+def test_nothing_that_was_noted_behind_such_a_pool_is_believed(between: str) -> None:
+    """ONNX Runtime notes lengths that come of the same count, of operators that it made."""
+    nodes = "p = MaxPool<kernel_shape = [1, 1], strides = [2, 2], ceil_mode = 1>(x) " + between
+    source = network(f"{nodes} s = Add(x, r) y = Relu(s)", "float[2,4,2,2] x", opset=12)
+    source.graph.initializer.append(from_array(np.eye(4, dtype=np.float32)[..., None, None], "w"))
+    hard = onnxfit.retrofit(source, 0.25)
+    x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(2, 4, 2, 2)
+    (expected,) = onnxfit.session(hard, quiet()).run(None, {"x": x})
+    compiled = onnxfit.session(onnxfit.compile(hard), quiet())
+    assert same_bits(expected, compiled.run(None, {"x": x})[0])
+
+
+@pytest.mark.parametrize(
+    ("dilations", "count"), [("[2, 2]", 0), ("[1, 1]", 1)], ids=["dilated", "not"]
+)
+def test_dilated_pools_of_the_same_size_may_be_smaller(dilations: str, count: int) -> None:
+    """ONNX Runtime pads for the kernel as it is before it is dilated, and onnx does not."""
+    pool = f'kernel_shape = [2, 2], auto_pad = "SAME_UPPER", dilations = {dilations}'
+    nodes = f"p = MaxPool<{pool}>(x) s = Add(x, p) y = Relu(s)"
+    hard = onnxfit.retrofit(network(nodes, "float[2,4,2,2] x"), 0.5)
+    x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(2, 4, 2, 2)
+    (expected,) = onnxfit.session(hard, quiet()).run(None, {"x": x})
+    compiled = onnxfit.session(onnxfit.compile(hard), quiet())
+    assert same_bits(expected, compiled.run(None, {"x": x})[0])
+    assert count == rewrites.apply(hard)["add"]
 
 
 def test_a_shape_that_a_run_may_change_proves_nothing() -> None:

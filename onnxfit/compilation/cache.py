@@ -93,6 +93,7 @@ def compiled_file(model: ModelProto | str | Path, base_dir: str | Path | None) -
             (folder / _DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
         except (ModelError, OSError) as error:
             # Of the disk or of the model: what happens elsewhere tells.
+            shutil.rmtree(folder, ignore_errors=True)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             _compile_into(folder, model, base_dir)
             message = f"the compiled model is not kept: {error}"

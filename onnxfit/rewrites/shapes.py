@@ -63,7 +63,7 @@ class Shapes:
         slim = _slim(self._model)
         try:
             inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
-            if _distrust_pools(slim, inferred):
+            if _distrust_windows(slim, inferred):
                 inferred = onnx.shape_inference.infer_shapes(slim, data_prop=True)
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
             return {}
@@ -117,57 +117,69 @@ def _is_sum(node: NodeProto) -> bool:
     return node.domain in DEFAULT_DOMAINS and node.op_type in ("Add", "Sum")
 
 
-def _distrust_pools(slim: ModelProto, inferred: ModelProto) -> bool:
-    """Take the shapes of pools for unknown where ONNX Runtime may count a window less than onnx.
+def _distrust_windows(slim: ModelProto, inferred: ModelProto) -> bool:
+    """Take for unknown what ONNX Runtime and onnx count differently, and all notes where that is.
 
-    With ``ceil_mode`` a last window may begin behind the values and what pads their start. The
-    operator's later versions drop it, ONNX Runtime does for all of them, onnx not for the earlier.
+    With ``ceil_mode`` a last window may begin behind the values and what pads their start: onnx
+    counts it at the operators' earlier versions, ONNX Runtime at none. With ``auto_pad`` they
+    differ where a pool is dilated, or a transposed convolution pads its output. Where the shapes
+    do not tell, as in a function or for a value from outside a subgraph, that may be so.
 
     Args:
         slim: The model, which is changed.
         inferred: The same with shapes.
 
     Returns:
-        Whether there are such pools.
+        Whether there is such an operator.
     """
     doubted = False
     for graph, told in zip(every_graph(slim), every_graph(inferred), strict=True):
         shapes = _shapes(told) if isinstance(told, GraphProto) else {}
-        doubtful = {
-            value
-            for node in graph.node
-            if _rounds_up(node) and not _begin_inside(node, shapes)
-            for value in node.output
-        }
         for node in graph.node:
-            if doubtful.intersection(node.output):
-                node.op_type = "Unknown"
-        notes = [*graph.value_info, *(graph.output if isinstance(graph, GraphProto) else ())]
-        _drop(value for value in notes if value.name in doubtful)
-        doubted = doubted or bool(doubtful)
+            if _is_doubtful(node, shapes):
+                node.op_type, doubted = "Unknown", True
+    for index, graph in enumerate(every_graph(slim) if doubted else ()):
+        _forget_notes(graph, set(), keep_inputs=index == 0)
     return doubted
 
 
-def _rounds_up(node: NodeProto) -> bool:
-    return any(attribute.name == "ceil_mode" and attribute.i for attribute in node.attribute)
+def _is_doubtful(node: NodeProto, shapes: dict[str, Shape]) -> bool:
+    is_pool = node.op_type.endswith("Pool")
+    if not is_pool and node.op_type != "ConvTranspose":
+        return False
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if any(attribute.ref_attr_name for attribute in node.attribute):
+        return True
+    if "auto_pad" in given and given["auto_pad"].s.startswith(b"SAME"):
+        dilated = "dilations" in given and any(n != 1 for n in given["dilations"].ints)
+        return (is_pool and dilated) or "output_padding" in given
+    if "ceil_mode" not in given or not given["ceil_mode"].i:
+        return False
+    known = node.domain in (*DEFAULT_DOMAINS, BLOCKED_DOMAIN)
+    lists = {name: list(attribute.ints) for name, attribute in given.items()}
+    return not known or not _begin_inside(node, lists, shapes)
 
 
-def _begin_inside(node: NodeProto, shapes: dict[str, Shape]) -> bool:
+def _begin_inside(node: NodeProto, given: dict[str, list[int]], shapes: dict[str, Shape]) -> bool:
     """Tell whether all windows of a pool begin among the values, or what pads their start."""
-    read, written = (shapes.get(names[0]) for names in (node.input, node.output))
+    read, written = (shapes.get(names[0]) if names else None for names in (node.input, node.output))
     if read is None or written is None or len(read) != len(written):
         return False
-    given = {attribute.name: list(attribute.ints) for attribute in node.attribute}
-    strides, pads = (given.get(name) or [] for name in ("strides", "pads"))
+    axes = len(read) - 2
+    kernel = given.get("kernel_shape", [])
+    strides, dilations = (given.get(name) or [1] * axes for name in ("strides", "dilations"))
+    pads = given.get("pads") or [0] * 2 * axes
+    if {len(kernel), len(strides), len(dilations)} != {axes} or len(pads) != 2 * axes:
+        return False
     for axis, (length, windows) in enumerate(zip(read[2:], written[2:], strict=True)):
         if windows is None:
             continue
         if not isinstance(length, int) or not isinstance(windows, int):
             return False
-        stride, pad = (
-            part[axis] if part else default for part, default in ((strides, 1), (pads, 0))
-        )
-        if (windows - 1) * stride >= length + pad:
+        padded = length + pads[axis] + pads[axis + axes]
+        if padded < dilations[axis] * (kernel[axis] - 1) + 1:
+            return False
+        if (windows - 1) * strides[axis] >= length + pads[axis]:
             return False
     return True
 
